@@ -1,0 +1,1 @@
+"""Images, annotations, references and splits."""

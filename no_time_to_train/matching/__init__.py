@@ -1,0 +1,1 @@
+"""The matching core: memory bank, similarity, instances. Pure torch."""

@@ -1,0 +1,1 @@
+"""Encoders, SAM2 and the two matching baselines."""

@@ -1,0 +1,1 @@
+"""Weight files: what they are, and how they are read."""
