@@ -76,7 +76,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - no mapping
+            return {name: handle.get_tensor(name) for name in handle.keys()}
     except (SafetensorError, OSError) as error:
         raise WeightsFormatError(f"{file} is no whole safetensors file: {error}", remedy=_FETCH_AGAIN) from error
 
