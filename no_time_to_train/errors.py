@@ -89,3 +89,11 @@ class NotEnoughReferencesError(NoTimeToTrainError, ValueError):
 
 class DataNotFoundError(NoTimeToTrainError, FileNotFoundError):
     """A dataset file or folder that is missing."""
+
+
+class OutputError(NoTimeToTrainError, OSError):
+    """A result that cannot be written."""
+
+
+class EmptyMaskError(NoTimeToTrainError, ValueError):
+    """A reference mask without any foreground."""

@@ -1,1 +1,6 @@
-"""The matching core: memory bank, similarity, instances. Pure torch."""
+"""The matching core: memory bank, similarity, instances. Pure torch, no Lightning, no files but its own bank."""
+
+from no_time_to_train.matching.instances import Instances, match_masks
+from no_time_to_train.matching.memory_bank import MemoryBank
+
+__all__ = ["Instances", "MemoryBank", "match_masks"]

@@ -1,11 +1,18 @@
 """Strict loading: a model on the meta device takes the tensors of a file by assignment, or says why not."""
 
+import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError
+from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
+from no_time_to_train.weights.files import read_tensors
+from no_time_to_train.weights.inspect import read_architecture
+from no_time_to_train.weights.layouts import detect_layout, to_transformers
+from no_time_to_train.weights.source import WeightsSource
 
 _SHOWN = 10
 
@@ -71,3 +78,58 @@ def _assign(model: nn.Module, name: str, old: Tensor, new: Tensor) -> None:
 
 def _first(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def read_source(path: Path | str) -> WeightsSource:
+    """Read an encoder's weights from any layout, and tell its architecture from the tensors.
+
+    Args:
+        path: A Hugging Face folder, a `.safetensors` file, or Meta's `.pth`.
+
+    Raises:
+        WeightsNotFoundError: There is nothing there.
+        WeightsFormatError: The file is damaged, or in no known layout; `KeyMismatchError` and `UnsafeWeightsError`
+            are kinds of it.
+    """
+    path = Path(path)
+    raw = read_tensors(path)
+    layout = detect_layout(raw, str(path))
+    periods = raw.get("rope_embed.periods")
+    tensors = to_transformers(raw, layout, str(path))
+    _drop_zero_key_biases(tensors)
+    folder = path if path.is_dir() else path.parent
+    return WeightsSource(
+        path=path,
+        layout=layout.name,
+        architecture=read_architecture(
+            tensors, layout, str(path), rope_periods=periods, untied_norm="local_cls_norm.weight" in raw
+        ),
+        tensors=tensors,
+        rope_periods=None if periods is None else periods.float(),
+        model_config=_read_json(folder / "config.json") if layout.name.startswith("transformers") else {},
+        preprocessor=_read_json(folder / "preprocessor_config.json") if layout.name.startswith("transformers") else {},
+    )
+
+
+def _drop_zero_key_biases(tensors: dict[str, Tensor]) -> None:
+    """Leave out the key biases of a DINOv3 ViT when all are zero, as in every released file: its model has none."""
+    names = [name for name in tensors if name.startswith("model.layer.") and name.endswith(".attention.k_proj.bias")]
+    if names and not any(bool(tensors[name].any()) for name in names):
+        for name in names:
+            del tensors[name]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsFormatError(
+            f"{path} is no JSON: {error}", remedy="fetch the folder again, the file may have been cut off"
+        ) from error
+    if not isinstance(content, dict):
+        raise WeightsFormatError(
+            f"{path} holds a {type(content).__name__}, expected an object", remedy="fetch it again"
+        )
+    return content

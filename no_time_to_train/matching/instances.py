@@ -1,0 +1,160 @@
+"""From candidate masks to instances: pool, score, suppress, merge softly.
+
+Source: the method of no-time-to-train, arXiv 2507.02798, section 3; outputs agree with its code at 214fc79.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchvision.ops import batched_nms, masks_to_boxes
+
+from no_time_to_train.errors import MaskSizeError
+from no_time_to_train.matching.memory_bank import MemoryBank
+from no_time_to_train.matching.similarity import class_similarities, pool_masks
+
+_NMS_KEEP_FACTOR = 8
+# Float masks of this many elements at a time: 64 MB, however many masks and pixels there are.
+_CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What was found in one image, best first.
+
+    Attributes:
+        masks: At the image's size.
+        boxes: Of the masks, in pixels: the first and the last column and row that the mask touches (x1, y1, x2, y2).
+        scores: In [0, 1].
+        labels: Indices into the memory bank's class names.
+    """
+
+    masks: Bool[Tensor, "M H W"]
+    boxes: Float[Tensor, "M 4"]
+    scores: Float[Tensor, " M"]
+    labels: Int[Tensor, " M"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to(self, device: torch.device | str) -> "Instances":
+        """Return the same instances on another device."""
+        return Instances(*(value.to(device) for value in (self.masks, self.boxes, self.scores, self.labels)))
+
+    @classmethod
+    def empty(cls, image_size: tuple[int, int], device: torch.device | str = "cpu") -> "Instances":
+        """Return no instances, for an image of that height and width."""
+        return cls(
+            masks=torch.zeros((0, *image_size), dtype=torch.bool, device=device),
+            boxes=torch.zeros((0, 4), device=device),
+            scores=torch.zeros(0, device=device),
+            labels=torch.zeros(0, dtype=torch.long, device=device),
+        )
+
+
+@torch.inference_mode()
+def match_masks(
+    patches: Float[Tensor, "h w D"],
+    mask_logits: Float[Tensor, "N Hm Wm"],
+    predicted_iou: Float[Tensor, " N"],
+    memory: MemoryBank,
+    *,
+    image_size: tuple[int, int],
+    nms_threshold: float = 0.5,
+    max_instances: int = 100,
+    negative_sigma: float = 0.8,
+) -> Instances:
+    """Give candidate masks the class whose prototype they resemble most, and keep the best of those that overlap.
+
+    Each mask is pooled and scored; box NMS within a class, ordered by predicted IoU, leaves at most eight times
+    `max_instances`; a mask that lies within one of its class ranked before it loses score by how much of it does and
+    by how alike the two are; the best `max_instances` remain.
+
+    Args:
+        patches: The target's patch features.
+        mask_logits: Candidates over the whole image at any resolution; foreground above 0.
+        predicted_iou: SAM2's own estimate of each mask's quality.
+        memory: The references' bank.
+        image_size: Height and width of the image, in pixels.
+        nms_threshold: Box IoU above which the mask of lower predicted IoU goes.
+        max_instances: Most instances to return.
+        negative_sigma: How softly negative references count.
+
+    Returns:
+        Instances at the image's size; empty when no mask has foreground.
+
+    Raises:
+        EncoderMismatchError: The features are of another width than the bank's.
+        EmptyClassError: A class of the bank has no reference.
+        MaskSizeError: Masks and predicted IoUs differ in number.
+    """
+    if mask_logits.ndim != 3 or predicted_iou.shape != mask_logits.shape[:1]:
+        raise MaskSizeError(
+            f"mask logits of shape {tuple(mask_logits.shape)} with predicted IoUs of shape "
+            f"{tuple(predicted_iou.shape)}, expected (N, Hm, Wm) and (N,)",
+            remedy="give one predicted IoU per mask",
+        )
+    masks = mask_logits > 0
+    filled = masks.flatten(1).any(dim=1).nonzero()[:, 0]
+    if not len(filled):
+        return Instances.empty(image_size, mask_logits.device)
+    masks, logits, quality = masks[filled], mask_logits[filled], predicted_iou[filled].float()
+    pooled = F.normalize(pool_masks(patches, masks), dim=1)
+    scores, labels = class_similarities(pooled, memory, negative_sigma=negative_sigma).max(dim=1)
+    ranked = batched_nms(masks_to_boxes(masks), quality, labels, nms_threshold)[: _NMS_KEEP_FACTOR * max_instances]
+    full = resize_masks(logits[ranked], image_size)
+    scores = scores[ranked] * merge_factors(full, pooled[ranked], labels[ranked])
+    return _best(full, scores, labels[ranked], max_instances)
+
+
+def merge_factors(
+    masks: Bool[Tensor, "K H W"], pooled: Float[Tensor, "K D"], labels: Int[Tensor, " K"]
+) -> Float[Tensor, " K"]:
+    """Return by what each mask's score is multiplied for its overlap with the masks ranked before it.
+
+    Args:
+        masks: In the order of their rank.
+        pooled: Their L2-normalised features.
+        labels: Their classes; only masks of one class count against each other.
+    """
+    shared, area = _intersections(masks)
+    within = shared / area.clamp(min=1)[:, None]
+    alike = (pooled @ pooled.T).clamp(min=0)
+    counts = labels[:, None] == labels[None, :]
+    overlap = (within * alike * counts).tril(diagonal=-1).amax(dim=1)
+    return (1 - overlap).clamp(min=0).sqrt()
+
+
+@torch.inference_mode()
+def resize_masks(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> Bool[Tensor, "N H W"]:
+    """Bring mask logits to the image's size bilinearly, and cut them at 0."""
+    count = max(1, _CHUNK_ELEMENTS // (image_size[0] * image_size[1]))
+    masks = torch.empty((len(mask_logits), *image_size), dtype=torch.bool, device=mask_logits.device)
+    for start in range(0, len(mask_logits), count):
+        chunk = mask_logits[start : start + count, None].float()
+        masks[start : start + count] = F.interpolate(chunk, size=image_size, mode="bilinear")[:, 0] > 0
+    return masks
+
+
+def _intersections(masks: Bool[Tensor, "K H W"]) -> tuple[Float[Tensor, "K K"], Float[Tensor, " K"]]:
+    """Return the pixels that each two masks share, and those of each mask; exact up to 2**24 pixels."""
+    flat = masks.flatten(1)
+    shared = torch.zeros((len(flat), len(flat)), device=masks.device)
+    for pixels in torch.split(flat, max(1, _CHUNK_ELEMENTS // max(1, len(flat))), dim=1):
+        part = pixels.float()
+        shared.addmm_(part, part.T)
+    return shared, shared.diagonal().clone()
+
+
+def _best(
+    masks: Bool[Tensor, "K H W"], scores: Float[Tensor, " K"], labels: Int[Tensor, " K"], max_instances: int
+) -> Instances:
+    """Keep the best masks that still have a pixel at the image's size."""
+    visible = masks.flatten(1).any(dim=1).nonzero()[:, 0]
+    order = visible[scores[visible].argsort(descending=True, stable=True)[:max_instances]]
+    if not len(order):
+        return Instances.empty((masks.shape[1], masks.shape[2]), masks.device)
+    kept = masks[order]
+    return Instances(masks=kept, boxes=masks_to_boxes(kept), scores=scores[order], labels=labels[order])

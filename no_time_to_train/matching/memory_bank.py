@@ -1,0 +1,284 @@
+"""The memory bank: one mean feature per reference, one prototype per class."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from no_time_to_train.errors import (
+    ConfigError,
+    EmptyClassError,
+    EmptyMaskError,
+    EncoderMismatchError,
+    MaskSizeError,
+    UnknownNameError,
+    WeightsFormatError,
+    WeightsNotFoundError,
+)
+
+_FORMAT = "no_time_to_train memory bank 1"
+
+
+class MemoryBank(nn.Module):
+    """References of a set of classes, kept as the mean of each one's foreground patch features.
+
+    Feature maps are not kept: 1203 classes with 10 references of 1024 dimensions are 49 MB. Classes may have different
+    numbers of references.
+
+    Args:
+        class_names: One name per class, in the order of the class indices.
+        embed_dim: Width of the features, D.
+        encoder_fingerprint: Identity of what makes the features: encoder, weights, image size, debiasing.
+        encoder_name: For people who look into the file.
+        image_size: Side in pixels of the encoder's input, for people who look into the file.
+
+    Raises:
+        ConfigError: No classes, or a name twice.
+
+    Example:
+        >>> bank = MemoryBank(["boat"], embed_dim=2, encoder_fingerprint="an-encoder")
+        >>> patches = torch.tensor([[[3.0, 0.0], [0.0, 9.0]]])
+        >>> bank.add(0, patches, torch.tensor([[True, False]]))
+        >>> bank.finalize()
+        >>> bank.prototypes
+        tensor([[1., 0.]])
+    """
+
+    means: Float[Tensor, "R D"]
+    classes: Int[Tensor, " R"]
+    negative: Bool[Tensor, " R"]
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        embed_dim: int,
+        encoder_fingerprint: str,
+        *,
+        encoder_name: str = "",
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not class_names or len(set(class_names)) != len(class_names):
+            raise ConfigError(
+                f"a memory bank needs classes with different names, got {list(class_names)}",
+                remedy="give each class one name",
+            )
+        self.class_names = tuple(class_names)
+        self.embed_dim = embed_dim
+        self.encoder_fingerprint = encoder_fingerprint
+        self.encoder_name = encoder_name
+        self.image_size = image_size
+        self._pending: list[tuple[Tensor, int, bool]] = []
+        self._prototypes: Tensor | None = None
+        self.register_buffer("means", torch.empty(0, embed_dim))
+        self.register_buffer("classes", torch.empty(0, dtype=torch.long))
+        self.register_buffer("negative", torch.empty(0, dtype=torch.bool))
+
+    def add(self, class_index: int, patches: Float[Tensor, "h w D"], mask: Tensor, negative: bool = False) -> None:
+        """Add a reference of a class.
+
+        Args:
+            class_index: Index into the class names.
+            patches: The reference's patch features on their grid.
+            mask: Its foreground on the same grid, (h, w); anything that is not zero counts.
+            negative: The reference shows what the class is not.
+
+        Raises:
+            UnknownNameError: There is no class of that index.
+            EncoderMismatchError: The features are not as wide as the bank's.
+            MaskSizeError: The mask is not on the patch grid.
+            EmptyMaskError: The mask has no foreground.
+        """
+        if not 0 <= class_index < len(self.class_names):
+            raise UnknownNameError(
+                f"there is no class {class_index}, expected 0 to {len(self.class_names) - 1}",
+                remedy="give the index of a class name of this bank",
+            )
+        if patches.ndim != 3 or patches.shape[-1] != self.embed_dim:
+            raise EncoderMismatchError(
+                f"features of shape {tuple(patches.shape)}, expected (h, w, {self.embed_dim})",
+                remedy="use the encoder that this memory bank was made for",
+            )
+        if mask.shape != patches.shape[:2]:
+            raise MaskSizeError(
+                f"a mask of shape {tuple(mask.shape)} on a patch grid of {tuple(patches.shape[:2])}",
+                remedy="resize the mask to the patch grid",
+            )
+        foreground = patches[mask.to(device=patches.device, dtype=torch.bool)]
+        if not len(foreground):
+            raise EmptyMaskError(
+                f"a reference of class {self.class_names[class_index]!r} has no foreground on its patch grid",
+                remedy="give a mask that covers at least one patch",
+            )
+        mean = foreground.float().mean(dim=0).detach().to(self.means.device)
+        self._pending.append((mean, class_index, bool(negative)))
+        self._prototypes = None
+
+    def finalize(self) -> None:
+        """Compute the prototypes: the L2-normalised mean of each class's references' means.
+
+        Raises:
+            EmptyClassError: A class has no positive reference.
+        """
+        self._consolidate()
+        positive = ~self.negative
+        counts = torch.bincount(self.classes[positive], minlength=len(self.class_names))
+        empty = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if not count]
+        if empty:
+            shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+            raise EmptyClassError(
+                f"{len(empty)} of {len(self.class_names)} classes have no reference: {shown}",
+                remedy="add a reference for each class, or leave the class out",
+            )
+        sums = torch.zeros(len(self.class_names), self.embed_dim, device=self.means.device)
+        sums.index_add_(0, self.classes[positive], self.means[positive])
+        self._prototypes = F.normalize(sums / counts[:, None], dim=1)
+
+    @property
+    def finalized(self) -> bool:
+        """Whether the prototypes are there and no reference came after them."""
+        return self._prototypes is not None
+
+    @property
+    def prototypes(self) -> Float[Tensor, "C D"]:
+        """One L2-normalised feature per class; the bank is finalised when it is not yet."""
+        if self._prototypes is None or self._prototypes.device != self.means.device:
+            self.finalize()
+        assert self._prototypes is not None
+        return self._prototypes
+
+    @property
+    def negative_references(self) -> tuple[Float[Tensor, "Rn D"], Int[Tensor, " Rn"]]:
+        """The means of the negative references, not normalised, and their classes."""
+        self._consolidate()
+        return self.means[self.negative], self.classes[self.negative]
+
+    def counts(self, *, negative: bool = False) -> list[int]:
+        """Return the number of references per class, positive or negative ones."""
+        self._consolidate()
+        chosen = self.classes[self.negative if negative else ~self.negative]
+        counts: list[int] = torch.bincount(chosen, minlength=len(self.class_names)).tolist()
+        return counts
+
+    def merge(self, others: Sequence["MemoryBank"]) -> None:
+        """Add the references of other banks of the same classes and encoder, in their order.
+
+        Raises:
+            EncoderMismatchError: A bank was filled with another encoder.
+            ConfigError: A bank has other classes.
+        """
+        for other in others:
+            self.check_encoder(other.encoder_fingerprint)
+            if other.class_names != self.class_names:
+                raise ConfigError(
+                    f"memory banks of different classes: {list(other.class_names)} and {list(self.class_names)}",
+                    remedy="merge banks that were filled from the same reference file",
+                )
+            other._consolidate()
+            rows = zip(other.means, other.classes.tolist(), other.negative.tolist(), strict=True)
+            self._pending.extend((mean.to(self.means.device), index, negative) for mean, index, negative in rows)
+        self._prototypes = None
+
+    def check_encoder(self, encoder_fingerprint: str) -> None:
+        """Refuse features of another encoder than the bank's.
+
+        Raises:
+            EncoderMismatchError: The fingerprints differ.
+        """
+        if encoder_fingerprint != self.encoder_fingerprint:
+            raise EncoderMismatchError(
+                f"the memory bank was filled with {self.encoder_fingerprint}, the encoder in use is "
+                f"{encoder_fingerprint}",
+                remedy="fill the memory again with test_mode fill_memory, or use the bank's own encoder and settings",
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the bank as safetensors, atomically: a file that is there is whole."""
+        self._consolidate()
+        path = Path(path)
+        metadata = {
+            "format": _FORMAT,
+            "class_names": json.dumps(self.class_names),
+            "encoder_fingerprint": self.encoder_fingerprint,
+            "encoder_name": self.encoder_name,
+            "image_size": json.dumps(self.image_size),
+        }
+        tensors = {name: getattr(self, name).contiguous().cpu() for name in ("means", "classes", "negative")}
+        _write_atomic(path, save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: Path | str, *, encoder_fingerprint: str | None = None) -> "MemoryBank":
+        """Read a bank that `save` wrote; it is finalised when every class has a reference.
+
+        Args:
+            path: The safetensors file.
+            encoder_fingerprint: The encoder in use, checked against the bank's when given.
+
+        Raises:
+            WeightsNotFoundError: There is no such file.
+            WeightsFormatError: The file is damaged or is no memory bank.
+            EncoderMismatchError: The bank was filled with another encoder.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise WeightsNotFoundError(f"no memory bank at {path}", remedy="fill one with test_mode fill_memory")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise WeightsFormatError(
+                        f"{path} is no memory bank, its format is {metadata.get('format')!r}",
+                        remedy="give a file that test_mode fill_memory wrote",
+                    )
+                tensors = {name: file.get_tensor(name) for name in ("means", "classes", "negative")}
+        except (SafetensorError, OSError) as error:
+            raise WeightsFormatError(
+                f"{path} is no whole memory bank: {error}", remedy="fill it again with test_mode fill_memory"
+            ) from error
+        bank = cls(
+            json.loads(metadata["class_names"]),
+            tensors["means"].shape[1],
+            metadata["encoder_fingerprint"],
+            encoder_name=metadata.get("encoder_name", ""),
+            image_size=json.loads(metadata.get("image_size", "null")),
+        )
+        # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
+        bank.means, bank.classes, bank.negative = (tensors[n].clone() for n in ("means", "classes", "negative"))
+        if encoder_fingerprint is not None:
+            bank.check_encoder(encoder_fingerprint)
+        if all(bank.counts()):
+            bank.finalize()
+        return bank
+
+    def _consolidate(self) -> None:
+        """Move what was added one by one into the buffers, at once."""
+        if not self._pending:
+            return
+        device = self.means.device
+        means, classes, negative = zip(*self._pending, strict=True)
+        self.means = torch.cat([self.means, torch.stack([mean.to(device) for mean in means])])
+        self.classes = torch.cat([self.classes, torch.tensor(classes, device=device)])
+        self.negative = torch.cat([self.negative, torch.tensor(negative, device=device)])
+        self._pending.clear()
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,75 @@
+"""Pooling patch features over masks, and comparing them with the classes of a memory bank."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from no_time_to_train.errors import EncoderMismatchError
+from no_time_to_train.matching.memory_bank import MemoryBank
+
+
+def interpolation_matrix(
+    source: int, target: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "target source"]:
+    """Return the matrix by which bilinear antialiased interpolation resizes one axis.
+
+    Interpolation is linear and acts on each axis alone, so that resizing a map is ``rows @ map @ columns.T``.
+    """
+    identity = torch.eye(source, device=device, dtype=dtype)[None, None]
+    # The identity's columns, resized as rows of one image: on inputs of width 1, torch 2.15 antialiases wrongly.
+    return F.interpolate(identity, size=(target, source), mode="bilinear", antialias=True)[0, 0]
+
+
+def pool_masks(patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"]) -> Float[Tensor, "N D"]:
+    """Average the patch features over each mask, as if they were upsampled to the masks' resolution first.
+
+    Instead of upsampling D feature maps, each mask is brought down to the patch grid by the transposed interpolation,
+    which gives the same sums: ``sum(mask * (R f C')) = sum((R' mask C) * f)``.
+
+    Args:
+        patches: Patch features on their grid, any scale.
+        masks: Their foreground; every mask has some.
+
+    Returns:
+        Means over the foreground, in float32, not normalised.
+    """
+    height, width, dim = patches.shape
+    features = patches.float().reshape(-1, dim)
+    rows = interpolation_matrix(height, masks.shape[1], device=patches.device)
+    columns = interpolation_matrix(width, masks.shape[2], device=patches.device)
+    weights = torch.matmul(rows.T, torch.matmul(masks.float(), columns))
+    area = masks.flatten(1).sum(dim=1, dtype=torch.float32)
+    return weights.flatten(1) @ features / area[:, None]
+
+
+def class_similarities(
+    pooled: Float[Tensor, "N D"], memory: MemoryBank, *, negative_sigma: float = 0.8
+) -> Float[Tensor, "N C"]:
+    """Compare pooled features with every class, negative references counted against it.
+
+    Args:
+        pooled: L2-normalised features of masks.
+        memory: A finalised bank.
+        negative_sigma: The wider, the less a negative reference takes away.
+
+    Returns:
+        Cosine with the class's prototype clamped at 0, times ``exp(-max(0, negative - positive) / sigma)`` where the
+        class has negative references, `negative` being the best cosine with one of them.
+
+    Raises:
+        EncoderMismatchError: The features are of another width than the bank's.
+    """
+    prototypes = memory.prototypes
+    if pooled.shape[1] != prototypes.shape[1]:
+        raise EncoderMismatchError(
+            f"the target's features are {pooled.shape[1]} wide, the memory bank's {prototypes.shape[1]}",
+            remedy="fill the memory bank with the encoder in use",
+        )
+    positive = (pooled @ prototypes.T).clamp(min=0)
+    negatives, classes = memory.negative_references
+    if not len(negatives):
+        return positive
+    per_reference = (pooled @ F.normalize(negatives, dim=1).T).clamp(min=0)
+    negative = torch.zeros_like(positive).scatter_reduce_(1, classes.expand_as(per_reference), per_reference, "amax")
+    return positive * torch.exp(-(negative - positive).clamp(min=0) / negative_sigma)

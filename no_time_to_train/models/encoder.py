@@ -1,0 +1,375 @@
+"""The frozen feature encoder: DINOv3 (ViT and ConvNeXt) and DINOv2 behind one interface."""
+
+import hashlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from no_time_to_train.errors import ImageSizeError, ShapeMismatchError, WeightsNotFoundError
+from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, EncoderConfig, resolve_encoder
+from no_time_to_train.models.transformers_models import build_model, known_sizes, matches
+from no_time_to_train.weights.load import assign_tensors, read_source
+from no_time_to_train.weights.source import Architecture, WeightsSource
+
+log = logging.getLogger(__name__)
+
+_NOT_ARCHITECTURE = frozenset({"transformers_version", "dtype", "_name_or_path"})
+_POSITIONS_OF_518 = (518 // 14) ** 2 + 1
+
+
+class EncoderFeatures(NamedTuple):
+    """What an encoder gives for a batch of images, all after the final norm.
+
+    Attributes:
+        cls: The CLS token; for a ConvNeXt the normed mean of the feature map.
+        storage: The storage (register) tokens; S is 0 for encoders without.
+        patches: The patch tokens on their grid, row by row.
+    """
+
+    cls: Float[Tensor, "B D"]
+    storage: Float[Tensor, "B S D"]
+    patches: Float[Tensor, "B h w D"]
+
+
+class FeatureEncoder(nn.Module):
+    """A transformers encoder with its registry entry.
+
+    Attributes:
+        model: The transformers model.
+        config: The registry entry, or one made from the checkpoint where no entry fits.
+        img_size: Side in pixels of the square input that the matching baselines use.
+        random_weights: Whether the weights are random, so that features mean nothing.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: EncoderConfig,
+        *,
+        img_size: int | None = None,
+        random_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.img_size = config.default_img_size if img_size is None else img_size
+        self.random_weights = random_weights
+        check_image_size(self.img_size, self.img_size, config)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels that a patch token covers on a side."""
+        return self.config.patch_size
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the tokens, D."""
+        return self.config.embed_dim
+
+    @property
+    def image_mean(self) -> tuple[float, float, float]:
+        """Mean per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
+        return self.config.image_mean
+
+    @property
+    def image_std(self) -> tuple[float, float, float]:
+        """Standard deviation per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
+        return self.config.image_std
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, in which features are computed and returned."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of architecture and weights: the entry's name and a hash over every parameter and buffer.
+
+        Computed anew at each access, so that it is true after training too; it reads all weights once.
+        """
+        settings = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_ARCHITECTURE}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        # The rotary frequencies are a buffer that is not persistent, yet they decide the features.
+        for name, tensor in sorted([*self.model.named_parameters(), *self.model.named_buffers()]):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        return f"{self.config.name}-{digest.hexdigest()[:16]}"
+
+    def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> EncoderFeatures:
+        """Encode images.
+
+        Args:
+            pixel_values: RGB, normalised by `image_mean` and `image_std`. H and W are multiples of the patch size;
+                a ConvNeXt takes any size from its total stride (32) on and floors at each stage.
+
+        Raises:
+            ImageSizeError: H or W is none that the encoder takes.
+        """
+        height, width = pixel_values.shape[-2:]
+        check_image_size(height, width, self.config)
+        tokens = self.model(pixel_values=pixel_values.to(self.dtype)).last_hidden_state
+        grid = grid_size(height, width, self.config)
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        return EncoderFeatures(
+            cls=tokens[:, 0],
+            storage=tokens[:, 1:prefix],
+            patches=tokens[:, prefix:].unflatten(1, grid),
+        )
+
+
+def grid_size(height: int, width: int, config: EncoderConfig) -> tuple[int, int]:
+    """Return the rows and columns of patch tokens for an image of that size in pixels.
+
+    Example:
+        >>> from no_time_to_train.models.dinov3_utils import resolve_encoder
+        >>> grid_size(64, 96, resolve_encoder("small"))
+        (4, 6)
+    """
+    return height // config.patch_size, width // config.patch_size
+
+
+def check_image_size(height: int, width: int, config: EncoderConfig) -> None:
+    """Refuse a size in pixels that the encoder would crop silently.
+
+    Raises:
+        ImageSizeError: With the nearest sizes that fit.
+    """
+    patch = config.patch_size
+    if config.family == "dinov3_convnext":
+        if min(height, width) < patch:
+            raise ImageSizeError(
+                f"{config.name} got an image of {height}x{width}, expected at least {patch}x{patch}",
+                remedy=f"resize to {patch} pixels or more",
+            )
+    elif height % patch or width % patch or min(height, width) < patch:
+        near = [max(patch, round(side / patch) * patch) for side in (height, width)]
+        raise ImageSizeError(
+            f"{config.name} got an image of {height}x{width}, expected multiples of its patch size {patch}",
+            remedy=f"use {near[0]}x{near[1]}",
+        )
+
+
+def build_encoder(
+    name: str,
+    ckpt_path: Path | str | None = None,
+    *,
+    img_size: int | None = None,
+    random_init: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> FeatureEncoder:
+    """Build an encoder by its registry name.
+
+    Args:
+        name: Any name that `resolve_encoder` takes.
+        ckpt_path: A Hugging Face folder, a `.safetensors` file or Meta's `.pth`.
+        img_size: Side in pixels of the square input that the matching baselines use; the entry's default if None.
+        random_init: Without a checkpoint, draw random weights, with a warning. A checkpoint goes before.
+        seed: Of the random weights; the global random state is left as it was.
+        dtype: Of the weights and features.
+        device: Where the weights go.
+
+    Raises:
+        UnknownEncoderError: No entry has that name.
+        WeightsNotFoundError: No checkpoint is named and `random_init` is false, or it is not there.
+        ShapeMismatchError: The file holds another architecture; the message says which encoder it is.
+        ImageSizeError: `img_size` does not fit the patch size.
+    """
+    entry = resolve_encoder(name)
+    if ckpt_path is not None:
+        source = read_source(ckpt_path)
+        if not matches(entry, source.architecture):
+            raise _wrong_architecture(entry, source)
+        if entry.ffn_from_checkpoint:
+            entry = replace(entry, ffn=source.architecture.ffn, ffn_dim=source.architecture.ffn_dim)
+        _warn_about_preprocessor(entry, source)
+        return _from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
+    if not random_init:
+        where = entry.hub_id or "no released weights: give your own checkpoint"
+        if entry.name == "dinov3_giant":
+            where = "Meta released none for this architecture; dinov3_huge_plus is the largest released under 1B"
+        raise WeightsNotFoundError(
+            f"no weights were named for {entry.name} ({where})",
+            remedy="set encoder_ckpt_path to a file or folder, or random_init: true to try the pipeline "
+            "with meaningless features",
+        )
+    warnings.warn(f"{entry.name} has random weights: its features mean nothing", UserWarning, stacklevel=2)
+    architecture = architecture_of(entry)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(architecture, num_heads=entry.num_heads)
+    nn.Module.to(model, device=device, dtype=dtype)
+    _restore_rope(model, None)
+    return FeatureEncoder(model, entry, img_size=img_size, random_weights=True)
+
+
+def build_encoder_from_checkpoint(
+    path: Path | str,
+    *,
+    img_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> FeatureEncoder:
+    """Build the encoder that a checkpoint holds, of any size, also one that is in no registry entry.
+
+    The architecture is read from the tensors; normalisation from the folder's `preprocessor_config.json`, else from
+    the registry entry of that architecture, else it is ImageNet's.
+
+    Args:
+        path: A Hugging Face folder, a `.safetensors` file or Meta's `.pth`.
+        img_size: Side in pixels of the square input that the matching baselines use.
+        dtype: Of the weights and features.
+        device: Where the weights go.
+
+    Raises:
+        WeightsNotFoundError: There is nothing there.
+        WeightsFormatError: The file is damaged, or in no known layout.
+        ImageSizeError: `img_size` does not fit the patch size.
+    """
+    source = read_source(path)
+    return _from_source(source, _entry_of(source), img_size=img_size, dtype=dtype, device=device)
+
+
+def architecture_of(entry: EncoderConfig) -> Architecture:
+    """Return the architecture that a registry entry describes."""
+    return Architecture(
+        family=entry.family,
+        embed_dim=entry.embed_dim,
+        depth=entry.depth,
+        num_heads=entry.num_heads,
+        ffn=entry.ffn,
+        ffn_dim=entry.ffn_dim,
+        patch_size=entry.patch_size,
+        num_storage_tokens=entry.num_storage_tokens,
+        stage_depths=entry.stage_depths,
+        stage_dims=entry.stage_dims,
+        query_bias=entry.qkv_bias,
+        key_bias=entry.family == "dinov2",
+        num_positions=_POSITIONS_OF_518 if entry.family == "dinov2" else 0,
+    )
+
+
+def _from_source(
+    source: WeightsSource,
+    entry: EncoderConfig,
+    *,
+    img_size: int | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> FeatureEncoder:
+    with torch.device("meta"):
+        model = build_model(source.architecture, num_heads=entry.num_heads, settings=source.model_config)
+    # The mask token serves pre-training only; files without it are whole.
+    optional = [name for name in ("embeddings.mask_token",) if name not in source.tensors]
+    assign_tensors(model, source.tensors, source=str(source.path), dtype=dtype, device=device, optional=optional)
+    for name in optional:
+        if name in model.state_dict():
+            model.get_submodule("embeddings").mask_token = nn.Parameter(
+                torch.zeros(model.get_parameter(name).shape, dtype=dtype, device=device)
+            )
+    _restore_rope(model, source.rope_periods, device=device)
+    if source.architecture.family == "dinov3_vit":
+        origin = "stored in the file" if source.rope_periods is not None else "recomputed, the layout stores none"
+        log.info("RoPE periods of %s: %s", source.path, origin)
+    return FeatureEncoder(model, entry, img_size=img_size)
+
+
+def _restore_rope(
+    model: PreTrainedModel, periods: Float[Tensor, " quarter_head"] | None, *, device: torch.device | str | None = None
+) -> None:
+    """Put RoPE frequencies in fp32 into the model: from the stored periods, else by the formula."""
+    rope = getattr(model, "rope_embeddings", None)
+    if rope is None:
+        return
+    if periods is None:
+        exponents = torch.arange(0, 1, 4 / rope.head_dim, dtype=torch.float32)
+        inverse = 1 / rope.base**exponents
+    else:
+        inverse = 1 / periods.float()
+    rope.inv_freq = inverse.to(device if device is not None else next(model.parameters()).device)
+
+
+def _entry_of(source: WeightsSource) -> EncoderConfig:
+    """Find the registry entry of a checkpoint's architecture, or make one."""
+    architecture = source.architecture
+    fitting = [entry for entry in ENCODER_CONFIGS.values() if matches(entry, architecture)]
+    if fitting:
+        # Of the entries that share an architecture, Meta's satellite ViT-L alone carries the untied norm.
+        satellite = architecture.untied_norm and architecture.embed_dim == 1024
+        entry = fitting[-1] if satellite else fitting[0]
+    else:
+        patch = architecture.patch_size
+        entry = EncoderConfig(
+            name=f"{architecture.family}_{architecture.embed_dim}x{architecture.depth}",
+            family=architecture.family,
+            embed_dim=architecture.embed_dim,
+            depth=architecture.depth,
+            num_heads=_num_heads(source),
+            ffn=architecture.ffn,
+            ffn_dim=architecture.ffn_dim,
+            patch_size=patch,
+            num_storage_tokens=architecture.num_storage_tokens,
+            stage_depths=architecture.stage_depths,
+            stage_dims=architecture.stage_dims,
+            qkv_bias=architecture.query_bias,
+            default_img_size=max(1, 592 // patch) * patch,
+            license="unknown",
+        )
+    stated = _stated_normalisation(source.preprocessor)
+    return replace(entry, image_mean=stated[0], image_std=stated[1]) if stated else entry
+
+
+def _num_heads(source: WeightsSource) -> int:
+    if source.architecture.num_heads is not None:
+        return source.architecture.num_heads
+    stated = source.model_config.get("num_attention_heads")
+    # Heads of 64 are the rule in the whole DINO family but for the 7B, which the registry knows.
+    return int(stated) if stated else max(1, math.ceil(source.architecture.embed_dim / 64))
+
+
+def _stated_normalisation(
+    preprocessor: Mapping[str, Any],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
+    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3):
+        return None
+    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def _warn_about_preprocessor(entry: EncoderConfig, source: WeightsSource) -> None:
+    stated = _stated_normalisation(source.preprocessor)
+    if stated and not all(
+        math.isclose(a, b, abs_tol=5e-4)  # the Hub's files round to three digits
+        for a, b in zip((*stated[0], *stated[1]), (*entry.image_mean, *entry.image_std), strict=True)
+    ):
+        warnings.warn(
+            f"{source.path} states the normalisation {stated[0]}, {stated[1]}; {entry.name} was trained with "
+            f"{entry.image_mean}, {entry.image_std}, which is used",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _wrong_architecture(entry: EncoderConfig, source: WeightsSource) -> ShapeMismatchError:
+    fitting = [other.name for other in ENCODER_CONFIGS.values() if matches(other, source.architecture)]
+    held = f"the file is {' or '.join(fitting)}" if fitting else "the file is in no registry entry"
+    remedy = f"set encoder_cfg.name to {fitting[0]}" if fitting else "name the encoder that the file was made for"
+    return ShapeMismatchError(
+        f"{source.path} does not hold {entry.name}: {held} ({known_sizes(source.architecture)}, "
+        f"expected {known_sizes(architecture_of(entry))})",
+        remedy=f"{remedy}, or give the weights of {entry.name}",
+    )

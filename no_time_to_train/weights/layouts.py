@@ -1,0 +1,375 @@
+"""Literal key maps from the layouts in which encoders are found to the names of transformers' current models.
+
+A layout is a table of top-level names and a table of the names within a block. What a table does not list is an error;
+what is left out on purpose stands in it as a `Drop` with its reason.
+
+Source: state dicts of facebookresearch/dinov3 at 6876159, facebookresearch/dinov2, and transformers 5.23.0.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
+from no_time_to_train.weights.source import Family
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A tensor that is left out on purpose."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """A tensor that becomes several of equal height, in this order."""
+
+    names: tuple[str, ...]
+
+
+Rule = str | Split | Drop
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of file names its tensors.
+
+    Attributes:
+        name: For messages and reports.
+        family: The transformers model that takes the tensors.
+        signature: Names that are all in a file of this layout, and not all in one of another.
+        top: Rules by name, for tensors outside the blocks.
+        block: Pattern of the prefix of a block's tensors.
+        block_target: The prefix in transformers, with the pattern's groups.
+        leaf: Rules by the name within a block.
+        downsample: Like block, for a ConvNeXt's downsampling layers.
+    """
+
+    name: str
+    family: Family
+    signature: tuple[str, ...]
+    top: Mapping[str, Rule]
+    block: str
+    block_target: str
+    leaf: Mapping[str, Rule]
+    downsample: str | None = field(default=None)
+
+
+def _identity(*names: str) -> dict[str, Rule]:
+    return {name: name for name in names}
+
+
+def _weight_and_bias(rules: Mapping[str, str | tuple[str, ...]]) -> dict[str, Rule]:
+    """Write out the rules of modules for their weight and their bias."""
+    return {
+        f"{old}.{part}": f"{new}.{part}" if isinstance(new, str) else Split(tuple(f"{name}.{part}" for name in new))
+        for old, new in rules.items()
+        for part in ("weight", "bias")
+    }
+
+
+_ATTENTION = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+_NO_LOCAL_CROPS = Drop("the norm of local crops; Meta uses it in training only")
+_MASKED_OUT = Drop("it zeroes the key bias, which has been applied")
+_ALIAS = Drop("an alias of norm")
+
+_META_BLOCK: dict[str, Rule] = {
+    **_weight_and_bias(
+        {
+            "norm1": "norm1",
+            "attn.qkv": _ATTENTION,
+            "attn.proj": "attention.o_proj",
+            "norm2": "norm2",
+        }
+    ),
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+
+META_DINOV3_VIT = Layout(
+    name="Meta DINOv3 ViT",
+    family="dinov3_vit",
+    signature=("blocks.0.attn.qkv.weight", "rope_embed.periods"),
+    top={
+        "cls_token": "embeddings.cls_token",
+        "storage_tokens": "embeddings.register_tokens",
+        "mask_token": "embeddings.mask_token",
+        **_weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings", "norm": "norm"}),
+        "rope_embed.periods": Drop("they go into the rotary embedding's buffer, not into a parameter"),
+        "local_cls_norm.weight": _NO_LOCAL_CROPS,
+        "local_cls_norm.bias": _NO_LOCAL_CROPS,
+    },
+    block=r"blocks\.(\d+)\.",
+    block_target=r"model.layer.\1.",
+    leaf={
+        **_META_BLOCK,
+        "attn.qkv.bias_mask": _MASKED_OUT,
+        **_weight_and_bias(
+            {
+                "mlp.fc1": "mlp.up_proj",
+                "mlp.fc2": "mlp.down_proj",
+                "mlp.w1": "mlp.gate_proj",
+                "mlp.w2": "mlp.up_proj",
+                "mlp.w3": "mlp.down_proj",
+            }
+        ),
+    },
+)
+
+META_DINOV3_CONVNEXT = Layout(
+    name="Meta DINOv3 ConvNeXt",
+    family="dinov3_convnext",
+    signature=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"),
+    top={
+        **_weight_and_bias({"norm": "layer_norm"}),
+        "norms.3.weight": _ALIAS,
+        "norms.3.bias": _ALIAS,
+    },
+    block=r"stages\.(\d+)\.(\d+)\.",
+    block_target=r"model.stages.\1.layers.\2.",
+    leaf={
+        "gamma": "gamma",
+        **_weight_and_bias(
+            {
+                "dwconv": "depthwise_conv",
+                "norm": "layer_norm",
+                "pwconv1": "pointwise_conv1",
+                "pwconv2": "pointwise_conv2",
+            }
+        ),
+    },
+    downsample=r"downsample_layers\.(\d+)\.(\d+)\.",
+)
+
+META_DINOV2 = Layout(
+    name="Meta DINOv2 ViT",
+    family="dinov2",
+    signature=("blocks.0.attn.qkv.weight", "pos_embed"),
+    top={
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "register_tokens": "embeddings.register_tokens",
+        "mask_token": "embeddings.mask_token",
+        **_weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm"}),
+    },
+    block=r"blocks\.(\d+)\.",
+    block_target=r"encoder.layer.\1.",
+    leaf={
+        **_META_BLOCK,
+        **_weight_and_bias(
+            {
+                "mlp.fc1": "mlp.fc1",
+                "mlp.fc2": "mlp.fc2",
+                "mlp.w12": ("mlp.gate_proj", "mlp.up_proj"),
+                "mlp.w3": "mlp.down_proj",
+            }
+        ),
+    },
+)
+
+_HF_VIT_TOP: dict[str, Rule] = {
+    **_identity("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token"),
+    **_weight_and_bias({"embeddings.patch_embeddings": "embeddings.patch_embeddings", "norm": "norm"}),
+}
+_HF_VIT_LEAF: dict[str, Rule] = {
+    **_weight_and_bias(
+        {
+            name: name
+            for name in (
+                "norm1",
+                *_ATTENTION,
+                "attention.o_proj",
+                "norm2",
+                "mlp.up_proj",
+                "mlp.down_proj",
+                "mlp.gate_proj",
+            )
+        }
+    ),
+    **_identity("layer_scale1.lambda1", "layer_scale2.lambda1"),
+}
+
+HF_DINOV3_VIT = Layout(
+    name="transformers DINOv3 ViT",
+    family="dinov3_vit",
+    signature=("model.layer.0.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),
+    top=_HF_VIT_TOP,
+    block=r"model\.layer\.(\d+)\.",
+    block_target=r"model.layer.\1.",
+    leaf=_HF_VIT_LEAF,
+)
+HF_DINOV3_VIT_FLAT = Layout(
+    name="transformers DINOv3 ViT, before 5.4",
+    family="dinov3_vit",
+    signature=("layer.0.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),
+    top=_HF_VIT_TOP,
+    block=r"layer\.(\d+)\.",
+    block_target=r"model.layer.\1.",
+    leaf=_HF_VIT_LEAF,
+)
+
+_HF_CONVNEXT_LEAF: dict[str, Rule] = {
+    "gamma": "gamma",
+    **_weight_and_bias({name: name for name in ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2")}),
+}
+
+HF_DINOV3_CONVNEXT = Layout(
+    name="transformers DINOv3 ConvNeXt",
+    family="dinov3_convnext",
+    signature=("model.stages.0.downsample_layers.0.weight",),
+    top=_weight_and_bias({"layer_norm": "layer_norm"}),
+    block=r"model\.stages\.(\d+)\.layers\.(\d+)\.",
+    block_target=r"model.stages.\1.layers.\2.",
+    leaf=_HF_CONVNEXT_LEAF,
+    downsample=r"model\.stages\.(\d+)\.downsample_layers\.(\d+)\.",
+)
+HF_DINOV3_CONVNEXT_FLAT = Layout(
+    name="transformers DINOv3 ConvNeXt, before 5.4",
+    family="dinov3_convnext",
+    signature=("stages.0.downsample_layers.0.weight",),
+    top=_weight_and_bias({"layer_norm": "layer_norm"}),
+    block=r"stages\.(\d+)\.layers\.(\d+)\.",
+    block_target=r"model.stages.\1.layers.\2.",
+    leaf=_HF_CONVNEXT_LEAF,
+    downsample=r"stages\.(\d+)\.downsample_layers\.(\d+)\.",
+)
+
+HF_DINOV2 = Layout(
+    name="transformers DINOv2",
+    family="dinov2",
+    signature=("embeddings.position_embeddings", "embeddings.patch_embeddings.projection.weight"),
+    top={
+        **_identity(
+            "embeddings.cls_token",
+            "embeddings.position_embeddings",
+            "embeddings.register_tokens",
+            "embeddings.mask_token",
+        ),
+        **_weight_and_bias(
+            {
+                "embeddings.patch_embeddings.projection": "embeddings.patch_embeddings.projection",
+                "layernorm": "layernorm",
+            }
+        ),
+    },
+    block=r"encoder\.layer\.(\d+)\.",
+    block_target=r"encoder.layer.\1.",
+    leaf={
+        **_HF_VIT_LEAF,
+        **_weight_and_bias(
+            {
+                "mlp.fc1": "mlp.fc1",
+                "mlp.fc2": "mlp.fc2",
+                # The names in the Hub's files; transformers has renamed its modules since.
+                "attention.attention.query": "attention.q_proj",
+                "attention.attention.key": "attention.k_proj",
+                "attention.attention.value": "attention.v_proj",
+                "attention.output.dense": "attention.o_proj",
+                "mlp.weights_in": ("mlp.gate_proj", "mlp.up_proj"),
+                "mlp.weights_out": "mlp.down_proj",
+            }
+        ),
+    },
+)
+
+ENCODER_LAYOUTS = (
+    META_DINOV3_VIT,
+    META_DINOV3_CONVNEXT,
+    META_DINOV2,
+    HF_DINOV3_VIT,
+    HF_DINOV3_VIT_FLAT,
+    HF_DINOV3_CONVNEXT,
+    HF_DINOV3_CONVNEXT_FLAT,
+    HF_DINOV2,
+)
+
+_SHOWN = 10
+
+
+def detect_layout(tensors: Mapping[str, Tensor], source: str) -> Layout:
+    """Tell the layout from the names of the tensors.
+
+    Raises:
+        WeightsFormatError: The names are those of no known layout.
+    """
+    for layout in ENCODER_LAYOUTS:
+        if all(name in tensors for name in layout.signature):
+            return layout
+    shown = ", ".join(sorted(tensors)[:_SHOWN])
+    raise WeightsFormatError(
+        f"{source} is in no known encoder layout: its {len(tensors)} tensors begin with {shown}",
+        remedy=f"known layouts are {'; '.join(layout.name for layout in ENCODER_LAYOUTS)}",
+    )
+
+
+def to_transformers(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> dict[str, Tensor]:
+    """Rename, split and drop tensors by a layout's tables.
+
+    Raises:
+        KeyMismatchError: Names that the tables don't list; the first ten are given, and the count.
+        WeightsFormatError: A tensor that has to be split has an uneven height, or a bias mask is not a number.
+    """
+    if layout is META_DINOV3_VIT:
+        tensors = _with_masked_bias(tensors, source)
+    mapped: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        prefix, rule = _find_rule(name, layout)
+        if rule is None:
+            unknown.append(name)
+        elif isinstance(rule, str):
+            mapped[prefix + rule] = tensor
+        elif isinstance(rule, Split):
+            if tensor.shape[0] % len(rule.names):
+                raise WeightsFormatError(
+                    f"{name} in {source} has {tensor.shape[0]} rows, expected a multiple of {len(rule.names)}",
+                    remedy="check that this is the file of a DINO encoder",
+                )
+            for part, value in zip(rule.names, tensor.chunk(len(rule.names)), strict=True):
+                mapped[prefix + part] = value
+    if unknown:
+        shown = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
+        raise KeyMismatchError(
+            f"{len(unknown)} tensors of {source} have no place in the layout {layout.name}: {shown}",
+            remedy="check that the file holds the encoder alone, without heads or optimizer states",
+        )
+    if "embeddings.mask_token" in mapped and layout.family == "dinov3_vit":
+        mapped["embeddings.mask_token"] = mapped["embeddings.mask_token"].reshape(1, 1, -1)
+    return mapped
+
+
+def _find_rule(name: str, layout: Layout) -> tuple[str, Rule | None]:
+    if name in layout.top:
+        return "", layout.top[name]
+    match = re.match(layout.block, name)
+    if match:
+        return match.expand(layout.block_target), layout.leaf.get(name[match.end() :])
+    match = re.match(layout.downsample, name) if layout.downsample else None
+    if match and name[match.end() :] in {"weight", "bias"}:
+        return match.expand(r"model.stages.\1.downsample_layers.\2."), name[match.end() :]
+    return "", None
+
+
+def _with_masked_bias(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Apply `bias_mask` to the qkv bias, and leave the key bias out where the mask makes it zero.
+
+    Meta's blocks multiply the bias by the mask, whatever both hold: ones over queries and values and zeros over keys
+    in a fresh model, zeros everywhere in released files.
+    """
+    masked = dict(tensors)
+    for name, mask in tensors.items():
+        if not name.endswith(".attn.qkv.bias_mask"):
+            continue
+        bias_name = name.removesuffix("_mask")
+        if not torch.isfinite(mask).all():
+            raise WeightsFormatError(
+                f"{name} in {source} holds values that are not numbers: the model was saved before it was initialised",
+                remedy="save the state dict after loading or initialising the weights",
+            )
+        if bias_name in tensors:
+            masked[bias_name] = tensors[bias_name] * mask
+    return masked

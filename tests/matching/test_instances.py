@@ -1,0 +1,133 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from no_time_to_train.errors import EmptyClassError, EncoderMismatchError, MaskSizeError
+from no_time_to_train.matching import Instances, MemoryBank, match_masks
+from no_time_to_train.matching.instances import merge_factors, resize_masks
+from no_time_to_train.matching.similarity import class_similarities, interpolation_matrix, pool_masks
+
+RED, GREEN, BLUE = torch.eye(3)
+
+
+def bank_of(*prototypes: Tensor) -> MemoryBank:
+    bank = MemoryBank([f"class {i}" for i in range(len(prototypes))], 3, "test")
+    for index, prototype in enumerate(prototypes):
+        bank.add(index, prototype[None, None], torch.ones(1, 1))
+    return bank
+
+
+def boxes_to_logits(*boxes: tuple[int, int, int, int], size: int = 16) -> Tensor:
+    """Draw one mask per box (x1, y1, x2, y2), the far edges excluded."""
+    logits = torch.full((len(boxes), size, size), -5.0)
+    for logit, (x1, y1, x2, y2) in zip(logits, boxes, strict=True):
+        logit[y1:y2, x1:x2] = 5.0
+    return logits
+
+
+def two_halves() -> Tensor:
+    """Make features that are red on the left and green on the right."""
+    patches = torch.zeros(4, 4, 3)
+    patches[:, :2], patches[:, 2:] = RED, GREEN
+    return patches
+
+
+@pytest.mark.parametrize(("source", "target"), [(14, 64), (37, 256), (16, 16), (37, 12), (5, 7)])
+def test_interpolation_matrix_is_torchs_interpolation(source: int, target: int) -> None:
+    image = torch.randn(source, 9)
+    resized = F.interpolate(image[None, None], size=(target, 9), mode="bilinear", antialias=True)[0, 0]
+    torch.testing.assert_close(interpolation_matrix(source, target) @ image, resized)
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (8, 24)])
+def test_pooling_equals_upsampling_first(shape: tuple[int, int]) -> None:
+    patches, masks = torch.randn(9, 12, 5), torch.rand(7, *shape) > 0.6
+    upsampled = F.interpolate(patches.permute(2, 0, 1)[None], size=shape, mode="bilinear", antialias=True)[0]
+    expected = torch.stack([upsampled[:, mask].mean(dim=1) for mask in masks])
+    torch.testing.assert_close(pool_masks(patches, masks), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_each_mask_gets_the_class_it_resembles() -> None:
+    logits = boxes_to_logits((1, 1, 6, 15), (10, 1, 15, 15))
+    found = match_masks(two_halves(), logits, torch.tensor([0.9, 0.8]), bank_of(RED, GREEN), image_size=(32, 48))
+    assert found.labels.tolist() == [0, 1]
+    assert found.masks.shape == (2, 32, 48)
+    # Touching columns 1 to 5 of 16, at 48 columns: 3 to 17.
+    assert found.boxes[0].tolist() == [3, 2, 17, 29]
+    assert found.scores.min() > 0.9
+
+
+def test_no_mask_and_empty_masks_give_no_instances() -> None:
+    bank = bank_of(RED, GREEN)
+    for logits in (torch.empty(0, 16, 16), torch.full((3, 16, 16), -1.0)):
+        found = match_masks(two_halves(), logits, torch.ones(len(logits)), bank, image_size=(20, 30))
+        assert len(found) == 0
+        assert found.masks.shape == (0, 20, 30)
+        assert found.boxes.shape == (0, 4)
+
+
+def test_nms_keeps_the_higher_predicted_iou_within_a_class_only() -> None:
+    logits = boxes_to_logits((1, 1, 7, 15), (1, 1, 7, 14))
+    bank = bank_of(RED, GREEN)
+    found = match_masks(two_halves(), logits, torch.tensor([0.6, 0.9]), bank, image_size=(16, 16))
+    assert len(found) == 1
+    assert found.boxes[0].tolist() == [1, 1, 6, 13]
+    kept = match_masks(two_halves(), logits, torch.tensor([0.6, 0.9]), bank, image_size=(16, 16), nms_threshold=0.99)
+    assert len(kept) == 2
+
+
+def test_a_mask_within_a_better_one_of_its_class_loses_its_score() -> None:
+    masks = boxes_to_logits((0, 0, 8, 8), (0, 0, 4, 4), (4, 4, 12, 12)) > 0
+    pooled = F.normalize(torch.tensor([[1.0, 0, 0], [1, 1, 0], [1, 0, 0]]), dim=1)
+    factors = merge_factors(masks, pooled, torch.tensor([0, 0, 0]))
+    expected = [1, (1 - 2**-0.5) ** 0.5, (1 - 16 / 64) ** 0.5]
+    torch.testing.assert_close(factors, torch.tensor(expected))
+    assert merge_factors(masks, pooled, torch.tensor([0, 1, 2])).tolist() == [1, 1, 1]
+
+
+def test_best_instances_only() -> None:
+    logits = boxes_to_logits((0, 0, 3, 3), (0, 6, 3, 9), (0, 12, 3, 15), (7, 0, 9, 16))
+    found = match_masks(two_halves(), logits, torch.full((4,), 0.9), bank_of(RED), image_size=(16, 16), max_instances=2)
+    assert len(found) == 2
+    assert found.scores[0] >= found.scores[1]
+
+
+def test_negative_references_take_score_away() -> None:
+    bank = bank_of(RED, GREEN)
+    before = class_similarities(F.normalize(torch.tensor([[0.6, 0.0, 0.8], [1.0, 0.0, 0.0]]), dim=1), bank)
+    bank.add(0, (BLUE * 7)[None, None], torch.ones(1, 1), negative=True)
+    pooled = torch.tensor([[0.6, 0.0, 0.8], [1.0, 0.0, 0.0]])
+    after = class_similarities(pooled, bank, negative_sigma=0.8)
+    torch.testing.assert_close(after[0, 0], before[0, 0] * torch.exp(torch.tensor(-(0.8 - 0.6) / 0.8)))
+    # Nearer to the class than to its negative, and classes without negatives: untouched.
+    assert torch.equal(after[1], before[1])
+    assert torch.equal(after[:, 1], before[:, 1])
+
+
+def test_negative_similarity_is_clamped_at_zero() -> None:
+    assert class_similarities(-RED[None], bank_of(RED)).item() == 0
+
+
+def test_chunked_resizing_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(9, 8, 8)
+    whole = F.interpolate(logits[:, None], size=(33, 21), mode="bilinear")[:, 0] > 0
+    monkeypatch.setattr("no_time_to_train.matching.instances._CHUNK_ELEMENTS", 33 * 21 * 2)
+    assert torch.equal(resize_masks(logits, (33, 21)), whole)
+    factors = merge_factors(whole, torch.ones(9, 1), torch.zeros(9))
+    monkeypatch.undo()
+    torch.testing.assert_close(factors, merge_factors(whole, torch.ones(9, 1), torch.zeros(9)))
+
+
+def test_wrong_inputs_are_refused() -> None:
+    logits, quality = boxes_to_logits((0, 0, 8, 8)), torch.ones(1)
+    with pytest.raises(EncoderMismatchError, match="4 wide, the memory bank's 3"):
+        match_masks(torch.ones(4, 4, 4), logits, quality, bank_of(RED), image_size=(16, 16))
+    with pytest.raises(MaskSizeError, match="one predicted IoU per mask"):
+        match_masks(two_halves(), logits, torch.ones(2), bank_of(RED), image_size=(16, 16))
+    with pytest.raises(EmptyClassError, match="anchor"):
+        match_masks(two_halves(), logits, quality, MemoryBank(["anchor"], 3, ""), image_size=(16, 16))
+
+
+def test_instances_move_between_devices() -> None:
+    assert len(Instances.empty((4, 5)).to("cpu")) == 0

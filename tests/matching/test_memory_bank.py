@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from no_time_to_train.errors import (
+    ConfigError,
+    EmptyClassError,
+    EmptyMaskError,
+    EncoderMismatchError,
+    MaskSizeError,
+    UnknownNameError,
+    WeightsFormatError,
+    WeightsNotFoundError,
+)
+from no_time_to_train.matching import MemoryBank
+
+
+def filled() -> MemoryBank:
+    bank = MemoryBank(["boat", "bird"], 4, "encoder-1", encoder_name="dinov3_small", image_size=592)
+    for index, shots in enumerate((1, 3)):
+        for _ in range(shots):
+            bank.add(index, torch.randn(5, 7, 4), torch.rand(5, 7) > 0.5)
+    bank.add(1, torch.randn(5, 7, 4), torch.rand(5, 7) > 0.5, negative=True)
+    return bank
+
+
+def test_prototype_is_the_normalised_mean_of_the_references_means() -> None:
+    bank = MemoryBank(["a"], 2, "e")
+    # One patch of the first reference counts as much as three of the second.
+    bank.add(0, torch.tensor([[[4.0, 0.0], [99.0, 99.0], [99.0, 99.0]]]), torch.tensor([[1, 0, 0]]))
+    bank.add(0, torch.tensor([[[0.0, 2.0], [0.0, 4.0], [0.0, 3.0]]]), torch.tensor([[1, 1, 1]]))
+    before = bank.finalized
+    bank.finalize()
+    assert (before, bank.finalized) == (False, True)
+    torch.testing.assert_close(bank.prototypes, torch.tensor([[0.8, 0.6]]))
+
+
+def test_a_reference_that_comes_later_counts() -> None:
+    bank = filled()
+    before = bank.prototypes
+    bank.add(0, torch.ones(1, 1, 4), torch.ones(1, 1))
+    assert not bank.finalized
+    assert not torch.equal(bank.prototypes, before)
+
+
+def test_classes_may_have_different_numbers_of_references() -> None:
+    assert filled().counts() == [1, 3]
+    assert filled().counts(negative=True) == [0, 1]
+
+
+def test_empty_classes_are_named() -> None:
+    bank = MemoryBank(["boat", "bird", "buoy"], 4, "e")
+    bank.add(1, torch.ones(1, 1, 4), torch.ones(1, 1))
+    bank.add(2, torch.ones(1, 1, 4), torch.ones(1, 1), negative=True)
+    with pytest.raises(EmptyClassError, match="2 of 3 classes have no reference: boat, buoy"):
+        bank.finalize()
+
+
+def test_save_and_load_keep_everything(tmp_path: Path) -> None:
+    bank = filled()
+    bank.save(tmp_path / "deep" / "bank.safetensors")
+    loaded = MemoryBank.load(tmp_path / "deep" / "bank.safetensors", encoder_fingerprint="encoder-1")
+    assert torch.equal(loaded.prototypes, bank.prototypes)
+    assert torch.equal(loaded.negative_references[0], bank.negative_references[0])
+    assert loaded.class_names == ("boat", "bird")
+    assert (loaded.encoder_name, loaded.image_size) == ("dinov3_small", 592)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["bank.safetensors"]
+
+
+def test_writing_over_a_loaded_file_leaves_the_bank_whole(tmp_path: Path) -> None:
+    filled().save(tmp_path / "bank.safetensors")
+    loaded = MemoryBank.load(tmp_path / "bank.safetensors")
+    means = loaded.means.clone()
+    filled().save(tmp_path / "bank.safetensors")
+    assert torch.equal(loaded.means, means)
+
+
+def test_another_encoder_is_refused(tmp_path: Path) -> None:
+    filled().save(tmp_path / "bank.safetensors")
+    with pytest.raises(
+        EncoderMismatchError, match=r"encoder-1, the encoder in use is encoder-2.*fill the memory again"
+    ):
+        MemoryBank.load(tmp_path / "bank.safetensors", encoder_fingerprint="encoder-2")
+
+
+def test_files_that_are_no_bank(tmp_path: Path) -> None:
+    with pytest.raises(WeightsNotFoundError, match="fill_memory"):
+        MemoryBank.load(tmp_path / "nothing")
+    save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsFormatError, match="no memory bank"):
+        MemoryBank.load(tmp_path / "weights.safetensors")
+    filled().save(tmp_path / "bank.safetensors")
+    content = (tmp_path / "bank.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[:-7])
+    with pytest.raises(WeightsFormatError, match="no whole memory bank"):
+        MemoryBank.load(tmp_path / "cut.safetensors")
+
+
+def test_merging_banks_equals_filling_one() -> None:
+    whole, parts = MemoryBank(["a", "b"], 2, "e"), [MemoryBank(["a", "b"], 2, "e") for _ in range(2)]
+    for index in range(6):
+        patches = torch.randn(2, 2, 2)
+        for bank in (whole, parts[index // 3]):
+            bank.add(index % 2, patches, torch.ones(2, 2), negative=index == 5)
+    parts[0].merge(parts[1:])
+    assert torch.equal(parts[0].prototypes, whole.prototypes)
+    with pytest.raises(EncoderMismatchError):
+        whole.merge([MemoryBank(["a", "b"], 2, "other")])
+    with pytest.raises(ConfigError, match="different classes"):
+        whole.merge([MemoryBank(["a", "c"], 2, "e")])
+
+
+def test_a_thousand_classes_stay_small(tmp_path: Path) -> None:
+    """LVIS with 10 shots of 1024 dimensions: means, not feature maps."""
+    bank = MemoryBank([f"class {index}" for index in range(1203)], 1024, "e")
+    patches, mask = torch.ones(1, 1, 1024), torch.ones(1, 1)
+    for index in range(12030):
+        bank.add(index % 1203, patches, mask)
+    bank.save(tmp_path / "lvis.safetensors")
+    assert (tmp_path / "lvis.safetensors").stat().st_size < 100e6
+
+
+def test_wrong_references_are_refused() -> None:
+    bank = filled()
+    with pytest.raises(UnknownNameError, match="no class 2"):
+        bank.add(2, torch.ones(1, 1, 4), torch.ones(1, 1))
+    with pytest.raises(EncoderMismatchError, match=r"expected \(h, w, 4\)"):
+        bank.add(0, torch.ones(1, 1, 5), torch.ones(1, 1))
+    with pytest.raises(MaskSizeError, match="resize the mask"):
+        bank.add(0, torch.ones(2, 2, 4), torch.ones(3, 2))
+    with pytest.raises(EmptyMaskError, match="'boat' has no foreground"):
+        bank.add(0, torch.ones(2, 2, 4), torch.zeros(2, 2))
+    with pytest.raises(ConfigError, match="different names"):
+        MemoryBank(["a", "a"], 2, "e")
