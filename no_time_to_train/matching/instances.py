@@ -3,6 +3,8 @@
 Source: the method of no-time-to-train, arXiv 2507.02798, section 3; outputs agree with its code at 214fc79.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,7 @@ from torchvision.ops import batched_nms, masks_to_boxes
 
 from no_time_to_train.errors import MaskSizeError
 from no_time_to_train.matching.memory_bank import MemoryBank
-from no_time_to_train.matching.similarity import class_similarities, pool_masks
+from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
 
 _NMS_KEEP_FACTOR = 8
 # Float masks of this many elements at a time: 64 MB, however many masks and pixels there are.
@@ -54,7 +56,15 @@ class Instances:
         )
 
 
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute in the inputs' own precision, also under a trainer's autocast: cosines in bf16 keep three digits."""
+    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+        yield
+
+
 @torch.inference_mode()
+@_full_precision()
 def match_masks(
     patches: Float[Tensor, "h w D"],
     mask_logits: Float[Tensor, "N Hm Wm"],
@@ -96,17 +106,62 @@ def match_masks(
             f"{tuple(predicted_iou.shape)}, expected (N, Hm, Wm) and (N,)",
             remedy="give one predicted IoU per mask",
         )
-    masks = mask_logits > 0
-    filled = masks.flatten(1).any(dim=1).nonzero()[:, 0]
+    filled = (mask_logits > 0).flatten(1).any(dim=1).nonzero()[:, 0]
+    logits, quality = mask_logits[filled], predicted_iou[filled].float()
+    masks = logits > 0
+    pooled = F.normalize(pool_masks(patches, masks), dim=1)
+    # Without any mask too, a bank of another encoder or with an empty class is refused here.
+    cosines = class_cosines(pooled, memory)
     if not len(filled):
         return Instances.empty(image_size, mask_logits.device)
-    masks, logits, quality = masks[filled], mask_logits[filled], predicted_iou[filled].float()
-    pooled = F.normalize(pool_masks(patches, masks), dim=1)
-    scores, labels = class_similarities(pooled, memory, negative_sigma=negative_sigma).max(dim=1)
+    factors = negative_factors(pooled, cosines, memory, sigma=negative_sigma)
+    scores, labels = (cosines.clamp(min=0) * factors).max(dim=1)
     ranked = batched_nms(masks_to_boxes(masks), quality, labels, nms_threshold)[: _NMS_KEEP_FACTOR * max_instances]
     full = resize_masks(logits[ranked], image_size)
     scores = scores[ranked] * merge_factors(full, pooled[ranked], labels[ranked])
     return _best(full, scores, labels[ranked], max_instances)
+
+
+@torch.inference_mode()
+@_full_precision()
+def match_mask_pairs(
+    patches: Float[Tensor, "h w D"],
+    mask_logits: Float[Tensor, "N Hm Wm"],
+    memory: MemoryBank,
+    *,
+    image_size: tuple[int, int],
+    max_instances: int = 100,
+    negative_sigma: float = 0.8,
+) -> Instances:
+    """Score every pair of a mask and a class, and keep the best; for masks that are already free of doubles.
+
+    Args:
+        patches: The target's patch features, L2-normalised.
+        mask_logits: Candidates over the whole image at any resolution; foreground above 0.
+        memory: The references' bank, filled with L2-normalised features.
+        image_size: Height and width of the image, in pixels.
+        max_instances: Most instances to return; a mask may stand among them once per class.
+        negative_sigma: How softly negative references count.
+
+    Returns:
+        Instances at the image's size, scored by (cosine + 1) / 2; empty when no mask has foreground.
+
+    Raises:
+        EncoderMismatchError: The features are of another width than the bank's.
+        EmptyClassError: A class of the bank has no reference.
+    """
+    logits = mask_logits[(mask_logits > 0).flatten(1).any(dim=1)]
+    pooled = F.normalize(pool_masks(patches, logits > 0), dim=1)
+    cosines = class_cosines(pooled, memory)
+    if not len(logits):
+        return Instances.empty(image_size, mask_logits.device)
+    factors = negative_factors(pooled, cosines, memory, sigma=negative_sigma)
+    scores, pairs = ((cosines + 1) / 2 * factors).flatten().sort(descending=True, stable=True)
+    pairs = pairs[:max_instances]
+    rows, labels = pairs // cosines.shape[1], pairs % cosines.shape[1]
+    distinct, positions = torch.unique(rows, return_inverse=True)
+    full = resize_masks(logits[distinct], image_size)[positions]
+    return _best(full, scores[:max_instances], labels, max_instances)
 
 
 def merge_factors(

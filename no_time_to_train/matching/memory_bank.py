@@ -1,8 +1,6 @@
 """The memory bank: one mean feature per reference, one prototype per class."""
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from no_time_to_train.errors import (
@@ -23,6 +21,7 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
+from no_time_to_train.files import atomic_path
 
 _FORMAT = "no_time_to_train memory bank 1"
 
@@ -203,7 +202,6 @@ class MemoryBank(nn.Module):
     def save(self, path: Path | str) -> None:
         """Write the bank as safetensors, atomically: a file that is there is whole."""
         self._consolidate()
-        path = Path(path)
         metadata = {
             "format": _FORMAT,
             "class_names": json.dumps(self.class_names),
@@ -212,7 +210,8 @@ class MemoryBank(nn.Module):
             "image_size": json.dumps(self.image_size),
         }
         tensors = {name: getattr(self, name).contiguous().cpu() for name in ("means", "classes", "negative")}
-        _write_atomic(path, save(tensors, metadata))
+        with atomic_path(Path(path)) as temporary:
+            save_file(tensors, temporary, metadata)
 
     @classmethod
     def load(cls, path: Path | str, *, encoder_fingerprint: str | None = None) -> "MemoryBank":
@@ -268,17 +267,3 @@ class MemoryBank(nn.Module):
         self.classes = torch.cat([self.classes, torch.tensor(classes, device=device)])
         self.negative = torch.cat([self.negative, torch.tensor(negative, device=device)])
         self._pending.clear()
-
-
-def _write_atomic(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

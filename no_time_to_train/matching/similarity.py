@@ -43,22 +43,12 @@ def pool_masks(patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"]) 
     return weights.flatten(1) @ features / area[:, None]
 
 
-def class_similarities(
-    pooled: Float[Tensor, "N D"], memory: MemoryBank, *, negative_sigma: float = 0.8
-) -> Float[Tensor, "N C"]:
-    """Compare pooled features with every class, negative references counted against it.
-
-    Args:
-        pooled: L2-normalised features of masks.
-        memory: A finalised bank.
-        negative_sigma: The wider, the less a negative reference takes away.
-
-    Returns:
-        Cosine with the class's prototype clamped at 0, times ``exp(-max(0, negative - positive) / sigma)`` where the
-        class has negative references, `negative` being the best cosine with one of them.
+def class_cosines(pooled: Float[Tensor, "N D"], memory: MemoryBank) -> Float[Tensor, "N C"]:
+    """Return the cosine of L2-normalised pooled features with every class's prototype.
 
     Raises:
         EncoderMismatchError: The features are of another width than the bank's.
+        EmptyClassError: A class of the bank has no reference.
     """
     prototypes = memory.prototypes
     if pooled.shape[1] != prototypes.shape[1]:
@@ -66,10 +56,27 @@ def class_similarities(
             f"the target's features are {pooled.shape[1]} wide, the memory bank's {prototypes.shape[1]}",
             remedy="fill the memory bank with the encoder in use",
         )
-    positive = (pooled @ prototypes.T).clamp(min=0)
-    negatives, classes = memory.negative_references
-    if not len(negatives):
-        return positive
-    per_reference = (pooled @ F.normalize(negatives, dim=1).T).clamp(min=0)
-    negative = torch.zeros_like(positive).scatter_reduce_(1, classes.expand_as(per_reference), per_reference, "amax")
-    return positive * torch.exp(-(negative - positive).clamp(min=0) / negative_sigma)
+    return pooled @ prototypes.T
+
+
+def negative_factors(
+    pooled: Float[Tensor, "N D"], cosines: Float[Tensor, "N C"], memory: MemoryBank, *, sigma: float = 0.8
+) -> Float[Tensor, "N C"]:
+    """Return by what a score is multiplied for resembling a negative reference of the class.
+
+    Args:
+        pooled: L2-normalised features of masks.
+        cosines: Theirs with the classes' prototypes.
+        memory: A bank; classes without negative references keep a factor of 1.
+        sigma: The wider, the less a negative reference takes away.
+
+    Returns:
+        ``exp(-max(0, negative - positive) / sigma)``, `negative` being the best cosine with a negative reference of
+        the class, both clamped at 0.
+    """
+    means, classes = memory.negative_references
+    if not len(means):
+        return torch.ones_like(cosines)
+    per_reference = (pooled @ F.normalize(means, dim=1).T).clamp(min=0)
+    negative = torch.zeros_like(cosines).scatter_reduce_(1, classes.expand_as(per_reference), per_reference, "amax")
+    return torch.exp(-(negative - cosines.clamp(min=0)).clamp(min=0) / sigma)

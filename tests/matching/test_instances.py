@@ -5,8 +5,8 @@ from torch import Tensor
 
 from no_time_to_train.errors import EmptyClassError, EncoderMismatchError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
-from no_time_to_train.matching.instances import merge_factors, resize_masks
-from no_time_to_train.matching.similarity import class_similarities, interpolation_matrix, pool_masks
+from no_time_to_train.matching.instances import match_mask_pairs, merge_factors, resize_masks
+from no_time_to_train.matching.similarity import class_cosines, interpolation_matrix, negative_factors, pool_masks
 
 RED, GREEN, BLUE = torch.eye(3)
 
@@ -95,18 +95,43 @@ def test_best_instances_only() -> None:
 
 def test_negative_references_take_score_away() -> None:
     bank = bank_of(RED, GREEN)
-    before = class_similarities(F.normalize(torch.tensor([[0.6, 0.0, 0.8], [1.0, 0.0, 0.0]]), dim=1), bank)
     bank.add(0, (BLUE * 7)[None, None], torch.ones(1, 1), negative=True)
-    pooled = torch.tensor([[0.6, 0.0, 0.8], [1.0, 0.0, 0.0]])
-    after = class_similarities(pooled, bank, negative_sigma=0.8)
-    torch.testing.assert_close(after[0, 0], before[0, 0] * torch.exp(torch.tensor(-(0.8 - 0.6) / 0.8)))
-    # Nearer to the class than to its negative, and classes without negatives: untouched.
-    assert torch.equal(after[1], before[1])
-    assert torch.equal(after[:, 1], before[:, 1])
+    bank.add(0, (-BLUE)[None, None], torch.ones(1, 1), negative=True)
+    pooled = torch.tensor([[0.6, 0.0, 0.8], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    factors = negative_factors(pooled, class_cosines(pooled, bank), bank, sigma=0.5)
+    # The best of both negatives counts, against the positive cosine; what is no nearer to them keeps its score.
+    torch.testing.assert_close(factors[0, 0], torch.exp(torch.tensor(-(0.8 - 0.6) / 0.5)))
+    assert factors[1:, 0].tolist() == [1, 1]
+    assert factors[:, 1].tolist() == [1, 1, 1]
 
 
-def test_negative_similarity_is_clamped_at_zero() -> None:
-    assert class_similarities(-RED[None], bank_of(RED)).item() == 0
+def test_a_negative_reference_changes_the_class() -> None:
+    patches = torch.ones(4, 4, 3) * torch.tensor([0.7, 0.6, 0.0])
+    logits, bank = boxes_to_logits((2, 2, 9, 9)), bank_of(RED, GREEN)
+    assert match_masks(patches, logits, torch.ones(1), bank, image_size=(16, 16)).labels.tolist() == [0]
+    bank.add(0, patches, torch.ones(4, 4), negative=True)
+    assert match_masks(patches, logits, torch.ones(1), bank, image_size=(16, 16)).labels.tolist() == [1]
+
+
+def test_pairs_are_scored_between_zero_and_one() -> None:
+    logits = boxes_to_logits((1, 1, 7, 15), (9, 1, 15, 15))
+    found = match_mask_pairs(two_halves(), logits, bank_of(RED, GREEN), image_size=(16, 16), max_instances=3)
+    assert found.labels[:2].sort().values.tolist() == [0, 1]
+    # A bilinear seam of one patch is between the halves; a pure half scores (1 + 1) / 2, the other class (0 + 1) / 2.
+    assert found.scores[:2].min() > 0.98
+    assert 0.5 <= found.scores[2] < 0.7
+    assert len(found) == 3
+    assert len(match_mask_pairs(two_halves(), logits[:0], bank_of(RED), image_size=(9, 9))) == 0
+
+
+def test_autocast_changes_nothing() -> None:
+    patches, logits, quality = torch.randn(6, 6, 3), torch.randn(20, 16, 16), torch.rand(20)
+    bank = bank_of(RED, GREEN)
+    plain = match_masks(patches, logits, quality, bank, image_size=(30, 30))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = match_masks(patches, logits, quality, bank, image_size=(30, 30))
+    assert torch.equal(plain.scores, mixed.scores)
+    assert torch.equal(plain.masks, mixed.masks)
 
 
 def test_chunked_resizing_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:

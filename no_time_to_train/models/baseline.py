@@ -1,0 +1,202 @@
+"""What the two matching baselines share: encoder, SAM2, and a memory of references."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from no_time_to_train.errors import ConfigError, ImageSizeError, MaskSizeError
+from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.matching.debias import PositionalDebias
+from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, as_config
+from no_time_to_train.models.dinov3_utils import resolve_encoder, weights_at_hand
+from no_time_to_train.models.encoder import FeatureEncoder, build_encoder
+from no_time_to_train.models.preprocessing import encoder_pixels, mask_on_grid, reference_window
+from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, build_sam2
+
+log = logging.getLogger(__name__)
+
+
+class MatchingBaseline(nn.Module, ABC):
+    """References into memory, masks of a target matched with it.
+
+    Args:
+        sam2_cfg_file: Meta's name of a SAM2 configuration, or a Hugging Face folder.
+        sam2_ckpt_path: SAM2's weights; None takes those of the folder.
+        encoder_cfg: Which encoder, and at which size.
+        encoder_ckpt_path: The encoder's weights; None looks under `checkpoints/`.
+        memory_bank_cfg: How references become memory.
+        random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
+
+    Attributes:
+        encoder: The feature encoder.
+        sam2: The mask generator.
+        memory: The bank in use; None until `start_memory` or `use_memory`.
+    """
+
+    def __init__(
+        self,
+        sam2_cfg_file: str,
+        sam2_ckpt_path: Path | str | None = None,
+        *,
+        encoder_cfg: EncoderConfigArgs | Mapping[str, Any],
+        encoder_ckpt_path: Path | str | None = None,
+        memory_bank_cfg: MemoryBankConfig | Mapping[str, Any] | None = None,
+        random_init: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder_cfg = as_config(EncoderConfigArgs, encoder_cfg, "encoder_cfg")
+        self.memory_bank_cfg = as_config(MemoryBankConfig, memory_bank_cfg, "memory_bank_cfg")
+        self.encoder = _encoder(self.encoder_cfg, encoder_ckpt_path, random_init=random_init)
+        self.sam2: Sam2Segmenter = build_sam2(sam2_cfg_file, sam2_ckpt_path, random_init=random_init)
+        self.memory: MemoryBank | None = None
+        debias = self.memory_bank_cfg.debias
+        self._debias = PositionalDebias(self._encode_blank, debias.components) if debias.enabled else None
+
+    @abstractmethod
+    def predict(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
+        """Find the instances of the memory's classes in an image.
+
+        Args:
+            image: RGB.
+
+        Raises:
+            ConfigError: No memory is in use.
+            EmptyClassError: A class of the memory has no reference.
+        """
+
+    @property
+    def memory_fingerprint(self) -> str:
+        """Identity of all that decides the features in memory: weights, size, resizing, crop, debiasing, pooling."""
+        debias = self.memory_bank_cfg.debias
+        parts = [
+            self.encoder.fingerprint,
+            f"{self.encoder.img_size}px",
+            self.encoder_cfg.resize_policy,
+            f"crop{self.memory_bank_cfg.crop_scale:g}",
+        ]
+        if debias.enabled:
+            parts.append(f"debias{debias.components or 'default'}")
+        if self.normalizes_patches:
+            parts.append("normalized")
+        return " ".join(parts)
+
+    @property
+    def normalizes_patches(self) -> bool:
+        """Whether patch features are L2-normalised before they are averaged."""
+        return False
+
+    def start_memory(self, class_names: Sequence[str]) -> MemoryBank:
+        """Begin an empty memory of these classes and return it."""
+        self.memory = MemoryBank(
+            class_names,
+            self.encoder.embed_dim,
+            self.memory_fingerprint,
+            encoder_name=self.encoder.config.name,
+            image_size=self.encoder.img_size,
+        ).to(self._device)
+        return self.memory
+
+    def use_memory(self, memory: MemoryBank) -> None:
+        """Take a bank that was filled before.
+
+        Raises:
+            EncoderMismatchError: It was filled with another encoder, or with other settings.
+        """
+        memory.check_encoder(self.memory_fingerprint)
+        self.memory = memory.to(self._device)
+
+    @torch.inference_mode()
+    def encode(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w D"]:
+        """Return the patch features of a whole image, debiased and normalised as the settings say, in float32."""
+        pixels = encoder_pixels(image, self.encoder, self.encoder_cfg.resize_policy)
+        patches: Tensor = self.encoder(pixels).patches[0].float()
+        if self._debias is not None:
+            patches = self._debias(patches)
+        return nn.functional.normalize(patches, dim=-1) if self.normalizes_patches else patches
+
+    @torch.inference_mode()
+    def encode_reference(
+        self,
+        image: UInt8[Tensor, "3 H W"],
+        mask: Bool[Tensor, "H W"],
+        box: tuple[float, float, float, float],
+    ) -> tuple[Float[Tensor, "h w D"], Bool[Tensor, "h w"]]:
+        """Encode the surroundings of a reference object.
+
+        Args:
+            image: RGB.
+            mask: The object, at the image's size.
+            box: Its box: x, y, width and height in pixels.
+
+        Returns:
+            Patch features of the window around the object, and the object on their grid.
+
+        Raises:
+            MaskSizeError: The mask is not of the image's size.
+            ImageSizeError: The image is not of shape (3, H, W).
+        """
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ImageSizeError(f"an image of shape {tuple(image.shape)}, expected (3, H, W)", remedy="convert to RGB")
+        if mask.shape != image.shape[1:]:
+            raise MaskSizeError(
+                f"a reference mask of {mask.shape[-2]}x{mask.shape[-1]} for an image of "
+                f"{image.shape[1]}x{image.shape[2]}",
+                remedy="give each reference a mask of its image's size",
+            )
+        x1, y1, x2, y2 = reference_window(box, image.shape[1], image.shape[2], self.memory_bank_cfg.crop_scale)
+        patches = self.encode(image[:, y1:y2, x1:x2])
+        grid = (patches.shape[0], patches.shape[1])
+        return patches, mask_on_grid(mask[y1:y2, x1:x2].to(patches.device), grid)
+
+    @torch.inference_mode()
+    def mask_of_box(self, image: UInt8[Tensor, "3 H W"], box: tuple[float, float, float, float]) -> Bool[Tensor, "H W"]:
+        """Let SAM2 draw the mask of a reference that is given as a box only (x, y, width, height in pixels)."""
+        height, width = image.shape[1:]
+        x, y, box_width, box_height = box
+        corners = torch.tensor([[x, y, x + box_width, y + box_height]], device=self._device)
+        embedding = self.sam2.embed(self.sam2.preprocess(image))
+        prompts = Prompts(boxes=self.sam2.scale_boxes(corners, (height, width)))
+        logits = self.sam2.best_masks(embedding, prompts).mask_logits
+        full = nn.functional.interpolate(logits[None], size=(height, width), mode="bilinear")[0, 0] > 0
+        inside = torch.zeros_like(full)
+        x1, y1, x2, y2 = reference_window(box, height, width, scale=1.0)
+        inside[y1:y2, x1:x2] = full[y1:y2, x1:x2]
+        if not inside.any():
+            # SAM2 saw nothing: what the user gave is the box.
+            inside[y1:y2, x1:x2] = True
+        return inside
+
+    def _encode_blank(self, height: int, width: int) -> Float[Tensor, "h w D"]:
+        """Encode an image of the mean colour on a patch grid of that size."""
+        patch = self.encoder.patch_size
+        pixels = torch.zeros(1, 3, height * patch, width * patch, device=self._device)
+        with torch.inference_mode():
+            blank: Tensor = self.encoder(pixels).patches[0].float()
+        return blank
+
+    def _filled_memory(self) -> MemoryBank:
+        if self.memory is None:
+            raise ConfigError(
+                "there is no memory of references to match with",
+                remedy="run test_mode full, or fill a memory and give it as --ckpt_path",
+            )
+        return self.memory
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+
+def _encoder(config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool) -> FeatureEncoder:
+    entry = resolve_encoder(config.name, prefer_plus=config.prefer_plus)
+    if ckpt_path is None and not random_init:
+        ckpt_path = weights_at_hand(entry)
+        if ckpt_path is not None:
+            log.info("weights of %s: %s", entry.name, ckpt_path)
+    return build_encoder(entry.name, ckpt_path, img_size=config.img_size, random_init=random_init)

@@ -1,0 +1,104 @@
+"""The settings of the matching baselines, as they stand in YAML."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.matching.debias import DebiasConfig
+
+T = TypeVar("T")
+
+ResizePolicy = Literal["stretch", "keep_ratio"]
+
+
+@dataclass(frozen=True)
+class EncoderConfigArgs:
+    """Which encoder, and how images come to it.
+
+    Attributes:
+        name: Any name that the registry knows, such as `dinov3_large` or `dinov2_base`.
+        img_size: Side in pixels of the square input, or the longer side with `keep_ratio`; the encoder's default if
+            None, which is a 37x37 patch grid for the ViTs.
+        resize_policy: `stretch` brings every image to the square, as the published method does; `keep_ratio` brings
+            its longer side to `img_size` and rounds both sides to the patch size.
+        prefer_plus: Take the plus variant where its weights lie under `checkpoints/`.
+    """
+
+    name: str
+    img_size: int | None = None
+    resize_policy: ResizePolicy = "stretch"
+    prefer_plus: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryBankConfig:
+    """How references become memory.
+
+    Attributes:
+        crop_scale: Side of the square cut out around a reference, as a multiple of its box's longer side.
+        negative_sigma: How softly negative references count; smaller is harder.
+        debias: Removal of the positional component from all features.
+    """
+
+    crop_scale: float = 1.2
+    negative_sigma: float = 0.8
+    debias: DebiasConfig = field(default_factory=DebiasConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.crop_scale >= 1, "memory_bank_cfg.crop_scale", self.crop_scale, "at least 1")
+        _require(self.negative_sigma > 0, "memory_bank_cfg.negative_sigma", self.negative_sigma, "more than 0")
+
+
+@dataclass(frozen=True)
+class Sam2InferConfig:
+    """How a grid of points is put to SAM2, and what is kept of its masks.
+
+    Attributes:
+        points_per_side: Points along each side of the image; 32 gives 1024 prompts.
+        testing_point_bs: Prompts decoded at a time.
+        iou_thr: Masks of this predicted IoU or less are left out.
+        nms_thr: Box IoU above which the mask of lower predicted IoU goes, within a class.
+        num_out_instance: Most instances an image.
+    """
+
+    points_per_side: int = 32
+    testing_point_bs: int = 64
+    iou_thr: float = 0.4
+    nms_thr: float = 0.5
+    num_out_instance: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("points_per_side", "testing_point_bs", "num_out_instance"):
+            _require(getattr(self, name) >= 1, f"sam2_infer_cfgs.{name}", getattr(self, name), "at least 1")
+        for name in ("iou_thr", "nms_thr"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"sam2_infer_cfgs.{name}", value, "between 0 and 1")
+
+
+def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:
+    """Take settings as a dataclass, as a mapping, or as None for the defaults.
+
+    Raises:
+        ConfigError: A key that the dataclass does not have, or one that it needs and the mapping lacks.
+    """
+    if isinstance(value, cls):
+        return value
+    given = dict(value) if isinstance(value, Mapping) else {}
+    known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type] # every cls here is a dataclass
+    unknown = sorted(given.keys() - known)
+    if unknown:
+        raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=f"it has {', '.join(sorted(known))}")
+    hints = get_type_hints(cls)
+    for key, entry in given.items():
+        if is_dataclass(hints[key]) and isinstance(entry, Mapping):
+            given[key] = as_config(hints[key], entry, f"{name}.{key}")
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise ConfigError(f"{name} is incomplete: {error}", remedy=f"it has {', '.join(sorted(known))}") from error
+
+
+def _require(condition: bool, name: str, value: float, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} is {value}, expected {expected}", remedy="correct it in the YAML")
