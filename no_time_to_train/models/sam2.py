@@ -1,0 +1,346 @@
+"""SAM2 as this package uses it: an image is embedded once, then point or box prompts are decoded into masks in batches.
+
+The network is transformers' `Sam2Model`; weights come from Meta's `.pt` files or from transformers' folders.
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Sam2Config, Sam2Model
+
+from no_time_to_train.errors import ConfigError, ImageSizeError, ShapeMismatchError, WeightsNotFoundError
+from no_time_to_train.models.sam2_configs import (
+    SAM2_CONFIGS,
+    Sam2HieraConfig,
+    describe_shape,
+    resolve_sam2_config,
+    shape_of,
+)
+from no_time_to_train.models.sam2_types import ImageEmbedding, MaskPredictions, Prompts, SelectedMasks, point_grid
+from no_time_to_train.weights.files import read_tensors
+from no_time_to_train.weights.layouts_sam2 import (
+    POSITION_BUFFERS,
+    hiera_shape,
+    image_part_of_transformers,
+    meta_sam2_to_transformers,
+    sam2_layout,
+)
+from no_time_to_train.weights.load import assign_tensors
+
+__all__ = [
+    "SAM2_CONFIGS",
+    "ImageEmbedding",
+    "MaskPredictions",
+    "Prompts",
+    "Sam2HieraConfig",
+    "Sam2Segmenter",
+    "SelectedMasks",
+    "build_sam2",
+    "point_grid",
+]
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class Sam2Segmenter(nn.Module):
+    """SAM2 for single images, frozen and always in evaluation mode.
+
+    Coordinates of prompts are pixels of the model's square input; `scale_points` and `scale_boxes` bring an image's
+    coordinates there. The point (0, 0) is the centre of the top left pixel, as in Meta's code, which adds the half.
+
+    Args:
+        model: The network, with its weights.
+    """
+
+    def __init__(self, model: Sam2Model) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Sam2Segmenter":
+        """Stay in evaluation mode, in which a single mask is chosen by its stability."""
+        del mode
+        return super().train(False)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's square input, in pixels."""
+        return cast(int, self.model.prompt_encoder.input_image_size)
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the masks that the decoder gives, in their pixels."""
+        return self.image_size // 4
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.no_memory_embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in."""
+        return self.model.no_memory_embedding.dtype
+
+    def preprocess(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 3 S S"]:
+        """Scale to [0, 1], resize to the model's square (bilinear, antialiased, in float), normalise as for ImageNet.
+
+        Args:
+            image: RGB. The aspect ratio is not kept, as in Meta's `SAM2Transforms`.
+
+        Raises:
+            ImageSizeError: The image is empty, or not of three channels.
+        """
+        if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+            raise ImageSizeError(
+                f"an image of shape {tuple(image.shape)}, expected (3, H, W)", remedy="convert the image to RGB first"
+            )
+        size = (self.image_size, self.image_size)
+        scaled = image.to(self.device)[None].float() / 255
+        pixels = functional.interpolate(scaled, size, mode="bilinear", align_corners=False, antialias=True)
+        mean = pixels.new_tensor(IMAGE_MEAN)[:, None, None]
+        std = pixels.new_tensor(IMAGE_STD)[:, None, None]
+        return (pixels - mean) / std
+
+    @torch.inference_mode()
+    def embed(self, pixel_values: Float[Tensor, "B 3 S S"]) -> ImageEmbedding:
+        """Embed images, once each.
+
+        Args:
+            pixel_values: Normalised images from `preprocess`, concatenated along the batch.
+
+        Raises:
+            ImageSizeError: The images are not of the model's size.
+        """
+        if pixel_values.shape[1:] != (3, self.image_size, self.image_size):
+            raise ImageSizeError(
+                f"pixel_values of shape {tuple(pixel_values.shape)}, expected (B, 3, {self.image_size}, "
+                f"{self.image_size})",
+                remedy="prepare images with Sam2Segmenter.preprocess",
+            )
+        stride4, stride8, features = self.model.get_image_embeddings(pixel_values.to(self.device))
+        return ImageEmbedding(features.float(), (stride4.float(), stride8.float()))
+
+    def scale_points(self, points: Float[Tensor, "N P 2"], image_size: tuple[int, int]) -> Float[Tensor, "N P 2"]:
+        """Bring points from pixels of an image of size (H, W) to pixels of the model's input."""
+        height, width = image_size
+        return points * points.new_tensor([self.image_size / width, self.image_size / height])
+
+    def scale_boxes(self, boxes: Float[Tensor, "N 4"], image_size: tuple[int, int]) -> Float[Tensor, "N 4"]:
+        """Bring xyxy boxes from pixels of an image of size (H, W) to pixels of the model's input."""
+        return self.scale_points(boxes.reshape(-1, 2, 2), image_size).reshape(-1, 4)
+
+    def decode_points(
+        self,
+        embedding: ImageEmbedding,
+        points: Float[Tensor, "N P 2"],
+        labels: Int[Tensor, "N P"],
+        *,
+        batch_size: int = 64,
+        multimask: bool = True,
+    ) -> MaskPredictions:
+        """Decode N prompts of P points each.
+
+        Args:
+            embedding: One image.
+            points: x and y in pixels of the model's input.
+            labels: 1 on the object, 0 on the background, -10 padding.
+            batch_size: Prompts that are decoded at a time.
+            multimask: Three masks a prompt. If false one: Meta's single mask, or the best of the three where that one
+                is unstable.
+
+        Raises:
+            ConfigError: The embedding is of several images, or the prompts' shapes do not fit together.
+        """
+        return self._decode_all(embedding, Prompts(points, labels), batch_size, multimask)
+
+    def decode_boxes(
+        self,
+        embedding: ImageEmbedding,
+        boxes: Float[Tensor, "N 4"],
+        *,
+        batch_size: int = 64,
+        multimask: bool = True,
+    ) -> MaskPredictions:
+        """Decode N boxes.
+
+        Args:
+            embedding: One image.
+            boxes: xyxy in pixels of the model's input.
+            batch_size: Prompts that are decoded at a time.
+            multimask: As in `decode_points`; a box is rarely ambiguous, so that one mask is the usual choice.
+
+        Raises:
+            ConfigError: The embedding is of several images, or the boxes are not of shape (N, 4).
+        """
+        return self._decode_all(embedding, Prompts(boxes=boxes), batch_size, multimask)
+
+    def best_masks(self, embedding: ImageEmbedding, prompts: Prompts, *, batch_size: int = 64) -> SelectedMasks:
+        """Decode prompts and keep of each one's three masks that of highest predicted IoU.
+
+        The other two are let go after each batch, so that 1024 prompts hold 268 MB of logits and not 805 MB.
+
+        Args:
+            embedding: One image.
+            prompts: Points or boxes, in pixels of the model's input.
+            batch_size: Prompts that are decoded at a time.
+
+        Raises:
+            ConfigError: The embedding is of several images, or `batch_size` is less than 1.
+        """
+        size = (len(prompts), self.mask_size, self.mask_size)
+        kept = SelectedMasks(torch.empty(size, device=self.device), torch.empty(len(prompts), device=self.device))
+        batches = self.decode_batches(embedding, prompts, batch_size=batch_size)
+        _fill(*kept, (batch.best() for batch in batches))
+        return kept
+
+    def decode_batches(
+        self, embedding: ImageEmbedding, prompts: Prompts, *, batch_size: int = 64, multimask: bool = True
+    ) -> Iterator[MaskPredictions]:
+        """Decode prompts batch by batch, for callers that keep few of the masks. Arguments as in `decode_points`.
+
+        Raises:
+            ConfigError: The embedding is of several images, or `batch_size` is less than 1.
+        """
+        if len(embedding) != 1:
+            raise ConfigError(
+                f"the embedding is of {len(embedding)} images, expected one", remedy="index it: embedding[0]"
+            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, expected at least 1", remedy="64 is usual")
+        image = embedding.to(self.device, self.dtype)
+        for start in range(0, len(prompts), batch_size):
+            yield self._decode(image, prompts[start : start + batch_size].to(self.device), multimask)
+
+    @torch.inference_mode()
+    def _decode(self, embedding: ImageEmbedding, prompts: Prompts, multimask: bool) -> MaskPredictions:
+        points, labels, boxes = (
+            None if part is None else part[None] for part in (prompts.points, prompts.labels, prompts.boxes)
+        )
+        # Positions lose whole pixels in bfloat16, and cost nothing.
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, dense = self.model.get_prompt_embeddings(points, cast(torch.LongTensor | None, labels), boxes)
+            positions = self.model.get_image_wide_positional_embeddings()
+        mask_logits, predicted_iou, _, _ = self.model.mask_decoder(
+            image_embeddings=embedding.features,
+            image_positional_embeddings=positions.to(self.dtype),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            high_resolution_features=list(embedding.high_res_features),
+        )
+        return MaskPredictions(mask_logits[0].float(), predicted_iou[0].float())
+
+    def _decode_all(
+        self, embedding: ImageEmbedding, prompts: Prompts, batch_size: int, multimask: bool
+    ) -> MaskPredictions:
+        shape = (len(prompts), 3 if multimask else 1, self.mask_size, self.mask_size)
+        whole = MaskPredictions(torch.empty(shape, device=self.device), torch.empty(shape[:2], device=self.device))
+        batches = self.decode_batches(embedding, prompts, batch_size=batch_size, multimask=multimask)
+        _fill(whole.mask_logits, whole.predicted_iou, batches)
+        return whole
+
+
+def build_sam2(
+    cfg_file: str | Path,
+    ckpt_path: str | Path | None = None,
+    *,
+    random_init: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Sam2Segmenter:
+    """Build a SAM2 image model and fill it with weights, which exist in memory once.
+
+    Args:
+        cfg_file: Meta's name (``sam2_hiera_l.yaml``, ``configs/sam2.1/sam2.1_hiera_l.yaml``), or a Hugging Face folder
+            with a ``config.json`` of a SAM2 (video) model, or that file.
+        ckpt_path: Meta's ``.pt``, or a ``.safetensors`` file or folder by transformers' names; which of the two is read
+            from the tensors. Default: the weights in the folder `cfg_file`, if it is one. SAM 2 and SAM 2.1 are the
+            same image model, so that a configuration of the one takes weights of the other.
+        random_init: Without weights, take random ones, and warn.
+        seed: Of the random weights; the global generators are left as they were.
+        dtype: Of the weights; the matrix of the positions stays in float32.
+        device: Where the weights go.
+
+    Raises:
+        UnknownNameError: `cfg_file` is no known name and no folder.
+        ConfigError: The folder's ``config.json`` is not one of SAM2.
+        WeightsNotFoundError: No weights are named and `random_init` is false, or there are none at the path.
+        ShapeMismatchError: The weights are of another SAM2 than named.
+        KeyMismatchError: Tensors are missing or unknown.
+        WeightsFormatError: The file is broken, or not of SAM2.
+    """
+    config = resolve_sam2_config(cfg_file)
+    if ckpt_path is None and not random_init and Path(cfg_file).is_dir():
+        ckpt_path = cfg_file
+    if ckpt_path is not None:
+        return Sam2Segmenter(_load(config, Path(ckpt_path), dtype=dtype, device=device))
+    if not random_init:
+        raise WeightsNotFoundError(
+            f"no SAM2 weights named for {cfg_file}",
+            remedy="name Meta's .pt as the SAM2 checkpoint path; random_init: true tries the pipeline with "
+            "meaningless masks",
+        )
+    warnings.warn(
+        f"SAM2 ({cfg_file}) has random weights: its masks mean nothing; name a checkpoint for real ones", stacklevel=2
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _new_model(config)
+    matrix = model.shared_image_embedding.positional_embedding
+    segmenter = Sam2Segmenter(model).to(device=device, dtype=dtype)
+    _set_positions(model, matrix.to(device))
+    return segmenter
+
+
+def _load(config: Sam2Config, path: Path, *, dtype: torch.dtype, device: torch.device | str) -> Sam2Model:
+    tensors = read_tensors(path)
+    if sam2_layout(tensors, source=str(path)) == "meta":
+        tensors = meta_sam2_to_transformers(tensors, source=str(path))
+    else:
+        tensors = image_part_of_transformers(tensors)
+    expected, got = shape_of(config), hiera_shape(tensors)
+    if got is not None and got != expected:
+        raise ShapeMismatchError(
+            f"{path} is {describe_shape(got)}, expected {describe_shape(expected)}",
+            remedy="name the configuration that the checkpoint was made for",
+        )
+    with torch.device("meta"):
+        model = _new_model(config)
+    assign_tensors(model, tensors, source=str(path), dtype=dtype, device=device)
+    _set_positions(model, tensors[POSITION_BUFFERS[0]].to(device))
+    assert not any(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers()))
+    return model
+
+
+def _new_model(config: Sam2Config) -> Sam2Model:
+    # transformers wraps the constructor, after which type checkers count its self as an argument.
+    return cast(Callable[[Sam2Config], Sam2Model], Sam2Model)(config)
+
+
+def _set_positions(model: Sam2Model, matrix: Float[Tensor, "2 C"]) -> None:
+    """Give prompts and image the same positions, in float32: transformers draws a matrix for each."""
+    for name in POSITION_BUFFERS:
+        module, _, leaf = name.rpartition(".")
+        model.get_submodule(module).register_buffer(leaf, matrix.float().clone())
+
+
+def _fill(
+    mask_logits: Tensor, predicted_iou: Tensor, batches: Iterable[MaskPredictions] | Iterable[SelectedMasks]
+) -> None:
+    """Copy batches one after the other into tensors made for all of them, so that no two copies of all exist."""
+    start = 0
+    for batch in batches:
+        stop = start + len(batch.predicted_iou)
+        mask_logits[start:stop] = batch.mask_logits
+        predicted_iou[start:stop] = batch.predicted_iou
+        start = stop
