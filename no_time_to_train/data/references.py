@@ -1,0 +1,184 @@
+"""Reference sets: which annotations of which images stand for which class.
+
+They are COCO JSON subsets, or the pickles of the original project, which name annotations of a COCO file by id.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, load_coco
+from no_time_to_train.data.plain_pickle import read_plain_pickle
+from no_time_to_train.data.sampling import sample_references, sample_references_command
+from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError
+
+__all__ = ["Reference", "ReferenceSet", "load_references", "sample_references", "sample_references_command"]
+
+PICKLE_SUFFIXES = (".pkl", ".pickle")
+
+# A short pickle can name one long list in many places; no real set comes near.
+_MOST_REFERENCES = 1_000_000
+_OTHER_FILE = "give the COCO JSON file that the pickle was sampled from"
+_PICKLE_REMEDY = "make the set anew with: ntt sample-references"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One annotation that shows a class, or shows what it is not.
+
+    Args:
+        image: The image it is in.
+        annotation: Its mask, or where there is none its box.
+        class_index: Place of its class in the set's `class_names`.
+        negative: It shows what is taken for the class and is not.
+    """
+
+    image: ImageRecord
+    annotation: Annotation
+    class_index: int
+    negative: bool = False
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """The classes to look for, and the references of each.
+
+    Args:
+        class_names: Every class has at least one reference that is not negative.
+        category_ids: COCO's id of each class, for results.
+        references: By ascending class index, within a class in the order of the file.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    references: tuple[Reference, ...]
+
+
+def load_references(
+    path: Path, *, class_names: Sequence[str] | None = None, annotations: Path | None = None
+) -> ReferenceSet:
+    """Read a reference set.
+
+    Crowds are left out: their masks cover more than one instance. In JSON, an annotation with ``"negative": true`` is
+    a negative reference.
+
+    Args:
+        path: A COCO JSON file all of whose annotations are references, or a pickle (``.pkl``, ``.pickle``) of the
+            original project: category id -> images with annotation ids.
+        class_names: The classes to take, in this order; all those of the file in its order if not given, and for a
+            pickle all those that it names in the order of `annotations`.
+        annotations: For a pickle, the COCO file that its ids are of.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        AnnotationError: A file is malformed, the pickle asks for more than plain values, or an id is not there.
+        ConfigError: A pickle without `annotations`, or JSON with them, or a class named twice.
+        UnknownNameError: A class that the file does not have.
+        EmptyClassError: Classes without a reference.
+    """
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        if annotations is None:
+            raise ConfigError(
+                f"the pickle {path} holds only ids, and the annotations that they are of were not given",
+                remedy="give the COCO JSON file that it was sampled from as annotations",
+            )
+        named = _named_in(read_plain_pickle(path), path)
+        dataset = load_coco(annotations)
+        chosen = _look_up(named, dataset, path)
+        if class_names is None:
+            class_names = [category.name for category in dataset.categories if category.id in named]
+    else:
+        if annotations is not None:
+            raise ConfigError(
+                f"{path} is no pickle and holds its own annotations, yet got {annotations} as well",
+                remedy="leave out annotations, or name the pickle",
+            )
+        dataset = load_coco(path)
+        chosen = list(dataset.annotations)
+    if class_names is not None:
+        dataset = dataset.select(class_names)
+    return _reference_set(dataset, chosen, path)
+
+
+def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Path) -> ReferenceSet:
+    indices = dataset.class_indices
+    references = [
+        Reference(
+            dataset.images_by_id[annotation.image_id], annotation, indices[annotation.category_id], annotation.negative
+        )
+        for annotation in chosen
+        if annotation.category_id in indices and not annotation.iscrowd
+    ]
+    shown = {reference.class_index for reference in references if not reference.negative}
+    empty = [name for index, name in enumerate(dataset.class_names) if index not in shown]
+    if empty or not references:
+        listed = f": {', '.join(empty[:20])}{', ...' if len(empty) > 20 else ''}" if empty else ""
+        raise EmptyClassError(
+            f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}",
+            remedy="add a reference for each, or name only the classes to look for in class_names",
+        )
+    references.sort(key=lambda reference: reference.class_index)
+    return ReferenceSet(dataset.class_names, tuple(category.id for category in dataset.categories), tuple(references))
+
+
+def _named_in(content: Any, path: Path) -> dict[int, list[tuple[int, int]]]:
+    """Return the (image id, annotation id) pairs of each category id that a pickle names."""
+    if not isinstance(content, dict) or not content:
+        raise _malformed(path, "the pickle", "a dict of category ids")
+    named: dict[int, list[tuple[int, int]]] = {}
+    steps = 0
+    for category_id, images in content.items():
+        where = f"class {category_id!r:.40}"
+        if type(category_id) is not int:
+            raise _malformed(path, where, "a category id")
+        pairs = named[category_id] = []
+        for image_id, annotation_ids in _images_in(images, where, path):
+            if not isinstance(annotation_ids, list | tuple):
+                raise _malformed(path, where, "a list of annotation ids for each image")
+            steps += 1 + len(annotation_ids)
+            if steps > _MOST_REFERENCES:
+                raise _malformed(path, "the pickle", f"at most {_MOST_REFERENCES} references")
+            if any(type(number) is not int for number in (image_id, *annotation_ids)):
+                raise _malformed(path, where, "image and annotation ids that are integers")
+            pairs += [(image_id, annotation_id) for annotation_id in annotation_ids]
+    return named
+
+
+def _images_in(images: Any, where: str, path: Path) -> Iterator[tuple[Any, Any]]:
+    if isinstance(images, dict):
+        yield from images.items()
+        return
+    if not isinstance(images, list | tuple):
+        raise _malformed(path, where, "a list or dict of images")
+    for image in images:
+        if isinstance(image, dict) and image.keys() >= {"img_id", "ann_ids"}:
+            yield image["img_id"], image["ann_ids"]
+        elif isinstance(image, list | tuple) and len(image) == 2:
+            yield image[0], image[1]
+        else:
+            raise _malformed(path, where, "images as {'img_id': ..., 'ann_ids': [...]} or (image id, annotation ids)")
+
+
+def _look_up(named: Mapping[int, list[tuple[int, int]]], dataset: CocoDataset, path: Path) -> list[Annotation]:
+    found = []
+    for category_id, pairs in named.items():
+        if category_id not in dataset.categories_by_id:
+            raise AnnotationError(
+                f"{path} names category {category_id}, which {dataset.source} does not have", remedy=_OTHER_FILE
+            )
+        for image_id, annotation_id in pairs:
+            annotation = dataset.annotations_by_id.get(annotation_id)
+            got = (annotation.category_id, annotation.image_id) if annotation else None
+            if annotation is None or got != (category_id, image_id):
+                raise AnnotationError(
+                    f"{path} names annotation {annotation_id} of category {category_id} in image {image_id}; in "
+                    f"{dataset.source} it is {f'of category {got[0]} in image {got[1]}' if got else 'not there'}",
+                    remedy=_OTHER_FILE,
+                )
+            found.append(annotation)
+    return found
+
+
+def _malformed(path: Path, where: str, expected: str) -> AnnotationError:
+    return AnnotationError(f"{path}: {where}: expected {expected}", remedy=_PICKLE_REMEDY)

@@ -1,0 +1,83 @@
+"""Writing files so that nobody ever sees half of one: written beside, synced, renamed."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from no_time_to_train.errors import OutputError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends well.
+
+    The temporary file exists and is empty when the block begins, so that a folder that cannot be written to is known
+    before the work is done rather than after it. On success it is synced and renamed onto `path`; if the block
+    raises, it is removed and an older file at `path` stays as it was.
+
+    Args:
+        path: The file to write; its parent folders are made. A symbolic link is followed, not replaced.
+
+    Yields:
+        A path in the same folder and with the same suffix, since some writers choose the format by the suffix.
+
+    Raises:
+        OutputError: `path` is a folder, or its folder cannot be made or written to.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
+        >>> with atomic_path(target) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> target.read_text(), [p.name for p in target.parent.iterdir()]
+        ('whole', ['a.txt'])
+    """
+    target = path.resolve()
+    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}{target.suffix}")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError("it is a folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield temporary
+        try:
+            _sync(temporary)
+            temporary.replace(target)
+            _sync(target.parent)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, wholly or not at all.
+
+    Raises:
+        OutputError: The file cannot be written, for instance because the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+
+def _sync(path: Path) -> None:
+    """Have the file's bytes, or the folder's entries, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write {path}: {error.strerror or error}", remedy="name a file in a folder that you may write to"
+    )

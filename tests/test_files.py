@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from no_time_to_train.errors import OutputError
+from no_time_to_train.files import atomic_path, write_text_atomic
+
+
+def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "down" / "a.json"
+    write_text_atomic(target, "old")
+    write_text_atomic(target, "new ü\n")
+    assert target.read_bytes() == "new ü\n".encode()
+    assert [path.name for path in target.parent.iterdir()] == ["a.json"]
+
+
+def test_the_temporary_file_is_a_sibling_of_the_same_kind(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.safetensors") as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".safetensors"
+        assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("ha")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_half()
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    real = tmp_path / "disk" / "a.txt"
+    real.write_text("old")
+    link = tmp_path / "a.txt"
+    link.symlink_to(real)
+    write_text_atomic(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("")
+    write_text_atomic(tmp_path / "atomic.txt", "")
+    assert (tmp_path / "atomic.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
+
+
+def test_a_folder_or_a_file_in_the_way_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path, tmp_path / "file" / "a.txt"):
+        with pytest.raises(OutputError, match="name a file in a folder"):
+            write_text_atomic(target, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
