@@ -117,8 +117,11 @@ class MemoryBank(nn.Module):
                 f"a reference of class {self.class_names[class_index]!r} has no foreground on its patch grid",
                 remedy="give a mask that covers at least one patch",
             )
-        mean = foreground.float().mean(dim=0).detach().to(self.means.device)
-        self._pending.append((mean, class_index, bool(negative)))
+        self.add_mean(class_index, foreground.float().mean(dim=0).detach(), negative)
+
+    def add_mean(self, class_index: int, mean: Float[Tensor, " D"], negative: bool = False) -> None:
+        """Add a reference of which the mean foreground feature is known already."""
+        self._pending.append((mean.to(self.means.device), class_index, bool(negative)))
         self._prototypes = None
 
     def finalize(self) -> None:
@@ -167,24 +170,10 @@ class MemoryBank(nn.Module):
         counts: list[int] = torch.bincount(chosen, minlength=len(self.class_names)).tolist()
         return counts
 
-    def merge(self, others: Sequence["MemoryBank"]) -> None:
-        """Add the references of other banks of the same classes and encoder, in their order.
-
-        Raises:
-            EncoderMismatchError: A bank was filled with another encoder.
-            ConfigError: A bank has other classes.
-        """
-        for other in others:
-            self.check_encoder(other.encoder_fingerprint)
-            if other.class_names != self.class_names:
-                raise ConfigError(
-                    f"memory banks of different classes: {list(other.class_names)} and {list(self.class_names)}",
-                    remedy="merge banks that were filled from the same reference file",
-                )
-            other._consolidate()
-            rows = zip(other.means, other.classes.tolist(), other.negative.tolist(), strict=True)
-            self._pending.extend((mean.to(self.means.device), index, negative) for mean, index, negative in rows)
-        self._prototypes = None
+    def rows(self) -> list[tuple[Float[Tensor, " D"], int, bool]]:
+        """Return each reference's mean, class index and whether it is negative, in the order in which they came."""
+        self._consolidate()
+        return list(zip(self.means, self.classes.tolist(), self.negative.tolist(), strict=True))
 
     def check_encoder(self, encoder_fingerprint: str) -> None:
         """Refuse features of another encoder than the bank's.

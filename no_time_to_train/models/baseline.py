@@ -71,6 +71,12 @@ class MatchingBaseline(nn.Module, ABC):
         """
 
     @property
+    def random_weights(self) -> list[str]:
+        """Names of the models whose weights are random, so that what they give means nothing."""
+        models = {"encoder": self.encoder.random_weights, "SAM2": self.sam2.random_weights}
+        return [name for name, random in models.items() if random]
+
+    @property
     def memory_fingerprint(self) -> str:
         """Identity of all that decides the features in memory: weights, size, resizing, crop, debiasing, pooling."""
         debias = self.memory_bank_cfg.debias

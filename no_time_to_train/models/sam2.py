@@ -58,10 +58,12 @@ class Sam2Segmenter(nn.Module):
 
     Args:
         model: The network, with its weights.
+        random_weights: The weights are random, so that masks mean nothing.
     """
 
-    def __init__(self, model: Sam2Model) -> None:
+    def __init__(self, model: Sam2Model, *, random_weights: bool = False) -> None:
         super().__init__()
+        self.random_weights = random_weights
         self.model = model.requires_grad_(False)
         self.eval()
 
@@ -266,7 +268,7 @@ def build_sam2(
         ckpt_path: Meta's ``.pt``, or a ``.safetensors`` file or folder by transformers' names; which of the two is read
             from the tensors. Default: the weights in the folder `cfg_file`, if it is one. SAM 2 and SAM 2.1 are the
             same image model, so that a configuration of the one takes weights of the other.
-        random_init: Without weights, take random ones, and warn.
+        random_init: Where there are no weights, neither named nor in the folder, take random ones, and warn.
         seed: Of the random weights; the global generators are left as they were.
         dtype: Of the weights; the matrix of the positions stays in float32.
         device: Where the weights go.
@@ -280,7 +282,7 @@ def build_sam2(
         WeightsFormatError: The file is broken, or not of SAM2.
     """
     config = resolve_sam2_config(cfg_file)
-    if ckpt_path is None and not random_init and Path(cfg_file).is_dir():
+    if ckpt_path is None and _holds_weights(Path(cfg_file), random_init=random_init):
         ckpt_path = cfg_file
     if ckpt_path is not None:
         return Sam2Segmenter(_load(config, Path(ckpt_path), dtype=dtype, device=device))
@@ -297,9 +299,17 @@ def build_sam2(
         torch.manual_seed(seed)
         model = _new_model(config)
     matrix = model.shared_image_embedding.positional_embedding
-    segmenter = Sam2Segmenter(model).to(device=device, dtype=dtype)
+    segmenter = Sam2Segmenter(model, random_weights=True).to(device=device, dtype=dtype)
     _set_positions(model, matrix.to(device))
     return segmenter
+
+
+def _holds_weights(folder: Path, *, random_init: bool) -> bool:
+    """Tell whether the weights are to come from a configuration's own folder."""
+    if not folder.is_dir():
+        return False
+    # Without random_init an empty folder is asked too, and its error says what is missing.
+    return not random_init or any(folder.glob("*.safetensors"))
 
 
 def _load(config: Sam2Config, path: Path, *, dtype: torch.dtype, device: torch.device | str) -> Sam2Model:

@@ -98,18 +98,12 @@ def test_files_that_are_no_bank(tmp_path: Path) -> None:
         MemoryBank.load(tmp_path / "cut.safetensors")
 
 
-def test_merging_banks_equals_filling_one() -> None:
-    whole, parts = MemoryBank(["a", "b"], 2, "e"), [MemoryBank(["a", "b"], 2, "e") for _ in range(2)]
-    for index in range(6):
-        patches = torch.randn(2, 2, 2)
-        for bank in (whole, parts[index // 3]):
-            bank.add(index % 2, patches, torch.ones(2, 2), negative=index == 5)
-    parts[0].merge(parts[1:])
-    assert torch.equal(parts[0].prototypes, whole.prototypes)
-    with pytest.raises(EncoderMismatchError):
-        whole.merge([MemoryBank(["a", "b"], 2, "other")])
-    with pytest.raises(ConfigError, match="different classes"):
-        whole.merge([MemoryBank(["a", "c"], 2, "e")])
+def test_rows_fill_an_equal_bank() -> None:
+    bank, again = filled(), MemoryBank(["boat", "bird"], 4, "encoder-1")
+    for mean, class_index, negative in bank.rows():
+        again.add_mean(class_index, mean, negative)
+    assert torch.equal(again.prototypes, bank.prototypes)
+    assert again.counts(negative=True) == bank.counts(negative=True)
 
 
 def test_a_thousand_classes_stay_small(tmp_path: Path) -> None:

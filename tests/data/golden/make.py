@@ -38,8 +38,8 @@ def main(golden: Path) -> None:
         arrays = load_file(path)
         arrays["lr_masks"] = edges_only(arrays["lr_masks"])
         with safe_open(path, framework="np") as file:
-            parameters = {key: np.array(value) for key, value in file.metadata().items()}
-        np.savez_compressed(HERE / f"{case}.npz", **arrays, **parameters)
+            arrays |= {key: np.array(value) for key, value in file.metadata().items()}
+        np.savez_compressed(HERE / f"{case}.npz", allow_pickle=False, **arrays)
     for path in HERE.iterdir():
         path.chmod(0o644)
 

@@ -1,0 +1,312 @@
+"""References and targets for Lightning."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from lightning.pytorch import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
+from no_time_to_train.data.images import load_image
+from no_time_to_train.data.masks import decode_mask
+from no_time_to_train.data.references import Reference, ReferenceSet, load_references
+from no_time_to_train.data.splits import resolve_split
+from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageSizeError
+
+
+@dataclass
+class ReferenceItem:
+    """A reference with its pixels.
+
+    Attributes:
+        index: Place among all references, the same on every process.
+        reference: What the annotation says.
+        image: RGB.
+        mask: The object; None where only its box is known.
+    """
+
+    index: int
+    reference: Reference
+    image: UInt8[Tensor, "3 H W"]
+    mask: Bool[Tensor, "H W"] | None
+
+
+@dataclass
+class TargetItem:
+    """A target image.
+
+    Attributes:
+        index: Place among all targets, the same on every process.
+        record: Its id, name and size.
+        image: RGB.
+    """
+
+    index: int
+    record: ImageRecord
+    image: UInt8[Tensor, "3 H W"]
+
+
+class ReferenceDataset(Dataset[ReferenceItem]):
+    """Reads references and their masks."""
+
+    def __init__(self, references: Sequence[Reference], images: Path) -> None:
+        self.references = references
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, index: int) -> ReferenceItem:
+        reference = self.references[index]
+        record, annotation = reference.image, reference.annotation
+        image = _read(self.images, record)
+        mask = None
+        if annotation.segmentation is not None:
+            mask = torch.from_numpy(decode_mask(annotation, record.height, record.width))
+        return ReferenceItem(index, reference, image, mask)
+
+
+class TargetDataset(Dataset[TargetItem]):
+    """Reads target images."""
+
+    def __init__(self, records: Sequence[ImageRecord], images: Path) -> None:
+        self.records = records
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> TargetItem:
+        record = self.records[index]
+        return TargetItem(index, record, _read(self.images, record))
+
+
+class Unrepeated(DistributedSampler[int]):
+    """Deals items out to the processes in turn, none twice; a process may get none.
+
+    Lightning's own samplers repeat items or demand one for each process.
+    """
+
+    def __init__(self, dataset: Dataset[ReferenceItem] | Dataset[TargetItem], num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self._indices = range(rank, len(dataset), num_replicas)  # type: ignore[arg-type] # torch's Dataset declares no length
+
+    def __iter__(self) -> Iterator[int]:
+        """Give this process's items in order."""
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+class ReferenceTargetDataModule(LightningDataModule):
+    """References and targets in COCO JSON, or targets in a plain folder of images.
+
+    Args:
+        references: COCO JSON all of whose annotations are references, or a pickle of the original project.
+        reference_images: Folder of their images.
+        targets: COCO JSON of the targets; without it, every image in `target_images` is a target and there is no AP.
+        target_images: Folder of the target images.
+        split: Classes by a published split's name, such as `coco_fewshot_novel20`.
+        class_names: Classes by name; all of the references' if neither this nor `split` is given.
+        reference_annotations: For a pickle, the COCO JSON that its ids are of.
+        negative_references: COCO JSON of references that show what classes are not.
+        negative_images: Folder of their images; `reference_images` if None.
+        num_workers: Processes that read images ahead.
+
+    Raises:
+        ConfigError: Both `split` and `class_names` are given.
+    """
+
+    # Few images over many processes: some get none.
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        references: Path | None = None,
+        reference_images: Path | None = None,
+        targets: Path | None = None,
+        target_images: Path | None = None,
+        *,
+        split: str | None = None,
+        class_names: list[str] | None = None,
+        reference_annotations: Path | None = None,
+        negative_references: Path | None = None,
+        negative_images: Path | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if split is not None and class_names is not None:
+            raise ConfigError("both split and class_names are given", remedy="give one of them")
+        self.references = references
+        self.reference_images = reference_images
+        self.targets = targets
+        self.target_images = target_images
+        self.class_names = list(resolve_split(split)) if split is not None else class_names
+        self.reference_annotations = reference_annotations
+        self.negative_references = negative_references
+        self.negative_images = negative_images or reference_images
+        self.num_workers = num_workers
+        self._reference_set: ReferenceSet | None = None
+        self._target_dataset: CocoDataset | None = None
+
+    def reference_set(self) -> ReferenceSet:
+        """Read the references, once, and say by which classes.
+
+        Raises:
+            ConfigError: `references` is not set.
+            NoTimeToTrainError: As `load_references` does.
+        """
+        if self._reference_set is None:
+            what = "a COCO JSON of references, as ntt sample-references writes"
+            self._reference_set = load_references(
+                _required(self.references, "references", what),
+                class_names=self.class_names,
+                annotations=self.reference_annotations,
+            )
+        return self._reference_set
+
+    def check_targets(self) -> None:
+        """Refuse targets that are not there, before any model is loaded.
+
+        Raises:
+            ConfigError: `target_images` is not set.
+            DataNotFoundError: The folder or the JSON is missing.
+        """
+        _folder(self.target_images, "target_images")
+        if self.targets is not None and not self.targets.is_file():
+            raise DataNotFoundError(f"data.targets: there is no file {self.targets}", remedy="check the path")
+
+    def target_dataset(self, class_names: Sequence[str]) -> CocoDataset:
+        """Read the targets' records, once, and their annotations of these classes where there are any.
+
+        Raises:
+            NoTimeToTrainError: As `check_targets` and `load_coco` do, or a class is not among the targets' categories.
+        """
+        if self._target_dataset is None:
+            self.check_targets()
+            folder = _folder(self.target_images, "target_images")
+            if self.targets is None:
+                self._target_dataset = CocoDataset(_records_of(folder), (), (), str(folder))
+            else:
+                self._target_dataset = load_coco(self.targets).select(class_names)
+        return self._target_dataset
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Return this process's share of what the module wants to read, a loader for each kind, in order."""
+        module: Any = self.trainer.lightning_module if self.trainer else None
+        kinds, class_names = module.wanted_data()
+        makers: dict[str, Callable[[], DataLoader[Any]]] = {
+            "references": self.reference_dataloader,
+            "negatives": lambda: self.negative_dataloader(class_names),
+            "targets": lambda: self.target_dataloader(class_names),
+        }
+        if self.negative_references is not None:
+            makers["optional negatives"] = makers["negatives"]
+        loaders = [makers[kind]() for kind in kinds if kind in makers]
+        # Lightning runs no hook without data.
+        return loaders or [DataLoader(cast("Dataset[None]", [None]), batch_size=None)]
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """See `test_dataloader`."""
+        return self.test_dataloader()
+
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
+        """See `test_dataloader`."""
+        return self.test_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave items where they are: the baseline moves pixels, once they are resized."""
+        return batch
+
+    def reference_dataloader(self) -> DataLoader[ReferenceItem]:
+        """Return a loader of this process's share of the references."""
+        folder = _folder(self.reference_images, "reference_images")
+        return self._loader(ReferenceDataset(self.reference_set().references, folder))
+
+    def negative_dataloader(self, class_names: Sequence[str]) -> DataLoader[ReferenceItem]:
+        """Return a loader of this process's share of the negative references of these classes."""
+        path = _required(self.negative_references, "negative_references", "a COCO JSON of negative references")
+        folder = _folder(self.negative_images, "negative_images")
+        dataset = load_coco(path)
+        indices = {name: index for index, name in enumerate(class_names)}
+        references = [
+            Reference(
+                dataset.images_by_id[entry.image_id],
+                entry,
+                indices[dataset.categories_by_id[entry.category_id].name],
+                negative=True,
+            )
+            for entry in dataset.annotations
+            if dataset.categories_by_id[entry.category_id].name in indices
+        ]
+        if not references:
+            raise ConfigError(
+                f"{path} has no annotation of the memory's classes: {', '.join(class_names)}",
+                remedy="name the categories as the references do",
+            )
+        return self._loader(ReferenceDataset(references, folder))
+
+    def target_dataloader(self, class_names: Sequence[str]) -> DataLoader[TargetItem]:
+        """Return a loader of this process's share of the targets."""
+        records = self.target_dataset(class_names).images
+        return self._loader(TargetDataset(records, _folder(self.target_images, "target_images")))
+
+    def _loader(self, dataset: Dataset) -> DataLoader:  # type: ignore[type-arg] # of references or of targets
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return DataLoader(
+            dataset,
+            batch_size=1,
+            collate_fn=_only,
+            sampler=Unrepeated(dataset, world, rank),
+            num_workers=self.num_workers,
+            persistent_workers=False,
+        )
+
+
+def _only(items: list[ReferenceItem] | list[TargetItem]) -> ReferenceItem | TargetItem:
+    return items[0]
+
+
+def _read(folder: Path, record: ImageRecord) -> UInt8[Tensor, "3 H W"]:
+    path = folder / record.file_name
+    image = torch.from_numpy(np.array(load_image(path))).permute(2, 0, 1).contiguous()
+    if image.shape[1:] != (record.height, record.width):
+        raise ImageSizeError(
+            f"{path} is {image.shape[1]}x{image.shape[2]} pixels high and wide, its annotations say "
+            f"{record.height}x{record.width}",
+            remedy="give the images that were annotated; annotations count EXIF orientation as applied",
+        )
+    return image
+
+
+def _records_of(folder: Path) -> tuple[ImageRecord, ...]:
+    endings = Image.registered_extensions()
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    records = []
+    for index, path in enumerate(paths, start=1):
+        width, height = load_image(path).size
+        records.append(ImageRecord(index, str(path.relative_to(folder)), width, height))
+    if not records:
+        raise DataNotFoundError(f"no images in {folder}", remedy="name a folder that holds JPEG or PNG files")
+    return tuple(records)
+
+
+def _required(path: Path | None, name: str, what: str) -> Path:
+    if path is None:
+        raise ConfigError(f"data.{name} is not set", remedy=f"give {what}")
+    return path
+
+
+def _folder(path: Path | None, name: str) -> Path:
+    folder = _required(path, name, "the folder of the images")
+    if not folder.is_dir():
+        raise DataNotFoundError(f"data.{name}: there is no folder {folder}", remedy="check the path")
+    return folder

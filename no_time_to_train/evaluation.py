@@ -1,0 +1,153 @@
+"""COCO results and average precision.
+
+Precision is computed by faster-coco-eval, by COCO's rules, or by LVIS's where the annotations are LVIS's.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from rich.table import Table
+
+from no_time_to_train.data.coco import CocoDataset
+from no_time_to_train.data.masks import encode_mask
+from no_time_to_train.matching import Instances
+
+log = logging.getLogger(__name__)
+
+IouType = Literal["bbox", "segm"]
+Result = dict[str, Any]
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_AREAS = {"APs": 1, "APm": 2, "APl": 3}
+
+
+@dataclass(frozen=True)
+class ApReport:
+    """Average precision of one kind of box or mask.
+
+    Attributes:
+        iou_type: `bbox` or `segm`.
+        overall: The metrics `AP AP50 AP75 APs APm APl` over all classes, in [0, 1]; NaN where nothing is annotated.
+        per_class: The same for each class.
+    """
+
+    iou_type: IouType
+    overall: Mapping[str, float]
+    per_class: Mapping[str, Mapping[str, float]]
+
+
+def coco_results(image_id: int, instances: Instances, category_ids: Sequence[int]) -> list[Result]:
+    """Write an image's instances as COCO results.
+
+    Args:
+        image_id: In the target annotations.
+        instances: What was found.
+        category_ids: COCO's id of each label.
+
+    Returns:
+        One result per instance, best first: `bbox` is the mask's (x, y, width, height) in pixels, the far pixels
+        included, and `segmentation` its compressed RLE.
+    """
+    moved = instances.to("cpu")
+    corners = moved.boxes.tolist()
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
+            "score": score,
+            "segmentation": encode_mask(mask),
+        }
+        for label, (x1, y1, x2, y2), score, mask in zip(
+            moved.labels.tolist(), corners, moved.scores.tolist(), moved.masks.numpy(), strict=True
+        )
+    ]
+
+
+def evaluate(dataset: CocoDataset, results: Sequence[Result]) -> list[ApReport]:
+    """Compute average precision for boxes, and for masks where every annotation has one.
+
+    Args:
+        dataset: The targets' annotations, of the classes that were looked for.
+        results: As `coco_results` writes them.
+    """
+    kinds: list[IouType] = ["bbox"]
+    if all(annotation.segmentation is not None for annotation in dataset.annotations):
+        kinds.append("segm")
+    else:
+        log.warning("%s has annotations without masks: mask AP is left out", dataset.source)
+    return [_evaluate(dataset, results, kind) for kind in kinds]
+
+
+def _evaluate(dataset: CocoDataset, results: Sequence[Result], kind: IouType) -> ApReport:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    lvis = any(image.neg_category_ids or image.not_exhaustive_category_ids for image in dataset.images)
+    if not results or not dataset.annotations:
+        blank = dict.fromkeys(METRICS, 0.0 if dataset.annotations else float("nan"))
+        return ApReport(kind, blank, dict.fromkeys(dataset.class_names, blank))
+    truth = COCO(dataset.to_json())
+    evaluator = COCOeval_faster(
+        truth, truth.loadRes([dict(result) for result in results]), kind, lvis_style=lvis, print_function=log.debug
+    )
+    if lvis:
+        evaluator.params.maxDets = [300]
+    evaluator.evaluate()
+    evaluator.accumulate()
+    # Thresholds, recalls, classes, areas, numbers of detections.
+    precision: np.ndarray = evaluator.eval["precision"]
+    thresholds = np.asarray(evaluator.params.iouThrs)
+    classes = [dataset.categories_by_id[category_id].name for category_id in evaluator.params.catIds]
+    return ApReport(
+        kind,
+        _metrics(precision, thresholds),
+        {name: _metrics(precision[:, :, index : index + 1], thresholds) for index, name in enumerate(classes)},
+    )
+
+
+def _metrics(precision: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
+    def mean(values: np.ndarray) -> float:
+        # -1 stands where there is nothing to recall.
+        valid = values[values > -1]
+        return float(valid.mean()) if valid.size else float("nan")
+
+    all_areas = precision[..., 0, -1]
+    metrics = {
+        "AP": mean(all_areas),
+        "AP50": mean(all_areas[np.isclose(thresholds, 0.5)]),
+        "AP75": mean(all_areas[np.isclose(thresholds, 0.75)]),
+    }
+    return metrics | {name: mean(precision[..., area, -1]) for name, area in _AREAS.items()}
+
+
+def ap_table(reports: Sequence[ApReport], *, title: str) -> Table:
+    """Lay out reports as a table in points (hundredths), a row per class under the row of all."""
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("class")
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    for report in reports:
+        rows = [("all", report.overall), *report.per_class.items()]
+        for index, (name, metrics) in enumerate(rows):
+            cells = ["-" if np.isnan(metrics[metric]) else f"{100 * metrics[metric]:.1f}" for metric in METRICS]
+            table.add_row(report.iou_type if index == 0 else "", name, *cells, end_section=index == len(rows) - 1)
+    return table
+
+
+def reports_as_json(reports: Sequence[ApReport]) -> dict[str, Any]:
+    """Return reports as plain values for JSON, with null where nothing is annotated."""
+
+    def plain(metrics: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: None if np.isnan(value) else value for name, value in metrics.items()}
+
+    return {
+        report.iou_type: {
+            **plain(report.overall),
+            "per_class": {name: plain(metrics) for name, metrics in report.per_class.items()},
+        }
+        for report in reports
+    }

@@ -1,0 +1,136 @@
+"""`run_lightening.py`: everything set by YAML, through LightningCLI.
+
+Without a subcommand it means `test`. Errors that the user can mend are one line on stderr and exit status 2; `--debug`
+shows the traceback.
+"""
+
+import logging
+import re
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from no_time_to_train.errors import NoTimeToTrainError
+
+_NOISE = (
+    "Does not validate against any",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Problem with given class_path",
+)
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+MEMORY_SUFFIX = ".safetensors"
+
+
+class NttLightningCLI(LightningCLI):
+    """LightningCLI with `--out_path`, and with memory files as `--ckpt_path`."""
+
+    memory_path: Path | None = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to no class."""
+        parser.add_argument(
+            "--out_path", type=Path | None, default=None, help="Where test_mode fill_memory and its like write."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and keep a memory file from Lightning, which would read it as a checkpoint of its own."""
+        super().parse_arguments(parser, args)
+        chosen = self.config[self.config.subcommand]
+        given = chosen.get("ckpt_path")
+        if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
+            self.memory_path, chosen.ckpt_path = Path(given), None
+        if "verbose" in chosen:
+            # Lightning would print the metrics a second time, by data loader.
+            chosen.verbose = False
+
+    def after_instantiate_classes(self) -> None:
+        """Hand the command line's paths to the module."""
+        out_path = self._get(self.config_init, "out_path")
+        for name, path in (("memory_path", self.memory_path), ("out_path", out_path)):
+            if path is not None:
+                setattr(self.model, name, path)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: As after the program's name; those of the process if None.
+
+    Returns:
+        The exit status: 0, or 2 after bad input.
+    """
+    _silence_advertising()
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given
+    given = [arg for arg in given if arg != "--debug"]
+    if not any(arg in SUBCOMMANDS for arg in given) and not {"-h", "--help", "--version"} & set(given):
+        given.insert(0, "test")
+    try:
+        with warnings.catch_warnings():
+            # They are the command line's own, with the default subcommand filled in.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+            NttLightningCLI(
+                LightningModule,
+                LightningDataModule,
+                trainer_class=Trainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs=_parser_kwargs(),
+                args=given,
+            )
+    except (NoTimeToTrainError, ArgumentError, MisconfigurationException, OSError, ValueError) as error:
+        message = one_line(error)
+        if debug or message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def one_line(error: Exception) -> str | None:
+    """Return what a user needs of an error in one line, or None if it is not the user's to mend.
+
+    jsonargparse reports every branch of every union that it tried; what matters are the keys on the way and the leaf.
+    """
+    text = str(error)
+    if isinstance(error, NoTimeToTrainError | MisconfigurationException | OSError):
+        return " ".join(text.split())
+    if isinstance(error, ValueError) and "Does not validate against any" not in text:
+        return None
+    keys, leaves = [], []
+    for line in (line.strip().removeprefix("- ") for line in text.splitlines()):
+        key = re.fullmatch(r'Parser key "(.+)":', line)
+        if key:
+            keys.append(key[1])
+        elif line and not line.startswith(_NOISE):
+            leaves.append(line)
+    place = f"{'.'.join(keys)}: " if keys else ""
+    remedy = "" if isinstance(error, ValueError) else " (--help lists what there is)"
+    return f"{place}{'; '.join(leaves)}{remedy}"
+
+
+def _silence_advertising() -> None:
+    """Keep Lightning's tips and its own deprecations from users, who can do nothing about them."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+def _parser_kwargs() -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"exit_on_error": False}
+    return {**kwargs, **{subcommand: kwargs for subcommand in SUBCOMMANDS}}

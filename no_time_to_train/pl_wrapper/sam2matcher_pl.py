@@ -1,0 +1,342 @@
+"""The main job for Lightning: fill the memory from references, match targets, write results and AP."""
+
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from rich.console import Console
+
+from no_time_to_train.data.coco import CocoDataset
+from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
+from no_time_to_train.distributed import gather_objects
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.evaluation import Result, ap_table, coco_results, evaluate, reports_as_json
+from no_time_to_train.files import write_text_atomic
+from no_time_to_train.matching import MemoryBank
+from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.models.dinov3_utils import resolve_encoder
+from no_time_to_train.models.mask_generator import AmgConfig
+from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
+from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.visualization import Overlays, ReferencePictures
+
+TestMode = Literal["full", "fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory"]
+
+# What each mode reads, and whether it begins with a memory file.
+_READS: dict[TestMode, tuple[str, ...]] = {
+    "full": ("references", "optional negatives", "targets"),
+    "fill_memory": ("references",),
+    "fill_memory_neg": ("negatives",),
+    "postprocess_memory": (),
+    "test": ("targets",),
+    "vis_memory": ("references",),
+}
+_NEEDS_MEMORY = frozenset({"fill_memory_neg", "postprocess_memory", "test"})
+_WRITES_MEMORY = frozenset({"fill_memory", "fill_memory_neg", "postprocess_memory"})
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """Which baseline, with which models.
+
+    Attributes:
+        name: `matching_baseline` uses SAM2's automatic masks, `matching_baseline_noAMG` a grid of point prompts.
+        sam2_cfg_file: Meta's name of a SAM2 configuration, such as `sam2_hiera_l.yaml`, or a Hugging Face folder.
+        encoder_cfg: Which encoder, and at which size.
+        sam2_ckpt_path: SAM2's weights; None takes those of the folder.
+        encoder_ckpt_path: The encoder's weights; None looks under `checkpoints/`.
+        sam2_amg_cfg: Settings of the automatic mask generator, for `matching_baseline`.
+        sam2_infer_cfgs: Settings of the point grid, for `matching_baseline_noAMG`.
+        memory_bank_cfg: How references become memory.
+        random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
+    """
+
+    name: Literal["matching_baseline", "matching_baseline_noAMG"]
+    sam2_cfg_file: str
+    encoder_cfg: EncoderConfigArgs
+    sam2_ckpt_path: Path | None = None
+    encoder_ckpt_path: Path | None = None
+    sam2_amg_cfg: AmgConfig | None = None
+    sam2_infer_cfgs: Sam2InferConfig | None = None
+    memory_bank_cfg: MemoryBankConfig = field(default_factory=MemoryBankConfig)
+    random_init: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("sam2_ckpt_path", "encoder_ckpt_path"):
+            # jsonargparse 4.53 hands a null of the command line on as the text "None" at this depth.
+            if getattr(self, name) == Path("None"):
+                object.__setattr__(self, name, None)
+        foreign = "sam2_infer_cfgs" if self.name == "matching_baseline" else "sam2_amg_cfg"
+        if getattr(self, foreign) is not None:
+            raise ConfigError(
+                f"model_cfg.{foreign} has no place in {self.name}", remedy=f"remove it, or change {foreign}"
+            )
+
+    def build(self) -> MatchingBaseline:
+        """Build the baseline with its weights.
+
+        Raises:
+            NoTimeToTrainError: Weights are missing or do not fit, or a name is unknown.
+        """
+        shared: dict[str, Any] = {
+            "sam2_cfg_file": self.sam2_cfg_file,
+            "sam2_ckpt_path": self.sam2_ckpt_path,
+            "encoder_cfg": self.encoder_cfg,
+            "encoder_ckpt_path": self.encoder_ckpt_path,
+            "memory_bank_cfg": self.memory_bank_cfg,
+            "random_init": self.random_init,
+        }
+        if self.name == "matching_baseline":
+            return Sam2MatchingBaseline(sam2_amg_cfg=self.sam2_amg_cfg, **shared)
+        return Sam2MatchingBaseline_noAMG(sam2_infer_cfgs=self.sam2_infer_cfgs, **shared)
+
+
+class Sam2MatcherLightningModel(LightningModule):
+    """References in, instances out; no training.
+
+    Args:
+        model_cfg: Which baseline, with which models.
+        test_mode: `full` fills the memory, matches the targets and evaluates, in one run. The steps alone, for those
+            who split them over machines: `fill_memory`, `fill_memory_neg`, `postprocess_memory` write a memory file,
+            `test` matches with one, `vis_memory` draws the references' features.
+        memory_path: The memory file that a step begins with; `--ckpt_path` of the command line.
+        out_path: The memory file that a step writes; `--out_path` of the command line.
+        overlays: How many targets to draw beside their ground truth; -1 draws all.
+        overlay_score: Instances of a lower score are not drawn.
+
+    Raises:
+        UnknownEncoderError: No encoder has that name.
+    """
+
+    def __init__(
+        self,
+        model_cfg: MatcherConfig,
+        test_mode: TestMode = "full",
+        memory_path: Path | None = None,
+        out_path: Path | None = None,
+        overlays: int = 0,
+        overlay_score: float = 0.3,
+    ) -> None:
+        super().__init__()
+        resolve_encoder(model_cfg.encoder_cfg.name)
+        self.model_cfg = model_cfg
+        self.test_mode: TestMode = test_mode
+        self.memory_path = memory_path
+        self.out_path = out_path
+        self.overlays = overlays
+        self.overlay_score = overlay_score
+        self.baseline: MatchingBaseline | None = None
+        self._targets: CocoDataset | None = None
+        self._filled: list[tuple[int, torch.Tensor, int, bool]] = []
+        self._memory_whole = False
+        self._results: list[tuple[int, list[Result]]] = []
+        self._seconds = 0.0
+
+    # Set-up ---------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Check what the mode needs before anything large is loaded."""
+        if stage == "fit":
+            raise ConfigError("the matching baselines are not trained", remedy="run test, validate or predict")
+        if self.test_mode in _NEEDS_MEMORY and self.memory_path is None:
+            raise ConfigError(
+                f"test_mode {self.test_mode} begins with a memory file", remedy="give it as --ckpt_path FILE"
+            )
+        if self.test_mode in _WRITES_MEMORY and self.out_path is None:
+            raise ConfigError(
+                f"test_mode {self.test_mode} writes a memory file", remedy="say where with --out_path FILE"
+            )
+        for kind in _READS[self.test_mode]:
+            if kind == "references":
+                self._data.reference_set()
+            elif kind == "targets":
+                self._data.check_targets()
+
+    def configure_model(self) -> None:
+        """Build the baseline, once."""
+        if self.baseline is None:
+            self.baseline = self.model_cfg.build()
+
+    def wanted_data(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Tell the data module what the mode reads, in order, and the classes; begins the memory on the way."""
+        kinds, names = _READS[self.test_mode], self._begin_memory()
+        if "targets" in kinds:
+            self._targets = self._data.target_dataset(names)
+        return kinds, names
+
+    # Steps ----------------------------------------------------------------------------------------------------------
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Take in a reference, or match a target."""
+        if isinstance(batch, TargetItem):
+            self._match(batch)
+        elif isinstance(batch, ReferenceItem):
+            self._pictures.draw(batch, self._model) if self.test_mode == "vis_memory" else self._fill(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """See `test_step`."""
+        self.test_step(batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """See `test_step`."""
+        self.test_step(batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an earlier run of this module left."""
+        self._results, self._seconds = [], 0.0
+        self._pictures = ReferencePictures(self.output_dir / "memory")
+        self._overlays = Overlays(self.output_dir / "overlays", self._targets, self.overlays, self.overlay_score)
+
+    def on_validation_epoch_start(self) -> None:
+        """See `on_test_epoch_start`."""
+        self.on_test_epoch_start()
+
+    def on_predict_epoch_start(self) -> None:
+        """See `on_test_epoch_start`."""
+        self.on_test_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Bring the processes' parts together and write them."""
+        self._finish_memory()
+        if self.test_mode in _WRITES_MEMORY:
+            self._write_memory(cast(Path, self.out_path))
+        elif self.test_mode in ("full", "test"):
+            self._write_results()
+
+    def on_validation_epoch_end(self) -> None:
+        """See `on_test_epoch_end`."""
+        self.on_test_epoch_end()
+
+    def on_predict_epoch_end(self) -> None:
+        """See `on_test_epoch_end`."""
+        self.on_test_epoch_end()
+
+    # Memory ---------------------------------------------------------------------------------------------------------
+
+    def _begin_memory(self) -> tuple[str, ...]:
+        """Start a memory, or load the one that the mode begins with, and return its classes."""
+        self._filled, self._memory_whole = [], False
+        if self.test_mode in _NEEDS_MEMORY:
+            memory = MemoryBank.load(cast(Path, self.memory_path))
+            self._model.use_memory(memory)
+            return memory.class_names
+        references = self._data.reference_set()
+        self._model.start_memory(references.class_names)
+        return references.class_names
+
+    def _fill(self, item: ReferenceItem) -> None:
+        """Encode a reference, to be added to the memory when all processes have theirs."""
+        box = item.reference.annotation.bbox
+        mask = item.mask if item.mask is not None else self._model.mask_of_box(item.image, box)
+        patches, on_grid = self._model.encode_reference(item.image, mask, box)
+        mean = patches[on_grid].float().mean(dim=0).cpu()
+        # A bank takes references in the order of their index, so that its sums are those of one process.
+        order = item.index + (1_000_000_000 if item.reference.negative else 0)
+        self._filled.append((order, mean, item.reference.class_index, item.reference.negative))
+
+    def _finish_memory(self) -> None:
+        """Put the references of all processes into every process's memory; once, by all processes."""
+        if self._memory_whole or self.test_mode == "vis_memory":
+            return
+        self._memory_whole = True
+        memory = cast(MemoryBank, self._model.memory)
+        rows = itertools.chain.from_iterable(gather_objects(self._filled))
+        for _, mean, class_index, negative in sorted(rows, key=lambda row: row[0]):
+            memory.add_mean(class_index, mean, negative)
+        self._filled = []
+        if self.test_mode != "fill_memory":
+            memory.finalize()
+
+    def _write_memory(self, path: Path) -> None:
+        if self.trainer.is_global_zero:
+            cast(MemoryBank, self._model.memory).save(path)
+            self._say(f"memory: {path}")
+
+    # Targets --------------------------------------------------------------------------------------------------------
+
+    def _match(self, item: TargetItem) -> None:
+        self._finish_memory()
+        begin = time.perf_counter()
+        instances = self._model.predict(item.image)
+        self._seconds += time.perf_counter() - begin
+        names = cast(MemoryBank, self._model.memory).class_names
+        self._results.append((item.index, coco_results(item.record.id, instances, self._category_ids(names))))
+        self._overlays.draw(item, instances, names)
+
+    def _category_ids(self, names: Sequence[str]) -> Sequence[int]:
+        """Return COCO's id of each class: the targets' own, or 1, 2, 3 where they are a plain folder."""
+        categories = cast(CocoDataset, self._targets).categories
+        return [category.id for category in categories] or range(1, len(names) + 1)
+
+    def _write_results(self) -> None:
+        gathered = list(itertools.chain.from_iterable(gather_objects(self._results)))
+        seconds = sum(gather_objects(self._seconds))
+        if not self.trainer.is_global_zero:
+            return
+        results = [result for _, found in sorted(gathered, key=lambda entry: entry[0]) for result in found]
+        write_text_atomic(self.output_dir / "results.json", json.dumps(results) + "\n")
+        cast(MemoryBank, self._model.memory).save(self.output_dir / "memory.safetensors")
+        targets = cast(CocoDataset, self._targets)
+        metrics: dict[str, Any] = {
+            "encoder": self._model.encoder.config.name,
+            "random_weights": self._model.random_weights,
+            "images": len(gathered),
+            "instances": len(results),
+            "seconds_per_image": seconds / max(1, len(gathered)),
+        }
+        if targets.annotations:
+            seen = _only_images(targets, {targets.images[index].id for index, _ in gathered})
+            reports = evaluate(seen, results)
+            metrics |= reports_as_json(reports)
+            title = "average precision, in points" + (", of RANDOM weights" if self._model.random_weights else "")
+            Console().print(ap_table(reports, title=title))
+            for report in () if self.trainer.predicting else reports:
+                for name, value in report.overall.items():
+                    self.log(f"{report.iou_type}/{name}", value, rank_zero_only=True, add_dataloader_idx=False)
+        write_text_atomic(self.output_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        if self._model.random_weights:
+            self._say(f"random weights ({', '.join(self._model.random_weights)}): the instances mean nothing")
+        self._say(f"{len(results)} instances in {len(gathered)} images: {self.output_dir / 'results.json'}")
+
+    # Odds and ends --------------------------------------------------------------------------------------------------
+
+    @property
+    def output_dir(self) -> Path:
+        """Where results go: the run's folder."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    @property
+    def _model(self) -> MatchingBaseline:
+        assert self.baseline is not None
+        return self.baseline
+
+    @property
+    def _data(self) -> ReferenceTargetDataModule:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ReferenceTargetDataModule):
+            raise ConfigError(
+                f"the matching baselines take a ReferenceTargetDataModule as data, got {type(data).__name__}",
+                remedy="name it, or ShapesDataModule, as data.class_path",
+            )
+        return data
+
+    def _say(self, text: str) -> None:
+        if self.trainer.is_global_zero:
+            Console(soft_wrap=True).print(text, highlight=False)
+
+
+def _only_images(dataset: CocoDataset, image_ids: set[int]) -> CocoDataset:
+    """Keep the images that were matched: Lightning's limit_test_batches leaves others out."""
+    return CocoDataset(
+        tuple(image for image in dataset.images if image.id in image_ids),
+        tuple(annotation for annotation in dataset.annotations if annotation.image_id in image_ids),
+        dataset.categories,
+        dataset.source,
+    )
