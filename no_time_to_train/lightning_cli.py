@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     given = [arg for arg in given if arg != "--debug"]
-    if not any(arg in SUBCOMMANDS for arg in given) and not {"-h", "--help", "--version"} & set(given):
+    if not _names_subcommand(given):
         given.insert(0, "test")
     try:
         with warnings.catch_warnings():
@@ -122,6 +122,14 @@ def one_line(error: Exception) -> str | None:
     place = f"{'.'.join(keys)}: " if keys else ""
     remedy = "" if isinstance(error, ValueError) else " (--help lists what there is)"
     return f"{place}{'; '.join(leaves)}{remedy}"
+
+
+def _names_subcommand(args: Sequence[str]) -> bool:
+    """Tell whether a subcommand stands where one can: first, or behind configuration files."""
+    rest = list(args)
+    while rest and rest[0].startswith(("-c", "--config")):
+        del rest[: 1 if "=" in rest[0] else 2]
+    return bool(rest) and rest[0] in (*SUBCOMMANDS, "-h", "--help")
 
 
 def _silence_advertising() -> None:

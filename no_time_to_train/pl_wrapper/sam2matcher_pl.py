@@ -111,6 +111,10 @@ class Sam2MatcherLightningModel(LightningModule):
         overlays: How many targets to draw beside their ground truth; -1 draws all.
         overlay_score: Instances of a lower score are not drawn.
 
+    Attributes:
+        baseline: The models and the memory; None until the run begins.
+        output_dir: The run's folder, where results go; known once the run has begun.
+
     Raises:
         UnknownEncoderError: No encoder has that name.
     """
@@ -138,6 +142,7 @@ class Sam2MatcherLightningModel(LightningModule):
         self._memory_whole = False
         self._results: list[tuple[int, list[Result]]] = []
         self._seconds = 0.0
+        self.output_dir = Path()
 
     # Set-up ---------------------------------------------------------------------------------------------------------
 
@@ -191,6 +196,8 @@ class Sam2MatcherLightningModel(LightningModule):
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier run of this module left."""
         self._results, self._seconds = [], 0.0
+        # Lightning broadcasts log_dir: every process has to ask for it, so all do here.
+        self.output_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         self._pictures = ReferencePictures(self.output_dir / "memory")
         self._overlays = Overlays(self.output_dir / "overlays", self._targets, self.overlays, self.overlay_score)
 
@@ -276,41 +283,44 @@ class Sam2MatcherLightningModel(LightningModule):
         return [category.id for category in categories] or range(1, len(names) + 1)
 
     def _write_results(self) -> None:
+        """Gather, write and evaluate; every process takes part, the first one writes."""
         gathered = list(itertools.chain.from_iterable(gather_objects(self._results)))
-        seconds = sum(gather_objects(self._seconds))
-        if not self.trainer.is_global_zero:
-            return
-        results = [result for _, found in sorted(gathered, key=lambda entry: entry[0]) for result in found]
+        gathered.sort(key=lambda entry: entry[0])
+        seconds = sum(gather_objects(self._seconds)) / max(1, len(gathered))
+        overall: dict[str, float] = {}
+        if self.trainer.is_global_zero:
+            results = [result for _, found in gathered for result in found]
+            overall = self._write_and_evaluate([index for index, _ in gathered], results, seconds)
+        if not self.trainer.predicting:
+            for name, value in self.trainer.strategy.broadcast(overall).items():
+                self.log(name, value, sync_dist=True, add_dataloader_idx=False)
+
+    def _write_and_evaluate(self, indices: list[int], results: list[Result], seconds: float) -> dict[str, float]:
+        """Write results, memory and metrics, print the table, and return the metrics over all classes."""
         write_text_atomic(self.output_dir / "results.json", json.dumps(results) + "\n")
         cast(MemoryBank, self._model.memory).save(self.output_dir / "memory.safetensors")
-        targets = cast(CocoDataset, self._targets)
+        targets, random = cast(CocoDataset, self._targets), self._model.random_weights
         metrics: dict[str, Any] = {
             "encoder": self._model.encoder.config.name,
-            "random_weights": self._model.random_weights,
-            "images": len(gathered),
+            "random_weights": random,
+            "images": len(indices),
             "instances": len(results),
-            "seconds_per_image": seconds / max(1, len(gathered)),
+            "seconds_per_image": seconds,
         }
+        reports = []
         if targets.annotations:
-            seen = _only_images(targets, {targets.images[index].id for index, _ in gathered})
-            reports = evaluate(seen, results)
-            metrics |= reports_as_json(reports)
-            title = "average precision, in points" + (", of RANDOM weights" if self._model.random_weights else "")
+            reports = evaluate(_only_images(targets, {targets.images[index].id for index in indices}), results)
+            title = "average precision, in points" + (", of RANDOM weights" if random else "")
             Console().print(ap_table(reports, title=title))
-            for report in () if self.trainer.predicting else reports:
-                for name, value in report.overall.items():
-                    self.log(f"{report.iou_type}/{name}", value, rank_zero_only=True, add_dataloader_idx=False)
-        write_text_atomic(self.output_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        if self._model.random_weights:
-            self._say(f"random weights ({', '.join(self._model.random_weights)}): the instances mean nothing")
-        self._say(f"{len(results)} instances in {len(gathered)} images: {self.output_dir / 'results.json'}")
+        write_text_atomic(
+            self.output_dir / "metrics.json", json.dumps(metrics | reports_as_json(reports), indent=1) + "\n"
+        )
+        if random:
+            self._say(f"random weights ({', '.join(random)}): the instances mean nothing")
+        self._say(f"{len(results)} instances in {len(indices)} images: {self.output_dir / 'results.json'}")
+        return {f"{report.iou_type}/{name}": value for report in reports for name, value in report.overall.items()}
 
     # Odds and ends --------------------------------------------------------------------------------------------------
-
-    @property
-    def output_dir(self) -> Path:
-        """Where results go: the run's folder."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
     @property
     def _model(self) -> MatchingBaseline:

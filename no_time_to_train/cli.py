@@ -1,0 +1,111 @@
+"""`ntt`: the commands around the main job.
+
+Each command is a plain function; its options and help come from its signature and docstring. Neither torch nor a model
+is imported before a command needs it.
+"""
+
+import inspect
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+
+from no_time_to_train.errors import NoTimeToTrainError
+
+
+def sample_references(
+    annotations: Path,
+    shots: int,
+    output: Path,
+    seed: int = 0,
+    split: str | None = None,
+    allow_fewer: bool = False,
+) -> None:
+    """Choose references at random from annotated images and write them as COCO JSON.
+
+    Args:
+        annotations: COCO or LVIS JSON to choose from.
+        shots: References a class.
+        output: Where the references go.
+        seed: The same seed chooses the same references.
+        split: A published split's classes, such as coco_fewshot_novel20; all classes if not given.
+        allow_fewer: Take what there is where a class has fewer than that.
+    """
+    from no_time_to_train.data.references import sample_references_command
+
+    sample_references_command(annotations, shots, output, seed=seed, split=split, allow_fewer=allow_fewer)
+
+
+def write_shapes(
+    root: Path, seed: int = 0, size: int = 256, shots: int = 5, num_targets: int = 40, distractors: bool = True
+) -> None:
+    """Write the embedded synthetic few-shot dataset as JPEG files and COCO JSON.
+
+    Args:
+        root: Folder to write.
+        seed: The same seed gives the same files.
+        size: Side of the square images, in pixels.
+        shots: References a class.
+        num_targets: Target images.
+        distractors: Draw objects of other classes among the targets' too.
+    """
+    from no_time_to_train.data.shapes import write_shapes as write
+
+    paths = write(root, seed=seed, size=size, shots=shots, num_targets=num_targets, distractors=distractors)
+    print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
+
+
+COMMANDS = {"sample-references": sample_references, "write-shapes": write_shapes}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        args: As after the program's name; those of the process if None.
+
+    Returns:
+        The exit status: 0, or 2 after bad input.
+    """
+    from jsonargparse import auto_cli
+
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given
+    given = [arg for arg in given if arg != "--debug"]
+    try:
+        auto_cli(
+            COMMANDS,
+            args=_spelled_out(given),
+            prog="ntt",
+            exit_on_error=False,
+            as_positional=False,
+        )
+    except (NoTimeToTrainError, ArgumentError, OSError) as error:
+        if debug:
+            raise
+        remedy = " (ntt --help lists what there is)" if isinstance(error, ArgumentError) else ""
+        print(f"error: {' '.join(str(error).split())}{remedy}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _spelled_out(args: Sequence[str]) -> list[str]:
+    """Spell arguments as jsonargparse wants them: `--allow-fewer` becomes `--allow_fewer true`."""
+    flags = {
+        f"--{name}"
+        for command in COMMANDS.values()
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.annotation is bool
+    }
+    spelled: list[str] = []
+    for position, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        option = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
+        spelled.append(f"{option}{equals}{value}")
+        following = args[position + 1 : position + 2]
+        if option in flags and not equals and (not following or following[0].lower() not in {"true", "false"}):
+            spelled.append("true")
+    return spelled
