@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 
 _NOISE = (
     "Does not validate against any",
@@ -52,6 +52,9 @@ class NttLightningCLI(LightningCLI):
         if "verbose" in chosen:
             # Lightning would print the metrics a second time, by data loader.
             chosen.verbose = False
+        if "return_predictions" in chosen:
+            # They are written; nobody takes what a command line returns.
+            chosen.return_predictions = False
 
     def after_instantiate_classes(self) -> None:
         """Hand the command line's paths to the module."""
@@ -59,6 +62,15 @@ class NttLightningCLI(LightningCLI):
         for name, path in (("memory_path", self.memory_path), ("out_path", out_path)):
             if path is not None:
                 setattr(self.model, name, path)
+
+    def before_fit(self) -> None:
+        """Say of a module that is not trained what it is for, before Lightning misses its training_step.
+
+        Raises:
+            ConfigError: The module is not trained.
+        """
+        if type(self.model).training_step is LightningModule.training_step:
+            raise ConfigError(f"{type(self.model).__name__} is not trained", remedy="run test, validate or predict")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -125,9 +125,6 @@ class ReferenceTargetDataModule(LightningDataModule):
         ConfigError: Both `split` and `class_names` are given.
     """
 
-    # Few images over many processes: some get none.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(
         self,
         references: Path | None = None,
@@ -143,6 +140,8 @@ class ReferenceTargetDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        # Few images over many processes: some get none.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         if split is not None and class_names is not None:
             raise ConfigError("both split and class_names are given", remedy="give one of them")
         self.references = references

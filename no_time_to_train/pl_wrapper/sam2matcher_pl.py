@@ -148,8 +148,6 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check what the mode needs before anything large is loaded."""
-        if stage == "fit":
-            raise ConfigError("the matching baselines are not trained", remedy="run test, validate or predict")
         if self.test_mode in _NEEDS_MEMORY and self.memory_path is None:
             raise ConfigError(
                 f"test_mode {self.test_mode} begins with a memory file", remedy="give it as --ckpt_path FILE"
@@ -189,9 +187,10 @@ class Sam2MatcherLightningModel(LightningModule):
         """See `test_step`."""
         self.test_step(batch, batch_idx, dataloader_idx)
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """See `test_step`."""
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[Result]:
+        """See `test_step`; returns a target's COCO results, and nothing for a reference."""
         self.test_step(batch, batch_idx, dataloader_idx)
+        return self._results[-1][1] if isinstance(batch, TargetItem) else []
 
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier run of this module left."""

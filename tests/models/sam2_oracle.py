@@ -1,7 +1,6 @@
 """Meta's own SAM2 code (the PyPI package sam2) as a small model with random weights, to compare with."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +9,10 @@ from sam2.build_sam import build_sam2 as build_meta_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor
 
-IMAGE_SIZE = 128
-WIDTH = 16
-DIM = 64
-STAGES = [1, 2, 3, 1]
-GLOBAL_BLOCKS = [2, 4]
-WINDOWS = [8, 4, 4, 2]
-CHANNELS = [WIDTH * 8, WIDTH * 4, WIDTH * 2, WIDTH]
+from tests.tiny import CHANNELS, DIM, GLOBAL_BLOCKS, IMAGE_SIZE, STAGES, WIDTH, WINDOWS
 
 # SAM2Transforms scripts its resizing, which torch has deprecated since; the package cannot help it.
 SCRIPT_WARNING = "ignore:`torch.jit.script` is deprecated:FutureWarning"
-
-
-def config_settings() -> dict[str, Any]:
-    """The small model in the words of a transformers config.json."""
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": WIDTH,
-        "blocks_per_stage": STAGES,
-        "embed_dim_per_stage": CHANNELS[::-1],
-        "num_attention_heads_per_stage": [1, 2, 4, 8],
-        "window_size_per_stage": WINDOWS,
-        "global_attention_blocks": GLOBAL_BLOCKS,
-    }
-    return {
-        "model_type": "sam2",
-        "vision_config": {
-            "backbone_config": backbone,
-            "backbone_channel_list": CHANNELS,
-            "backbone_feature_sizes": [[IMAGE_SIZE // stride] * 2 for stride in (4, 8, 16)],
-            "fpn_hidden_size": DIM,
-        },
-        "prompt_encoder_config": {"hidden_size": DIM, "image_size": IMAGE_SIZE},
-        "mask_decoder_config": {"hidden_size": DIM},
-    }
-
-
-def write_config(folder: Path, settings: dict[str, Any] | None = None) -> Path:
-    """Write a config.json, by default the small model's, and return its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(settings or config_settings()))
-    return folder
 
 
 @functools.cache

@@ -22,7 +22,8 @@ from no_time_to_train.models.mask_generator import (
     suppress_duplicates,
 )
 from no_time_to_train.models.sam2 import Sam2Segmenter, SelectedMasks, build_sam2
-from tests.models.sam2_oracle import IMAGE_SIZE, SCRIPT_WARNING, save_meta, tiny_meta, write_config
+from tests.models.sam2_oracle import SCRIPT_WARNING, save_meta, tiny_meta
+from tests.tiny import IMAGE_SIZE, write_config
 
 MASK_SIZE = IMAGE_SIZE // 4
 

@@ -29,17 +29,8 @@ from no_time_to_train.models.sam2 import (
     point_grid,
 )
 from no_time_to_train.models.sam2_configs import resolve_sam2_config, shape_of
-from tests.models.sam2_oracle import (
-    DIM,
-    IMAGE_SIZE,
-    SCRIPT_WARNING,
-    config_settings,
-    meta_box_masks,
-    meta_masks,
-    meta_predictor,
-    save_meta,
-    write_config,
-)
+from tests.models.sam2_oracle import SCRIPT_WARNING, meta_box_masks, meta_masks, meta_predictor, save_meta
+from tests.tiny import DIM, IMAGE_SIZE, config_settings, write_config
 
 # The issue asks for 1e-4; measured differences are 1e-6.
 assert_near = functools.partial(torch.testing.assert_close, atol=2e-5, rtol=1e-5)

@@ -22,7 +22,8 @@ from no_time_to_train.weights.layouts_sam2 import (
     meta_sam2_to_transformers,
     sam2_layout,
 )
-from tests.models.sam2_oracle import STAGES, WIDTH, tiny_meta
+from tests.models.sam2_oracle import tiny_meta
+from tests.tiny import STAGES, WIDTH
 
 
 def _meta_model(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -1,0 +1,317 @@
+"""The main job through the command line, on small stand-ins: every YAML, every mode, every kind of bad input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from no_time_to_train.lightning_cli import main
+from no_time_to_train.matching import MemoryBank
+from no_time_to_train.models.encoder import build_encoder_from_checkpoint
+from tests.conftest import DATA
+from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "pl_configs").glob("*.yaml"))
+MATCHERS = [path for path in CONFIGS if "Sam2MatcherLightningModel" in path.read_text()]
+BASE = ROOT / "pl_configs" / "matching_baseline_dinov3_test.yaml"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
+    # Lightning's own, which a caller cannot mend: workers are not worth their start for a handful of images.
+    pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
+]
+
+
+@pytest.fixture(scope="module")
+def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
+    return write_dataset(tmp_path_factory.mktemp("data") / "made here")
+
+
+@pytest.fixture(scope="module")
+def small(sam2: Path, data: TinyData) -> list[str]:
+    """Arguments that make the base YAML small and give it data."""
+    grid = ["--model.model_cfg.sam2_infer_cfgs.points_per_side", "4"]
+    progress = ["--trainer.enable_progress_bar", "false", "--trainer.callbacks", "null"]
+    return ["--config", str(BASE), *small_model_arguments(sam2), *grid, *data.arguments, *progress]
+
+
+def run(*args: str | Path, into: Path) -> int:
+    return main([*(str(arg) for arg in args), "--trainer.default_root_dir", str(into)])
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("config", MATCHERS, ids=lambda path: path.stem)
+def test_every_yaml_runs_on_small_stand_ins(config: Path, sam2: Path, data: TinyData, tmp_path: Path) -> None:
+    points = "sam2_amg_cfg" if "sam2_amg_cfg" in config.read_text() else "sam2_infer_cfgs"
+    args = ["--config", str(config), *small_model_arguments(sam2), f"--model.model_cfg.{points}.points_per_side", "4"]
+    if "ReferenceTargetDataModule" in config.read_text():
+        classes = ["--data.split", "null", "--data.class_names", "null", "--data.num_workers", "0"]
+        args += [*data.arguments, *classes]
+    else:
+        small = {"root": tmp_path / "shapes", "size": 64, "shots": 1, "num_targets": 2}
+        args += [text for name, value in small.items() for text in (f"--data.{name}", str(value))]
+    assert run(*args, into=tmp_path) == 0
+    metrics = read(tmp_path / "metrics.json")
+    assert metrics["random_weights"] == ["encoder", "SAM2"]
+    assert set(metrics) >= {"bbox", "segm"}
+    assert isinstance(read(tmp_path / "results.json"), list)
+
+
+def test_all_yamls_are_of_a_known_kind() -> None:
+    assert len(CONFIGS) >= 8
+    assert CONFIGS == MATCHERS
+
+
+@pytest.fixture(scope="module")
+def whole_run(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("full")
+    assert run(*small, into=folder) == 0
+    return folder
+
+
+def test_full_run_writes_everything(whole_run: Path, data: TinyData) -> None:
+    metrics = read(whole_run / "metrics.json")
+    assert metrics["encoder"] == "dinov3_small"
+    assert metrics["images"] == 5
+    assert set(metrics["segm"]["per_class"]) == {"disc", "square"}
+    results = read(whole_run / "results.json")
+    assert len(results) == metrics["instances"] > 0
+    ids = {image["id"] for image in read(data.targets)["images"]}
+    assert {result["image_id"] for result in results} <= ids
+    assert {result["category_id"] for result in results} <= {3, 7}
+    assert len(list((whole_run / "overlays").glob("*.png"))) == 5
+    assert MemoryBank.load(whole_run / "memory.safetensors").counts() == [2, 2]
+    assert yaml.safe_load((whole_run / "config.yaml").read_text())["seed_everything"] == 33
+
+
+def test_steps_alone_give_what_one_run_gives(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    filled, finished = tmp_path / "filled.safetensors", tmp_path / "finished.safetensors"
+    mode = "--model.test_mode"
+    assert run(*small, mode, "fill_memory", "--out_path", filled, into=tmp_path) == 0
+    step = [*small, mode, "postprocess_memory", "--ckpt_path", filled, "--out_path", finished]
+    assert run(*step, into=tmp_path) == 0
+    assert not (tmp_path / "results.json").exists()
+    assert run(*small, mode, "test", "--ckpt_path", finished, into=tmp_path) == 0
+    assert read(tmp_path / "results.json") == read(whole_run / "results.json")
+
+
+def test_negative_references_in_one_run_and_in_steps(small: list[str], data: TinyData, tmp_path: Path) -> None:
+    negatives = ["--data.negative_references", str(data.negatives)]
+    assert run(*small, *negatives, into=tmp_path / "one") == 0
+    assert MemoryBank.load(tmp_path / "one" / "memory.safetensors").counts(negative=True) == [0, 1]
+    filled, whole = tmp_path / "filled.safetensors", tmp_path / "whole.safetensors"
+    assert run(*small, "--model.test_mode", "fill_memory", "--out_path", filled, into=tmp_path) == 0
+    step = [*small, *negatives, "--model.test_mode", "fill_memory_neg", "--ckpt_path", filled, "--out_path", whole]
+    assert run(*step, into=tmp_path) == 0
+    assert run(*small, "--model.test_mode", "test", "--ckpt_path", whole, into=tmp_path / "steps") == 0
+    assert read(tmp_path / "steps" / "results.json") == read(tmp_path / "one" / "results.json")
+
+
+def test_reference_pictures(small: list[str], tmp_path: Path) -> None:
+    assert run(*small, "--model.test_mode", "vis_memory", into=tmp_path) == 0
+    pictures = sorted((tmp_path / "memory").glob("*.png"))
+    assert [path.name.split("_")[0] for path in pictures] == ["disc", "disc", "square", "square"]
+    assert np.asarray(Image.open(pictures[0])).std() > 0
+
+
+def test_validate_and_predict(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    assert run("validate", *small, into=tmp_path / "validate") == 0
+    assert read(tmp_path / "validate" / "results.json") == read(whole_run / "results.json")
+    assert run("predict", *small, "--data.targets", "null", into=tmp_path / "predict") == 0
+    metrics = read(tmp_path / "predict" / "metrics.json")
+    # Every image of the folder is a target, and there is nothing to compare with.
+    assert metrics["images"] == 10
+    assert "segm" not in metrics
+
+
+def test_box_only_references_get_their_masks_from_sam2(small: list[str], data: TinyData, tmp_path: Path) -> None:
+    document = read(data.references)
+    for annotation in document["annotations"]:
+        del annotation["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+    assert run(*small, "--data.references", tmp_path / "boxes.json", into=tmp_path) == 0
+    assert MemoryBank.load(tmp_path / "memory.safetensors").counts() == [2, 2]
+
+
+def test_bf16_mixed_finds_much_the_same(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    assert run(*small, "--trainer.precision", "bf16-mixed", into=tmp_path) == 0
+    mixed, full = read(tmp_path / "results.json"), read(whole_run / "results.json")
+    assert len(mixed) > 0
+    # Random features are nearly parallel: their cosines, and so the best scores, hardly move.
+    assert abs(max(r["score"] for r in mixed) - max(r["score"] for r in full)) < 0.05
+
+
+def test_debiasing_by_yaml(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    switch = "--model.model_cfg.memory_bank_cfg.debias"
+    assert run(*small, f"{switch}.enabled", "true", f"{switch}.components", "4", into=tmp_path) == 0
+    plain = MemoryBank.load(whole_run / "memory.safetensors").encoder_fingerprint
+    assert MemoryBank.load(tmp_path / "memory.safetensors").encoder_fingerprint == f"{plain} debias4"
+
+
+@pytest.mark.parametrize("targets", [5, 1])
+def test_two_processes_equal_one(targets: int, sam2: Path, tmp_path: Path) -> None:
+    """Any number of references and images: with one target, the second process gets none."""
+    data = write_dataset(tmp_path / "data", shots=3 if targets == 5 else 1, targets=targets)
+    common = [
+        *("--config", str(BASE), *small_model_arguments(sam2), *data.arguments),
+        *("--model.model_cfg.sam2_infer_cfgs.points_per_side", "4", "--model.overlays", "0"),
+        *("--data.negative_references", str(data.negatives)),
+        *("--trainer.accelerator", "cpu", "--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"),
+    ]
+    # One thread each, in both runs: sums over other numbers of threads differ in their last bit.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for devices in ("1", "2"):
+        folder = ["--trainer.default_root_dir", str(tmp_path / devices), "--trainer.devices", devices]
+        command = [sys.executable, str(ROOT / "run_lightening.py"), *common, *folder]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert read(tmp_path / "2" / "results.json") == read(tmp_path / "1" / "results.json")
+    one, two = (read(tmp_path / devices / "metrics.json") for devices in ("1", "2"))
+    for metrics in (one, two):
+        assert metrics.pop("seconds_per_image") > 0
+    assert one == two
+    banks = [MemoryBank.load(tmp_path / devices / "memory.safetensors") for devices in ("1", "2")]
+    assert torch.equal(banks[0].prototypes, banks[1].prototypes)
+
+
+def one_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line of an error, and see that it is one."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert not any("Traceback" in line for line in lines)
+    return errors[0]
+
+
+def broken_json(data: TinyData, folder: Path, **changes: Any) -> Path:
+    """Write the references with an entry of their first annotation changed."""
+    document = read(data.references)
+    document["annotations"][0].update(changes)
+    (folder / "broken.json").write_text(json.dumps(document))
+    return folder / "broken.json"
+
+
+def wrong_encoder(folder: Path) -> Path:
+    path = folder / "weights.pth"
+    shutil.copy(DATA / "golden" / "vit_mlp_untied.pth", path)
+    return path
+
+
+def no_image(data: TinyData, folder: Path) -> Path:
+    copy = folder / "images"
+    shutil.copytree(data.images, copy)
+    (copy / "001.jpg").write_text("no image")
+    return copy
+
+
+def foreign_bank(folder: Path) -> Path:
+    bank = MemoryBank(["disc", "square"], 384, "another encoder")
+    for index in range(2):
+        bank.add(index, torch.ones(1, 1, 384), torch.ones(1, 1))
+    bank.save(folder / "bank.safetensors")
+    return folder / "bank.safetensors"
+
+
+BAD = {
+    "encoder": (["--model.model_cfg.encoder_cfg.name", "dinov3_Large"], r"did you mean dinov3_large\?"),
+    "sam2": (["--model.model_cfg.sam2_cfg_file", "sam2_hiera_xl.yaml"], "sam2_hiera_"),
+    "size": (["--model.model_cfg.encoder_cfg.img_size", "65"], "use 64x64"),
+    "no weights": (["--model.model_cfg.random_init", "false"], "set encoder_ckpt_path"),
+    "missing weights": (["--model.model_cfg.encoder_ckpt_path", "nowhere.pth"], "no weights at nowhere.pth"),
+    "missing references": (["--data.references", "nowhere.json"], "nowhere.json"),
+    "missing images": (["--data.reference_images", "nowhere"], "there is no folder nowhere"),
+    "missing targets": (["--data.targets", "nowhere.json"], "there is no file nowhere.json"),
+    "unknown key": (["--model.model_cfg.encoder_cfg.colour", "red"], "colour"),
+    "mistyped": (["--model.model_cfg.sam2_infer_cfgs.points_per_side", "many"], "points_per_side.*many"),
+    "out of range": (["--model.model_cfg.sam2_infer_cfgs.iou_thr", "3"], "expected between 0 and 1"),
+    "mode": (["--model.test_mode", "fill"], "fill_memory"),
+    "split": (["--data.split", "coco20i_fold9"], "coco20i_fold"),
+    "class": (["--data.class_names", "[disc, circle]"], "circle"),
+    "no memory file": (["--model.test_mode", "test"], "--ckpt_path FILE"),
+    "no out path": (["--model.test_mode", "fill_memory"], "--out_path FILE"),
+    "missing memory": (["--model.test_mode", "test", "--ckpt_path", "no.safetensors"], "no memory bank at"),
+    "trainer": (["--trainer.devicess", "2"], "devicess"),
+    "config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_bad_input_is_one_line_and_status_2(
+    case: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args, remedy = BAD[case]
+    assert run(*small, *args, into=tmp_path / "out") == 2
+    assert re.search(remedy, one_error(capsys))
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_bad_files_are_one_line_and_status_2(
+    small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong_size = {"size": [5, 5], "counts": "05d0"}
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    cases: list[tuple[list[str | Path], str]] = [
+        (["--model.model_cfg.encoder_ckpt_path", wrong_encoder(tmp_path)], "does not hold dinov3_small"),
+        (["--model.model_cfg.encoder_ckpt_path", tmp_path / "other.safetensors"], "in no known encoder layout"),
+        (["--model.model_cfg.sam2_ckpt_path", tmp_path / "other.safetensors"], "other.safetensors"),
+        (["--data.references", broken_json(data, tmp_path, segmentation=wrong_size)], "5x5|5, 5"),
+        (["--data.reference_images", no_image(data, tmp_path)], "001.jpg"),
+        (["--model.test_mode", "test", "--ckpt_path", foreign_bank(tmp_path)], "filled with another encoder"),
+    ]
+    for args, message in cases:
+        assert run(*small, *args, into=tmp_path / "out") == 2
+        assert re.search(message, one_error(capsys))
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_debug_shows_the_traceback(small: list[str], tmp_path: Path) -> None:
+    from no_time_to_train.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="--ckpt_path"):
+        run(*small, "--debug", "--model.test_mode", "test", into=tmp_path)
+
+
+def test_fit_says_that_there_is_nothing_to_train(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", *small, "--trainer.max_epochs", "1", into=tmp_path) == 2
+    assert "run test, validate or predict" in one_error(capsys)
+
+
+def test_real_weights_run_without_a_warning(
+    sam2: Path, data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that are there, in a full-size file, are loaded and nothing is said of random ones."""
+    from no_time_to_train.models.encoder import build_encoder
+    from no_time_to_train.models.sam2 import build_sam2
+
+    build_encoder("dinov3_small", random_init=True).model.save_pretrained(tmp_path / "encoder")
+    build_sam2(sam2, random_init=True).model.save_pretrained(tmp_path / "sam2")
+    assert build_encoder_from_checkpoint(tmp_path / "encoder").config.name == "dinov3_small"
+    args = ["--config", str(BASE), *data.arguments, "--model.model_cfg.encoder_cfg.name", "dinov3_small"]
+    args += ["--model.model_cfg.encoder_cfg.img_size", "64", "--model.model_cfg.sam2_infer_cfgs.points_per_side", "4"]
+    args += ["--model.model_cfg.encoder_ckpt_path", str(tmp_path / "encoder")]
+    args += ["--model.model_cfg.sam2_cfg_file", str(tmp_path / "sam2"), "--model.model_cfg.sam2_ckpt_path", "null"]
+    assert run(*args, into=tmp_path / "out") == 0
+    assert read(tmp_path / "out" / "metrics.json")["random_weights"] == []
+    assert "random" not in capsys.readouterr().out.lower()
