@@ -7,7 +7,7 @@ is imported before a command needs it.
 import inspect
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError
@@ -55,7 +55,7 @@ def write_shapes(
     print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
 
 
-COMMANDS = {"sample-references": sample_references, "write-shapes": write_shapes}
+COMMANDS: dict[str, Callable[..., None]] = {"sample-references": sample_references, "write-shapes": write_shapes}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = [arg for arg in given if arg != "--debug"]
     try:
         auto_cli(
-            COMMANDS,
+            {**COMMANDS},
             args=_spelled_out(given),
             prog="ntt",
             exit_on_error=False,

@@ -92,6 +92,8 @@ def main(args: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             # They are the command line's own, with the default subcommand filled in.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+            if args is None:
+                warnings.showwarning = _show_warning
             NttLightningCLI(
                 LightningModule,
                 LightningDataModule,
@@ -149,6 +151,11 @@ def _silence_advertising() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Print a warning in one line, without the source line that gave it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _parser_kwargs() -> dict[str, Any]:

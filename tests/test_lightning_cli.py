@@ -108,8 +108,8 @@ def test_steps_alone_give_what_one_run_gives(small: list[str], whole_run: Path, 
     filled, finished = tmp_path / "filled.safetensors", tmp_path / "finished.safetensors"
     mode = "--model.test_mode"
     assert run(*small, mode, "fill_memory", "--out_path", filled, into=tmp_path) == 0
-    step = [*small, mode, "postprocess_memory", "--ckpt_path", filled, "--out_path", finished]
-    assert run(*step, into=tmp_path) == 0
+    paths: list[str | Path] = ["--ckpt_path", filled, "--out_path", finished]
+    assert run(*small, mode, "postprocess_memory", *paths, into=tmp_path) == 0
     assert not (tmp_path / "results.json").exists()
     assert run(*small, mode, "test", "--ckpt_path", finished, into=tmp_path) == 0
     assert read(tmp_path / "results.json") == read(whole_run / "results.json")
@@ -121,8 +121,8 @@ def test_negative_references_in_one_run_and_in_steps(small: list[str], data: Tin
     assert MemoryBank.load(tmp_path / "one" / "memory.safetensors").counts(negative=True) == [0, 1]
     filled, whole = tmp_path / "filled.safetensors", tmp_path / "whole.safetensors"
     assert run(*small, "--model.test_mode", "fill_memory", "--out_path", filled, into=tmp_path) == 0
-    step = [*small, *negatives, "--model.test_mode", "fill_memory_neg", "--ckpt_path", filled, "--out_path", whole]
-    assert run(*step, into=tmp_path) == 0
+    paths: list[str | Path] = ["--ckpt_path", filled, "--out_path", whole]
+    assert run(*small, *negatives, "--model.test_mode", "fill_memory_neg", *paths, into=tmp_path) == 0
     assert run(*small, "--model.test_mode", "test", "--ckpt_path", whole, into=tmp_path / "steps") == 0
     assert read(tmp_path / "steps" / "results.json") == read(tmp_path / "one" / "results.json")
 
@@ -131,7 +131,8 @@ def test_reference_pictures(small: list[str], tmp_path: Path) -> None:
     assert run(*small, "--model.test_mode", "vis_memory", into=tmp_path) == 0
     pictures = sorted((tmp_path / "memory").glob("*.png"))
     assert [path.name.split("_")[0] for path in pictures] == ["disc", "disc", "square", "square"]
-    assert np.asarray(Image.open(pictures[0])).std() > 0
+    with Image.open(pictures[0]) as picture:
+        assert np.asarray(picture).std() > 0
 
 
 def test_validate_and_predict(small: list[str], whole_run: Path, tmp_path: Path) -> None:
