@@ -70,7 +70,7 @@ def test_masks_boxes_and_areas_agree_and_nothing_overlaps(tmp_path: Path) -> Non
             covered += mask
             ys, xs = mask.nonzero()
             assert annotation.area == mask.sum()
-            assert annotation.bbox == (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
+            assert list(annotation.bbox) == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
         assert covered.max() == 1
         with Image.open(tmp_path / "shapes" / "images" / image.file_name) as picture:
             assert (picture.format, picture.size) == ("JPEG", (64, 64))
