@@ -139,11 +139,13 @@ def test_chunked_resizing_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> N
     whole = F.interpolate(logits[:, None], size=(33, 21), mode="bilinear")[:, 0] > 0
     monkeypatch.setattr("no_time_to_train.matching.instances._CHUNK_ELEMENTS", 33 * 21 * 2)
     assert torch.equal(resize_masks(logits, (33, 21)), whole)
-    factors = merge_factors(whole, torch.ones(9, 1), torch.zeros(9))
+    labels = torch.zeros(9, dtype=torch.long)
+    factors = merge_factors(whole, torch.ones(9, 1), labels)
     monkeypatch.undo()
-    torch.testing.assert_close(factors, merge_factors(whole, torch.ones(9, 1), torch.zeros(9)))
+    torch.testing.assert_close(factors, merge_factors(whole, torch.ones(9, 1), labels))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_wrong_inputs_are_refused() -> None:
     logits, quality = boxes_to_logits((0, 0, 8, 8)), torch.ones(1)
     with pytest.raises(EncoderMismatchError, match="4 wide, the memory bank's 3"):

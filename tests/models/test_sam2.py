@@ -311,6 +311,7 @@ def test_wrong_config_files(tmp_path: Path) -> None:
         resolve_sam2_config(write_config(tmp_path / "e", settings))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_wrong_prompts_and_pixels(sam2: Sam2Segmenter, embedding: ImageEmbedding) -> None:
     points, labels = _points(4)
     with pytest.raises(ConfigError, match="either points or boxes"):
