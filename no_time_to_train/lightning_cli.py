@@ -122,8 +122,10 @@ def one_line(error: Exception) -> str | None:
     jsonargparse reports every branch of every union that it tried; what matters are the keys on the way and the leaf.
     """
     text = str(error)
-    if isinstance(error, NoTimeToTrainError | MisconfigurationException | OSError):
+    if isinstance(error, NoTimeToTrainError | MisconfigurationException):
         return " ".join(text.split())
+    if isinstance(error, OSError):
+        return f"{' '.join(text.split())} (check the path, its permissions and the space that is left)"
     if isinstance(error, ValueError) and "Does not validate against any" not in text:
         return None
     keys, leaves = [], []

@@ -162,6 +162,13 @@ def test_bf16_mixed_finds_much_the_same(small: list[str], whole_run: Path, tmp_p
     assert abs(max(r["score"] for r in mixed) - max(r["score"] for r in full)) < 0.05
 
 
+def test_a_quick_look_at_the_first_targets(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    assert run(*small, "--data.max_targets", "2", into=tmp_path) == 0
+    whole, ids = read(whole_run / "results.json"), {5, 6}
+    assert read(tmp_path / "results.json") == [result for result in whole if result["image_id"] in ids]
+    assert read(tmp_path / "metrics.json")["images"] == 2
+
+
 def test_debiasing_by_yaml(small: list[str], whole_run: Path, tmp_path: Path) -> None:
     switch = "--model.model_cfg.memory_bank_cfg.debias"
     assert run(*small, f"{switch}.enabled", "true", f"{switch}.components", "4", into=tmp_path) == 0
@@ -208,8 +215,9 @@ def broken_json(data: TinyData, folder: Path, **changes: Any) -> Path:
     """Write the references with an entry of their first annotation changed."""
     document = read(data.references)
     document["annotations"][0].update(changes)
-    (folder / "broken.json").write_text(json.dumps(document))
-    return folder / "broken.json"
+    path = folder / f"broken_{'_'.join(changes)}.json"
+    path.write_text(json.dumps(document))
+    return path
 
 
 def wrong_encoder(folder: Path) -> Path:
@@ -253,6 +261,7 @@ BAD = {
     "missing memory": (["--model.test_mode", "test", "--ckpt_path", "no.safetensors"], "no memory bank at"),
     "trainer": (["--trainer.devicess", "2"], "devicess"),
     "config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    "limit": (["--trainer.limit_test_batches", "1"], "1 of 4 references were read.*data.max_targets"),
 }
 
 
@@ -276,6 +285,7 @@ def test_bad_files_are_one_line_and_status_2(
         (["--model.model_cfg.encoder_ckpt_path", tmp_path / "other.safetensors"], "in no known encoder layout"),
         (["--model.model_cfg.sam2_ckpt_path", tmp_path / "other.safetensors"], "other.safetensors"),
         (["--data.references", broken_json(data, tmp_path, segmentation=wrong_size)], "5x5|5, 5"),
+        (["--data.references", broken_json(data, tmp_path, bbox=[500, 500, 9, 9])], "annotation 10 in 001.jpg has no"),
         (["--data.reference_images", no_image(data, tmp_path)], "001.jpg"),
         (["--model.test_mode", "test", "--ckpt_path", foreign_bank(tmp_path)], "filled with another encoder"),
     ]

@@ -119,6 +119,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         reference_annotations: For a pickle, the COCO JSON that its ids are of.
         negative_references: COCO JSON of references that show what classes are not.
         negative_images: Folder of their images; `reference_images` if None.
+        max_targets: Take the first so many targets only; for a quick look.
         num_workers: Processes that read images ahead.
 
     Raises:
@@ -137,6 +138,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         reference_annotations: Path | None = None,
         negative_references: Path | None = None,
         negative_images: Path | None = None,
+        max_targets: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -152,6 +154,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         self.reference_annotations = reference_annotations
         self.negative_references = negative_references
         self.negative_images = negative_images or reference_images
+        self.max_targets = max_targets
         self.num_workers = num_workers
         self._reference_set: ReferenceSet | None = None
         self._target_dataset: CocoDataset | None = None
@@ -193,9 +196,10 @@ class ReferenceTargetDataModule(LightningDataModule):
             self.check_targets()
             folder = _folder(self.target_images, "target_images")
             if self.targets is None:
-                self._target_dataset = CocoDataset(_records_of(folder), (), (), str(folder))
+                dataset = CocoDataset(_records_of(folder, self.max_targets), (), (), str(folder))
             else:
-                self._target_dataset = load_coco(self.targets).select(class_names)
+                dataset = load_coco(self.targets).select(class_names)
+            self._target_dataset = dataset.first(self.max_targets)
         return self._target_dataset
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
@@ -286,11 +290,11 @@ def _read(folder: Path, record: ImageRecord) -> UInt8[Tensor, "3 H W"]:
     return image
 
 
-def _records_of(folder: Path) -> tuple[ImageRecord, ...]:
+def _records_of(folder: Path, count: int | None) -> tuple[ImageRecord, ...]:
     endings = Image.registered_extensions()
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
     records = []
-    for index, path in enumerate(paths, start=1):
+    for index, path in enumerate(paths[:count], start=1):
         width, height = load_image(path).size
         records.append(ImageRecord(index, str(path.relative_to(folder)), width, height))
     if not records:

@@ -1,7 +1,7 @@
 """What a COCO-style annotation file says, as frozen records: images, annotations, categories, and the whole."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -147,6 +147,19 @@ class CocoDataset:
         ids = {category.id for category in chosen}
         annotations = tuple(annotation for annotation in self.annotations if annotation.category_id in ids)
         return CocoDataset(self.images, annotations, chosen, self.source)
+
+    def first(self, count: int | None) -> "CocoDataset":
+        """Return the first images and what is annotated in them; all of them if `count` is None."""
+        return self if count is None else self.only_images({image.id for image in self.images[:count]})
+
+    def only_images(self, image_ids: Collection[int]) -> "CocoDataset":
+        """Return the images of these ids and what is annotated in them, with all categories."""
+        return CocoDataset(
+            tuple(image for image in self.images if image.id in image_ids),
+            tuple(annotation for annotation in self.annotations if annotation.image_id in image_ids),
+            self.categories,
+            self.source,
+        )
 
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         """Return the COCO document that `load_coco` reads back as the same records."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
 from no_time_to_train.distributed import gather_objects
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.errors import ConfigError, EmptyMaskError
 from no_time_to_train.evaluation import Result, ap_table, coco_results, evaluate, reports_as_json
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import MemoryBank
@@ -242,6 +242,12 @@ class Sam2MatcherLightningModel(LightningModule):
         box = item.reference.annotation.bbox
         mask = item.mask if item.mask is not None else self._model.mask_of_box(item.image, box)
         patches, on_grid = self._model.encode_reference(item.image, mask, box)
+        if not on_grid.any():
+            raise EmptyMaskError(
+                f"annotation {item.reference.annotation.id} in {item.reference.image.file_name} has no foreground in "
+                f"its box {list(box)}",
+                remedy="correct this reference's mask or box, or remove it",
+            )
         mean = patches[on_grid].float().mean(dim=0).cpu()
         # A bank takes references in the order of their index, so that its sums are those of one process.
         order = item.index + (1_000_000_000 if item.reference.negative else 0)
@@ -253,8 +259,15 @@ class Sam2MatcherLightningModel(LightningModule):
             return
         self._memory_whole = True
         memory = cast(MemoryBank, self._model.memory)
-        rows = itertools.chain.from_iterable(gather_objects(self._filled))
-        for _, mean, class_index, negative in sorted(rows, key=lambda row: row[0]):
+        rows = sorted(itertools.chain.from_iterable(gather_objects(self._filled)), key=lambda row: row[0])
+        if "references" in _READS[self.test_mode] and (wanted := len(self._data.reference_set().references)) > len(
+            rows
+        ):
+            raise ConfigError(
+                f"{len(rows)} of {wanted} references were read: the trainer's limit on batches holds for them too",
+                remedy="set data.max_targets to try fewer targets",
+            )
+        for _, mean, class_index, negative in rows:
             memory.add_mean(class_index, mean, negative)
         self._filled = []
         if self.test_mode != "fill_memory":
@@ -308,7 +321,9 @@ class Sam2MatcherLightningModel(LightningModule):
         }
         reports = []
         if targets.annotations:
-            reports = evaluate(_only_images(targets, {targets.images[index].id for index in indices}), results)
+            # Lightning's limit on batches leaves images out.
+            seen = targets.only_images({targets.images[index].id for index in indices})
+            reports = evaluate(seen, results)
             title = "average precision, in points" + (", of RANDOM weights" if random else "")
             Console().print(ap_table(reports, title=title))
         write_text_atomic(
@@ -339,13 +354,3 @@ class Sam2MatcherLightningModel(LightningModule):
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:
             Console(soft_wrap=True).print(text, highlight=False)
-
-
-def _only_images(dataset: CocoDataset, image_ids: set[int]) -> CocoDataset:
-    """Keep the images that were matched: Lightning's limit_test_batches leaves others out."""
-    return CocoDataset(
-        tuple(image for image in dataset.images if image.id in image_ids),
-        tuple(annotation for annotation in dataset.annotations if annotation.image_id in image_ids),
-        dataset.categories,
-        dataset.source,
-    )
