@@ -4,6 +4,8 @@ from typing import TypeVar
 
 import torch.distributed
 
+from no_time_to_train.errors import ProcessLostError
+
 T = TypeVar("T")
 
 
@@ -11,9 +13,18 @@ def gather_objects(value: T) -> list[T]:
     """Return the values of all processes, in the order of their ranks; a list of one without a process group.
 
     Every process must call it.
+
+    Raises:
+        ProcessLostError: Another process ended before it came here.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     gathered: list[T | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, value)
+    try:
+        torch.distributed.all_gather_object(gathered, value)
+    except RuntimeError as error:
+        raise ProcessLostError(
+            f"process {torch.distributed.get_rank()} has lost another one: {str(error).splitlines()[0]}",
+            remedy="the other process's own message says why it ended",
+        ) from error
     return [entry for entry in gathered if entry is not None]

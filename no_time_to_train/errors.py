@@ -97,3 +97,7 @@ class OutputError(NoTimeToTrainError, OSError):
 
 class EmptyMaskError(NoTimeToTrainError, ValueError):
     """A reference mask without any foreground."""
+
+
+class ProcessLostError(NoTimeToTrainError, RuntimeError):
+    """Another process of a distributed run that ended early."""

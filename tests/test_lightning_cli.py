@@ -176,22 +176,25 @@ def test_debiasing_by_yaml(small: list[str], whole_run: Path, tmp_path: Path) ->
     assert MemoryBank.load(tmp_path / "memory.safetensors").encoder_fingerprint == f"{plain} debias4"
 
 
+def run_processes(devices: int, data: TinyData, sam2: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the main job in as many processes, of one thread each: sums over other numbers of threads differ."""
+    command = [
+        *(sys.executable, str(ROOT / "run_lightening.py"), "--config", str(BASE)),
+        *(*small_model_arguments(sam2), *data.arguments, "--data.negative_references", str(data.negatives)),
+        *("--model.model_cfg.sam2_infer_cfgs.points_per_side", "4", "--model.overlays", "0"),
+        *("--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"),
+        *("--trainer.accelerator", "cpu", "--trainer.devices", str(devices), "--trainer.default_root_dir", str(folder)),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+
+
 @pytest.mark.parametrize("targets", [5, 1])
 def test_two_processes_equal_one(targets: int, sam2: Path, tmp_path: Path) -> None:
     """Any number of references and images: with one target, the second process gets none."""
     data = write_dataset(tmp_path / "data", shots=3 if targets == 5 else 1, targets=targets)
-    common = [
-        *("--config", str(BASE), *small_model_arguments(sam2), *data.arguments),
-        *("--model.model_cfg.sam2_infer_cfgs.points_per_side", "4", "--model.overlays", "0"),
-        *("--data.negative_references", str(data.negatives)),
-        *("--trainer.accelerator", "cpu", "--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"),
-    ]
-    # One thread each, in both runs: sums over other numbers of threads differ in their last bit.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for devices in ("1", "2"):
-        folder = ["--trainer.default_root_dir", str(tmp_path / devices), "--trainer.devices", devices]
-        command = [sys.executable, str(ROOT / "run_lightening.py"), *common, *folder]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    for devices in (1, 2):
+        done = run_processes(devices, data, sam2, tmp_path / str(devices))
         assert done.returncode == 0, done.stderr[-3000:]
     assert read(tmp_path / "2" / "results.json") == read(tmp_path / "1" / "results.json")
     one, two = (read(tmp_path / devices / "metrics.json") for devices in ("1", "2"))
@@ -200,6 +203,20 @@ def test_two_processes_equal_one(targets: int, sam2: Path, tmp_path: Path) -> No
     assert one == two
     banks = [MemoryBank.load(tmp_path / devices / "memory.safetensors") for devices in ("1", "2")]
     assert torch.equal(banks[0].prototypes, banks[1].prototypes)
+
+
+def test_bad_input_of_one_process_ends_both(sam2: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", shots=1, targets=4)
+    # The second target is the second process's.
+    (data.images / "004.jpg").write_text("no image")
+    done = run_processes(2, data, sam2, tmp_path / "out")
+    errors = sorted(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert done.returncode == 2
+    assert len(errors) == 2
+    assert "004.jpg" in errors[0]
+    assert "has lost another one" in errors[1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def one_error(capsys: pytest.CaptureFixture[str]) -> str:
