@@ -31,7 +31,8 @@ class ApReport:
     Attributes:
         iou_type: `bbox` or `segm`.
         overall: The metrics `AP AP50 AP75 APs APm APl` over all classes, in [0, 1]; NaN where nothing is annotated.
-        per_class: The same for each class.
+            With LVIS annotations also `APr APc APf`, over the rare, common and frequent classes.
+        per_class: The first six for each class.
     """
 
     iou_type: IouType
@@ -86,10 +87,21 @@ def _evaluate(dataset: CocoDataset, results: Sequence[Result], kind: IouType) ->
     from faster_coco_eval import COCO, COCOeval_faster
 
     lvis = any(image.neg_category_ids or image.not_exhaustive_category_ids for image in dataset.images)
+    if lvis:
+        # LVIS counts a class only where it was looked for. faster-coco-eval 1.8 means to leave the others out too, and
+        # fails on an image of which nothing is left.
+        looked_for = {image.id: set(image.neg_category_ids) for image in dataset.images}
+        for annotation in dataset.annotations:
+            looked_for[annotation.image_id].add(annotation.category_id)
+        results = [result for result in results if result["category_id"] in looked_for[result["image_id"]]]
     if not results or not dataset.annotations:
         blank = dict.fromkeys(METRICS, 0.0 if dataset.annotations else float("nan"))
         return ApReport(kind, blank, dict.fromkeys(dataset.class_names, blank))
-    truth = COCO(dataset.to_json())
+    document = dataset.to_json()
+    if lvis:
+        # The evaluator asks for it; a class whose frequency is not said counts among the frequent ones there, not here.
+        document["categories"] = [{"frequency": "f"} | category for category in document["categories"]]
+    truth = COCO(document)
     evaluator = COCOeval_faster(
         truth, truth.loadRes([dict(result) for result in results]), kind, lvis_style=lvis, print_function=log.debug
     )
@@ -101,9 +113,14 @@ def _evaluate(dataset: CocoDataset, results: Sequence[Result], kind: IouType) ->
     precision: np.ndarray = evaluator.eval["precision"]
     thresholds = np.asarray(evaluator.params.iouThrs)
     classes = [dataset.categories_by_id[category_id].name for category_id in evaluator.params.catIds]
+    overall = _metrics(precision, thresholds)
+    frequencies = [dataset.categories_by_id[category_id].frequency for category_id in evaluator.params.catIds]
+    for frequency in sorted({frequency for frequency in frequencies if frequency}):
+        chosen = [index for index, entry in enumerate(frequencies) if entry == frequency]
+        overall[f"AP{frequency}"] = _metrics(precision[:, :, chosen], thresholds)["AP"]
     return ApReport(
         kind,
-        _metrics(precision, thresholds),
+        overall,
         {name: _metrics(precision[:, :, index : index + 1], thresholds) for index, name in enumerate(classes)},
     )
 

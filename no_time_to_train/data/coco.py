@@ -146,7 +146,8 @@ def _image(entry: dict[str, Any]) -> ImageRecord:
 
 
 def _category(entry: dict[str, Any]) -> Category:
-    return Category(_integer(entry, "id"), _text(entry, "name"))
+    frequency = entry.get("frequency")
+    return Category(_integer(entry, "id"), _text(entry, "name"), frequency if frequency in ("r", "c", "f") else None)
 
 
 def _annotation(entry: dict[str, Any]) -> Annotation:

@@ -60,10 +60,17 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A class, by the id that annotations use and the name that people use."""
+    """A class of objects.
+
+    Args:
+        id: Unique among the categories.
+        name: Unique among the categories.
+        frequency: LVIS only: `r`, `c` or `f` for rare, common or frequent.
+    """
 
     id: int
     name: str
+    frequency: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,11 @@ class CocoDataset:
         return {
             "images": [_image_json(image) for image in self.images],
             "annotations": [_annotation_json(annotation) for annotation in self.annotations],
-            "categories": [{"id": category.id, "name": category.name} for category in self.categories],
+            "categories": [
+                {"id": category.id, "name": category.name}
+                | ({"frequency": category.frequency} if category.frequency else {})
+                for category in self.categories
+            ],
         }
 
 

@@ -1,0 +1,45 @@
+import pytest
+
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.matching.debias import DebiasConfig
+from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config
+from no_time_to_train.models.mask_generator import AmgConfig
+
+
+def test_dataclass_mapping_and_nothing() -> None:
+    config = Sam2InferConfig(points_per_side=8)
+    assert as_config(Sam2InferConfig, config, "x") is config
+    assert as_config(Sam2InferConfig, {"points_per_side": 8}, "x") == config
+    assert as_config(Sam2InferConfig, None, "x") == Sam2InferConfig()
+
+
+def test_nested_mapping() -> None:
+    config = as_config(MemoryBankConfig, {"debias": {"enabled": True, "components": 7}}, "memory_bank_cfg")
+    assert config.debias == DebiasConfig(enabled=True, components=7)
+
+
+def test_unknown_and_missing_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"encoder_cfg has no setting colour.*img_size"):
+        as_config(EncoderConfigArgs, {"name": "small", "colour": "red"}, "encoder_cfg")
+    with pytest.raises(ConfigError, match=r"memory_bank_cfg.debias has no setting on"):
+        as_config(MemoryBankConfig, {"debias": {"on": True}}, "memory_bank_cfg")
+    with pytest.raises(ConfigError, match=r"encoder_cfg is incomplete.*name"):
+        as_config(EncoderConfigArgs, None, "encoder_cfg")
+
+
+@pytest.mark.parametrize(
+    ("cls", "setting", "value"),
+    [
+        (Sam2InferConfig, "points_per_side", 0),
+        (Sam2InferConfig, "testing_point_bs", 0),
+        (Sam2InferConfig, "num_out_instance", -1),
+        (Sam2InferConfig, "iou_thr", 1.1),
+        (Sam2InferConfig, "nms_thr", -0.1),
+        (MemoryBankConfig, "crop_scale", 0.9),
+        (MemoryBankConfig, "negative_sigma", 0.0),
+        (AmgConfig, "points_per_side", 0),
+    ],
+)
+def test_settings_out_of_range_are_named(cls: type, setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{setting} is {value}"):
+        as_config(cls, {setting: value}, "settings")
