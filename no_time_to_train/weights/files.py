@@ -5,6 +5,7 @@ Nothing here knows a model. Tensors are memory-mapped, so that looking at a file
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, Weig
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+# How torch 2.15 names what a pickle asks for and may not have.
+_REFUSED = re.compile(r"[^\n:]*(?:GLOBAL|Unsupported (?:class|global))[^\n]*")
 _FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 
 
@@ -106,10 +109,10 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         # Only zip archives can be memory-mapped; the legacy format, which few files still have, is read whole.
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error: ")[2].split("\n")[0].strip()
+        reason = _REFUSED.search(str(error))
         if reason:
             raise UnsafeWeightsError(
-                f"{file} is a pickle that asks for more than tensors, so it was not loaded: {reason}",
+                f"{file} is a pickle that asks for more than tensors, so it was not loaded: {reason[0].strip()}",
                 remedy="export the plain state dict with torch.save(model.state_dict(), ...), or use safetensors",
             ) from error
         raise WeightsFormatError(f"{file} is no PyTorch weights file", remedy=_FETCH_AGAIN) from error

@@ -1,0 +1,184 @@
+"""Both matching baselines on pictures of coloured fields, with small random models."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from no_time_to_train.errors import ConfigError, EncoderMismatchError, ImageSizeError, MaskSizeError
+from no_time_to_train.matching import MemoryBank, match_masks
+from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.sam2 import Prompts, point_grid
+from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
+from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from tests.tiny import write_config
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+BOX = (8.0, 6.0, 30.0, 28.0)
+SMALL: dict[str, Any] = {"name": "dinov3_small", "img_size": 64}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("sam2"))
+
+
+def build(folder: Path, **settings: Any) -> Sam2MatchingBaseline_noAMG:
+    settings = {"encoder_cfg": SMALL, "sam2_infer_cfgs": {"points_per_side": 4, "iou_thr": 0.0}, **settings}
+    return Sam2MatchingBaseline_noAMG(str(folder), random_init=True, **settings)
+
+
+@pytest.fixture(scope="module")
+def grid(folder: Path) -> Sam2MatchingBaseline_noAMG:
+    return build(folder)
+
+
+def amg(folder: Path) -> Sam2MatchingBaseline:
+    # Random masks are neither sure nor stable.
+    loose = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    return Sam2MatchingBaseline(str(folder), sam2_amg_cfg=loose, encoder_cfg=SMALL, max_instances=7, random_init=True)
+
+
+def picture(seed: int, height: int = 48, width: int = 64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 90, (3, height, width), dtype=torch.uint8, generator=generator)
+    image[seed % 3, 10:30, 10:34] = 240
+    return image
+
+
+def mask() -> Tensor:
+    inside = torch.zeros(48, 64, dtype=torch.bool)
+    inside[10:30, 10:34] = True
+    return inside
+
+
+def fill(baseline: MatchingBaseline) -> MemoryBank:
+    bank = baseline.start_memory(["red", "green"])
+    for index in range(4):
+        bank.add(index % 2, *baseline.encode_reference(picture(index % 2), mask(), BOX))
+    bank.finalize()
+    return bank
+
+
+def test_prediction_is_its_parts(grid: Sam2MatchingBaseline_noAMG) -> None:
+    bank = fill(grid)
+    image = picture(7)
+    found = grid.predict(image)
+    assert len(found) > 0
+    assert found.masks.shape[1:] == (48, 64)
+    embedding = grid.sam2.embed(grid.sam2.preprocess(image))
+    points = point_grid(4, grid.sam2.image_size)[:, None]
+    masks = grid.sam2.best_masks(embedding, Prompts(points=points))
+    by_hand = match_masks(grid.encode(image), masks.mask_logits, masks.predicted_iou, bank, image_size=(48, 64))
+    assert torch.equal(found.scores, by_hand.scores)
+    assert torch.equal(found.masks, by_hand.masks)
+
+
+def test_unsure_masks_are_left_out(folder: Path) -> None:
+    # The threshold itself is left out too; nothing is surer than 1.
+    baseline = build(folder, sam2_infer_cfgs={"points_per_side": 4, "iou_thr": 1.0})
+    fill(baseline)
+    assert len(baseline.predict(picture(7))) == 0
+
+
+def test_automatic_masks(folder: Path) -> None:
+    baseline = amg(folder)
+    fill(baseline)
+    found = baseline.predict(picture(7))
+    assert 0 < len(found) <= 7
+    assert found.scores.max() <= 1
+    assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+    torch.testing.assert_close(baseline.encode(picture(1)).norm(dim=-1), torch.ones(4, 4))
+
+
+def test_what_came_before_changes_nothing(grid: Sam2MatchingBaseline_noAMG) -> None:
+    fill(grid)
+    alone = grid.predict(picture(7))
+    for seed in (3, 4):
+        grid.predict(picture(seed, 30, 90))
+    assert torch.equal(grid.predict(picture(7)).scores, alone.scores)
+
+
+def test_a_memory_is_needed(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="give it as --ckpt_path"):
+        build(folder).predict(picture(1))
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_references_must_fit_their_image(grid: Sam2MatchingBaseline_noAMG) -> None:
+    with pytest.raises(MaskSizeError, match="64x48 for an image of 48x64"):
+        grid.encode_reference(picture(1), mask().T, BOX)
+    with pytest.raises(ImageSizeError, match="convert to RGB"):
+        grid.encode_reference(picture(1)[:1], mask(), BOX)
+
+
+def test_reference_is_encoded_within_its_window(grid: Sam2MatchingBaseline_noAMG) -> None:
+    """What lies outside the window has no say."""
+    image, changed = picture(1), picture(1)
+    changed[:, 44:, 50:] = 255
+    patches, on_grid = grid.encode_reference(image, mask(), BOX)
+    again, _ = grid.encode_reference(changed, mask(), BOX)
+    assert torch.equal(patches, again)
+    assert (patches.shape[:2], on_grid.dtype) == ((4, 4), torch.bool)
+    assert 0 < on_grid.sum() < 16
+
+
+def test_fingerprint_tells_all_that_changes_features(folder: Path, grid: Sam2MatchingBaseline_noAMG) -> None:
+    others: list[dict[str, Any]] = [
+        {"encoder_cfg": {**SMALL, "img_size": 80}},
+        {"encoder_cfg": {**SMALL, "resize_policy": "keep_ratio"}},
+        {"encoder_cfg": {**SMALL, "name": "dinov3_small_plus"}},
+        {"memory_bank_cfg": {"crop_scale": 1.5}},
+        {"memory_bank_cfg": {"debias": {"enabled": True}}},
+        {"memory_bank_cfg": {"debias": {"enabled": True, "components": 3}}},
+    ]
+    prints = {grid.memory_fingerprint, amg(folder).memory_fingerprint}
+    prints |= {build(folder, **settings).memory_fingerprint for settings in others}
+    assert len(prints) == 2 + len(others)
+    # What changes scores only needs no new memory.
+    assert build(folder, memory_bank_cfg={"negative_sigma": 0.1}).memory_fingerprint == grid.memory_fingerprint
+
+
+def test_a_memory_of_another_encoder_is_refused(grid: Sam2MatchingBaseline_noAMG, folder: Path, tmp_path: Path) -> None:
+    fill(grid).save(tmp_path / "bank.safetensors")
+    grid.use_memory(MemoryBank.load(tmp_path / "bank.safetensors"))
+    other = build(folder, encoder_cfg={**SMALL, "img_size": 80})
+    with pytest.raises(EncoderMismatchError, match=r"64px.*80px"):
+        other.use_memory(MemoryBank.load(tmp_path / "bank.safetensors"))
+
+
+def test_masks_of_boxes_stay_in_them(grid: Sam2MatchingBaseline_noAMG) -> None:
+    for box in (BOX, (0.0, 0.0, 64.0, 48.0), (60.0, 40.0, 1.0, 1.0)):
+        drawn = grid.mask_of_box(picture(2), box)
+        assert drawn.shape == (48, 64)
+        ys, xs = drawn.nonzero(as_tuple=True)
+        assert len(ys) > 0
+        assert box[0] - 1 <= xs.min() <= xs.max() <= box[0] + box[2]
+        assert box[1] - 1 <= ys.min() <= ys.max() <= box[1] + box[3]
+
+
+def test_ratio_is_kept_when_asked_for(folder: Path) -> None:
+    baseline = build(folder, encoder_cfg={**SMALL, "resize_policy": "keep_ratio"})
+    assert baseline.encode(picture(1, 32, 64)).shape == (2, 4, 384)
+    fill(baseline)
+    assert baseline.predict(picture(1, 32, 64)).masks.shape[1:] == (32, 64)
+
+
+def test_debiasing_removes_what_a_blank_image_shows(folder: Path, grid: Sam2MatchingBaseline_noAMG) -> None:
+    baseline = build(folder, memory_bank_cfg={"debias": {"enabled": True, "components": 5}})
+    assert baseline.encoder.fingerprint == grid.encoder.fingerprint
+    cleaned = baseline.encode(picture(1)).flatten(0, 1)
+    torch.testing.assert_close(cleaned.norm(dim=-1), torch.ones(16))
+    blank = grid._encode_blank(4, 4).flatten(0, 1)
+    blank = torch.nn.functional.normalize(blank, dim=-1)
+    _, _, directions = torch.linalg.svd(blank - blank.mean(dim=0), full_matrices=False)
+    # fp32 projections of unit vectors.
+    assert (cleaned @ directions[:5].T).abs().max() < 1e-5
+
+
+def test_random_weights_are_named(grid: Sam2MatchingBaseline_noAMG, folder: Path, tmp_path: Path) -> None:
+    assert grid.random_weights == ["encoder", "SAM2"]
+    grid.encoder.model.save_pretrained(tmp_path / "encoder")
+    assert build(folder, encoder_ckpt_path=tmp_path / "encoder").random_weights == ["SAM2"]

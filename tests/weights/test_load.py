@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
+from no_time_to_train.weights.load import assign_tensors, read_source
+from tests.conftest import DATA
+
+
+def empty_model() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_every_tensor_is_assigned_and_cast_where_it_is_floating() -> None:
+    model, given = empty_model(), tensors()
+    assign_tensors(model, given, source="x", dtype=torch.bfloat16)
+    state = model.state_dict()
+    assert state["0.weight"].dtype == torch.bfloat16
+    assert state["1.num_batches_tracked"].dtype == torch.int64
+    assert torch.equal(state["0.weight"], given["0.weight"].bfloat16())
+    assert isinstance(model.get_parameter("0.weight"), nn.Parameter)
+
+
+def test_weights_are_taken_not_copied() -> None:
+    model, given = empty_model(), tensors()
+    assign_tensors(model, given, source="x")
+    assert model.get_parameter("0.weight").data_ptr() == given["0.weight"].data_ptr()
+
+
+def test_missing_unexpected_and_misshapen_are_listed() -> None:
+    given = tensors()
+    del given["0.bias"]
+    with pytest.raises(KeyMismatchError, match=r"tensors of x .* 1 missing: 0.bias"):
+        assign_tensors(empty_model(), given, source="x")
+    assign_tensors(empty_model(), given, source="x", optional=["0.bias"])
+    with pytest.raises(KeyMismatchError, match=r"1 unexpected: head"):
+        assign_tensors(empty_model(), tensors() | {"head": torch.zeros(1)}, source="x")
+    with pytest.raises(ShapeMismatchError, match=r"0.weight is \(3, 3\), expected \(3, 2\)"):
+        assign_tensors(empty_model(), tensors() | {"0.weight": torch.zeros(3, 3)}, source="x")
+
+
+def test_nothing_is_assigned_when_something_is_wrong() -> None:
+    model = empty_model()
+    with pytest.raises(ShapeMismatchError):
+        assign_tensors(model, tensors() | {"1.weight": torch.zeros(4)}, source="x")
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_the_key_bias_is_left_out_where_it_is_masked_and_kept_where_it_is_not(tmp_path: Path) -> None:
+    golden = DATA / "golden" / "vit_mlp_untied.pth"
+    source = read_source(golden)
+    assert not source.architecture.key_bias
+    assert source.architecture.untied_norm
+    raw = torch.load(golden, weights_only=True)
+    unmasked = {name: tensor for name, tensor in raw.items() if not name.endswith("bias_mask")}
+    torch.save(unmasked, tmp_path / "unmasked.pth")
+    kept = read_source(tmp_path / "unmasked.pth")
+    assert kept.architecture.key_bias
+    expected = raw["blocks.0.attn.qkv.bias"][64:128]
+    assert expected.abs().max() > 0
+    assert torch.equal(kept.tensors["model.layer.0.attention.k_proj.bias"], expected)
+
+
+def test_architecture_is_read_from_the_tensors() -> None:
+    swiglu = read_source(DATA / "golden" / "vit_swiglu64_untied.pth").architecture
+    assert (swiglu.ffn, swiglu.ffn_dim, swiglu.num_heads, swiglu.query_bias) == ("swiglu", 128, 2, False)
+    convnext = read_source(DATA / "golden" / "convnext.pth").architecture
+    assert (convnext.stage_depths, convnext.stage_dims) == ((2, 2, 2, 2), (16, 32, 64, 128))
+
+
+def test_unknown_layouts_and_broken_settings(tmp_path: Path) -> None:
+    save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsFormatError, match=r"no known encoder layout: its 1 tensors begin with conv.weight"):
+        read_source(tmp_path / "other.safetensors")
+    names = ("embeddings.patch_embeddings.weight", "layer.0.attention.q_proj.weight")
+    save_file({name: torch.zeros(1, 1, 1, 1) for name in names}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsFormatError, match=r"lacks model.layer.0.mlp.up_proj.weight"):
+        read_source(tmp_path)
