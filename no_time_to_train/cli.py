@@ -10,30 +10,8 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from no_time_to_train.data.sampling import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
-
-
-def sample_references(
-    annotations: Path,
-    shots: int,
-    output: Path,
-    seed: int = 0,
-    split: str | None = None,
-    allow_fewer: bool = False,
-) -> None:
-    """Choose references at random from annotated images and write them as COCO JSON.
-
-    Args:
-        annotations: COCO or LVIS JSON to choose from.
-        shots: References a class.
-        output: Where the references go.
-        seed: The same seed chooses the same references.
-        split: A published split's classes, such as coco_fewshot_novel20; all classes if not given.
-        allow_fewer: Take what there is where a class has fewer than that.
-    """
-    from no_time_to_train.data.references import sample_references_command
-
-    sample_references_command(annotations, shots, output, seed=seed, split=split, allow_fewer=allow_fewer)
 
 
 def write_shapes(
@@ -55,7 +33,10 @@ def write_shapes(
     print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"sample-references": sample_references, "write-shapes": write_shapes}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sample-references": sample_references_command,
+    "write-shapes": write_shapes,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -142,6 +142,7 @@ def test_validate_and_predict(small: list[str], whole_run: Path, tmp_path: Path)
     metrics = read(tmp_path / "predict" / "metrics.json")
     # Every image of the folder is a target, and there is nothing to compare with.
     assert metrics["images"] == 10
+    assert metrics["categories"] == {"3": "disc", "7": "square"}
     assert "segm" not in metrics
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.matching.precision import full_precision
 
 _COMPONENTS_PER_DIM = 500 / 1024
 
@@ -45,6 +46,7 @@ class PositionalDebias:
     components: int | None = None
     _bases: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
+    @full_precision()
     def __call__(self, patches: Float[Tensor, "h w D"]) -> Float[Tensor, "h w D"]:
         """Return L2-normalised features without their positional component.
 

@@ -3,8 +3,6 @@
 Source: the method of no-time-to-train, arXiv 2507.02798, section 3; outputs agree with its code at 214fc79.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +13,7 @@ from torchvision.ops import batched_nms, masks_to_boxes
 
 from no_time_to_train.errors import MaskSizeError
 from no_time_to_train.matching.memory_bank import MemoryBank
+from no_time_to_train.matching.precision import full_precision
 from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
 
 _NMS_KEEP_FACTOR = 8
@@ -56,15 +55,8 @@ class Instances:
         )
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Compute in the inputs' own precision, also under a trainer's autocast: cosines in bf16 keep three digits."""
-    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-        yield
-
-
 @torch.inference_mode()
-@_full_precision()
+@full_precision()
 def match_masks(
     patches: Float[Tensor, "h w D"],
     mask_logits: Float[Tensor, "N Hm Wm"],
@@ -123,7 +115,7 @@ def match_masks(
 
 
 @torch.inference_mode()
-@_full_precision()
+@full_precision()
 def match_mask_pairs(
     patches: Float[Tensor, "h w D"],
     mask_logits: Float[Tensor, "N Hm Wm"],

@@ -285,14 +285,20 @@ class Sam2MatcherLightningModel(LightningModule):
         begin = time.perf_counter()
         instances = self._model.predict(item.image)
         self._seconds += time.perf_counter() - begin
-        names = cast(MemoryBank, self._model.memory).class_names
-        self._results.append((item.index, coco_results(item.record.id, instances, self._category_ids(names))))
-        self._overlays.draw(item, instances, names)
+        categories = self._categories()
+        self._results.append((item.index, coco_results(item.record.id, instances, list(categories))))
+        self._overlays.draw(item, instances, list(categories.values()))
 
-    def _category_ids(self, names: Sequence[str]) -> Sequence[int]:
-        """Return COCO's id of each class: the targets' own, or 1, 2, 3 where they are a plain folder."""
-        categories = cast(CocoDataset, self._targets).categories
-        return [category.id for category in categories] or range(1, len(names) + 1)
+    def _categories(self) -> dict[int, str]:
+        """Return COCO's id and the name of each class, in the memory's order.
+
+        The ids are the targets' own; where those are a plain folder, the references', or 1, 2, 3 for a memory file.
+        """
+        names = cast(MemoryBank, self._model.memory).class_names
+        ids: Sequence[int] = [category.id for category in cast(CocoDataset, self._targets).categories]
+        if not ids and "references" in _READS[self.test_mode]:
+            ids = self._data.reference_set().category_ids
+        return dict(zip(ids or range(1, len(names) + 1), names, strict=True))
 
     def _write_results(self) -> None:
         """Gather, write and evaluate; every process takes part, the first one writes."""
@@ -315,6 +321,7 @@ class Sam2MatcherLightningModel(LightningModule):
         metrics: dict[str, Any] = {
             "encoder": self._model.encoder.config.name,
             "random_weights": random,
+            "categories": self._categories(),
             "images": len(indices),
             "instances": len(results),
             "seconds_per_image": seconds,

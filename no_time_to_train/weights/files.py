@@ -20,7 +20,7 @@ from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, Weig
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 # How torch 2.15 names what a pickle asks for and may not have.
-_REFUSED = re.compile(r"[^\n:]*(?:GLOBAL|Unsupported (?:class|global))[^\n]*")
+_REFUSED = re.compile(r"[^\n:]*(?:GLOBAL|Unsupported (?:class|global))[^\n]*?(?= Please|\n|$)")
 _FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 
 

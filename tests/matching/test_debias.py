@@ -31,6 +31,13 @@ def test_what_depends_on_the_position_is_gone_and_the_rest_stays() -> None:
     assert (F.cosine_similarity(cleaned[:3], content[:3], dim=-1) > 0.99).all()
 
 
+def test_autocast_changes_nothing() -> None:
+    features = torch.randn(6, 5, 8)
+    plain = PositionalDebias(blank, components=2)(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(PositionalDebias(blank, components=2)(features), plain)
+
+
 def test_one_basis_per_grid() -> None:
     asked = []
 

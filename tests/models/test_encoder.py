@@ -27,7 +27,7 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.models.dinov3_utils import SAT493M_MEAN, resolve_encoder
+from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, SAT493M_MEAN, EncoderConfig, resolve_encoder
 from no_time_to_train.models.encoder import (
     FeatureEncoder,
     _warn_about_preprocessor,
@@ -35,7 +35,9 @@ from no_time_to_train.models.encoder import (
     build_encoder,
     build_encoder_from_checkpoint,
 )
-from no_time_to_train.models.transformers_models import matches
+from no_time_to_train.models.transformers_models import build_model, matches
+from no_time_to_train.weights.inspect import read_architecture
+from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.load import read_source
 from tests.conftest import DATA
 
@@ -226,6 +228,22 @@ def test_another_architecture_is_refused_and_named(small_folder: Path) -> None:
         build_encoder("dinov3_base", small_folder)
     with pytest.raises(ShapeMismatchError, match="in no registry entry"):
         build_encoder("dinov3_small", GOLDEN / "vit_mlp_untied.pth")
+
+
+@pytest.mark.parametrize("entry", ENCODER_CONFIGS.values(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("nested", [True, False])
+def test_full_size_files_are_told_by_their_tensors(entry: EncoderConfig, nested: bool) -> None:
+    """Shapes alone, under transformers' names before and after it nested them."""
+    with torch.device("meta"):
+        expected = build_model(architecture_of(entry), num_heads=entry.num_heads).state_dict()
+    file = {name if nested else name.removeprefix("model."): tensor for name, tensor in expected.items()}
+    layout = detect_layout(file, "file")
+    mapped = to_transformers(file, layout, "file")
+    assert mapped.keys() == expected.keys()
+    architecture = read_architecture(mapped, layout, "file")
+    fitting = [other for other in ENCODER_CONFIGS.values() if matches(other, architecture)]
+    # Satellite encoders are of the same architecture as the others.
+    assert {other.name.removesuffix("_sat") for other in fitting} == {entry.name.removesuffix("_sat")}
 
 
 def test_giant_takes_its_ffn_from_the_checkpoint() -> None:
