@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -153,6 +154,25 @@ def test_box_only_references_get_their_masks_from_sam2(small: list[str], data: T
     (tmp_path / "boxes.json").write_text(json.dumps(document))
     assert run(*small, "--data.references", tmp_path / "boxes.json", into=tmp_path) == 0
     assert MemoryBank.load(tmp_path / "memory.safetensors").counts() == [2, 2]
+
+
+def test_reference_sets_of_the_original_project(
+    small: list[str], data: TinyData, whole_run: Path, tmp_path: Path
+) -> None:
+    """A pickle that names the references by id, with the annotations that they are of."""
+    named: dict[int, list[dict[str, Any]]] = {}
+    for annotation in read(data.references)["annotations"]:
+        entry = {"img_id": annotation["image_id"], "ann_ids": [annotation["id"]]}
+        named.setdefault(annotation["category_id"], []).append(entry)
+    (tmp_path / "refs.pkl").write_bytes(pickle.dumps(named))
+    args: list[str | Path] = [
+        "--data.references",
+        tmp_path / "refs.pkl",
+        "--data.reference_annotations",
+        data.references,
+    ]
+    assert run(*small, *args, into=tmp_path) == 0
+    assert read(tmp_path / "results.json") == read(whole_run / "results.json")
 
 
 def test_bf16_mixed_finds_much_the_same(small: list[str], whole_run: Path, tmp_path: Path) -> None:
