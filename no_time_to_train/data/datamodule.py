@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
-from no_time_to_train.data.images import load_image
+from no_time_to_train.data.images import image_size, load_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import Reference, ReferenceSet, load_references
 from no_time_to_train.data.splits import resolve_split
@@ -157,7 +157,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         self.max_targets = max_targets
         self.num_workers = num_workers
         self._reference_set: ReferenceSet | None = None
-        self._target_dataset: CocoDataset | None = None
+        self._target_datasets: dict[tuple[str, ...], CocoDataset] = {}
 
     def reference_set(self) -> ReferenceSet:
         """Read the references, once, and say by which classes.
@@ -192,15 +192,16 @@ class ReferenceTargetDataModule(LightningDataModule):
         Raises:
             NoTimeToTrainError: As `check_targets` and `load_coco` do, or a class is not among the targets' categories.
         """
-        if self._target_dataset is None:
+        names = tuple(class_names)
+        if names not in self._target_datasets:
             self.check_targets()
             folder = _folder(self.target_images, "target_images")
             if self.targets is None:
                 dataset = CocoDataset(_records_of(folder, self.max_targets), (), (), str(folder))
             else:
-                dataset = load_coco(self.targets).select(class_names)
-            self._target_dataset = dataset.first(self.max_targets)
-        return self._target_dataset
+                dataset = load_coco(self.targets).select(names)
+            self._target_datasets[names] = dataset.first(self.max_targets)
+        return self._target_datasets[names]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Return this process's share of what the module wants to read, a loader for each kind, in order."""
@@ -295,7 +296,7 @@ def _records_of(folder: Path, count: int | None) -> tuple[ImageRecord, ...]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
     records = []
     for index, path in enumerate(paths[:count], start=1):
-        width, height = load_image(path).size
+        width, height = image_size(path)
         records.append(ImageRecord(index, str(path.relative_to(folder)), width, height))
     if not records:
         raise DataNotFoundError(f"no images in {folder}", remedy="name a folder that holds JPEG or PNG files")

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from no_time_to_train.errors import ImageReadError
 
 # Modes whose pixels are indices, or are multiplied by alpha: only over RGBA do they become the colours that were meant.
 _THROUGH_RGBA = ("P", "PA", "RGBa")
+# EXIF orientations by which rows are seen as columns.
+_TURNED = (5, 6, 7, 8)
 _COLOUR_CHANNELS = {"L": 1, "LA": 1, "La": 1, "P": 1, "PA": 1, "RGB": 3, "RGBA": 3, "RGBa": 3, "RGBX": 3}
 
 
@@ -37,6 +39,21 @@ def load_image(path: Path) -> Image.Image:
         raise ImageReadError(
             f"{path} has mode {image.mode}, which cannot be made RGB: {error}", remedy="save it as an RGB image"
         ) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return the width and height in pixels of an image as `load_image` gives it, from its header where that will do.
+
+    Raises:
+        ImageReadError: As for `load_image`.
+    """
+    try:
+        with path.open("rb") as file, warnings.catch_warnings(action="error"), Image.open(file) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return (image.height, image.width) if orientation in _TURNED else image.size
+    except (OSError, ValueError, SyntaxError, Warning):
+        # Whatever is the matter with it, reading it whole will tell.
+        return load_image(path).size
 
 
 def load_mask(path: Path) -> Bool[np.ndarray, "H W"]:

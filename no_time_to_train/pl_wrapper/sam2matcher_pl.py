@@ -138,7 +138,7 @@ class Sam2MatcherLightningModel(LightningModule):
         self.overlay_score = overlay_score
         self.baseline: MatchingBaseline | None = None
         self._targets: CocoDataset | None = None
-        self._filled: list[tuple[int, torch.Tensor, int, bool]] = []
+        self._filled: list[tuple[tuple[int, int], torch.Tensor, int, bool]] = []
         self._memory_whole = False
         self._results: list[tuple[int, list[Result]]] = []
         self._seconds = 0.0
@@ -181,7 +181,10 @@ class Sam2MatcherLightningModel(LightningModule):
         if isinstance(batch, TargetItem):
             self._match(batch)
         elif isinstance(batch, ReferenceItem):
-            self._pictures.draw(batch, self._model) if self.test_mode == "vis_memory" else self._fill(batch)
+            if self.test_mode == "vis_memory":
+                self._pictures.draw(batch, self._model)
+            else:
+                self._fill(batch, dataloader_idx)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """See `test_step`."""
@@ -237,7 +240,7 @@ class Sam2MatcherLightningModel(LightningModule):
         self._model.start_memory(references.class_names)
         return references.class_names
 
-    def _fill(self, item: ReferenceItem) -> None:
+    def _fill(self, item: ReferenceItem, loader: int) -> None:
         """Encode a reference, to be added to the memory when all processes have theirs."""
         box = item.reference.annotation.bbox
         mask = item.mask if item.mask is not None else self._model.mask_of_box(item.image, box)
@@ -249,9 +252,8 @@ class Sam2MatcherLightningModel(LightningModule):
                 remedy="correct this reference's mask or box, or remove it",
             )
         mean = patches[on_grid].float().mean(dim=0).cpu()
-        # A bank takes references in the order of their index, so that its sums are those of one process.
-        order = item.index + (1_000_000_000 if item.reference.negative else 0)
-        self._filled.append((order, mean, item.reference.class_index, item.reference.negative))
+        # A bank takes references in the order in which one process reads them, so that its sums are the same.
+        self._filled.append(((loader, item.index), mean, item.reference.class_index, item.reference.negative))
 
     def _finish_memory(self) -> None:
         """Put the references of all processes into every process's memory; once, by all processes."""
@@ -260,13 +262,13 @@ class Sam2MatcherLightningModel(LightningModule):
         self._memory_whole = True
         memory = cast(MemoryBank, self._model.memory)
         rows = sorted(itertools.chain.from_iterable(gather_objects(self._filled)), key=lambda row: row[0])
-        if "references" in _READS[self.test_mode] and (wanted := len(self._data.reference_set().references)) > len(
-            rows
-        ):
-            raise ConfigError(
-                f"{len(rows)} of {wanted} references were read: the trainer's limit on batches holds for them too",
-                remedy="set data.max_targets to try fewer targets",
-            )
+        if "references" in _READS[self.test_mode]:
+            read, wanted = sum(loader == 0 for (loader, _), *_ in rows), len(self._data.reference_set().references)
+            if read < wanted:
+                raise ConfigError(
+                    f"{read} of {wanted} references were read: the trainer's limit on batches holds for them too",
+                    remedy="set data.max_targets to try fewer targets",
+                )
         for _, mean, class_index, negative in rows:
             memory.add_mean(class_index, mean, negative)
         self._filled = []
@@ -309,8 +311,10 @@ class Sam2MatcherLightningModel(LightningModule):
         if self.trainer.is_global_zero:
             results = [result for _, found in gathered for result in found]
             overall = self._write_and_evaluate([index for index, _ in gathered], results, seconds)
+        # The first process's own, for Lightning's loggers on all of them.
+        overall = gather_objects(overall)[0]
         if not self.trainer.predicting:
-            for name, value in self.trainer.strategy.broadcast(overall).items():
+            for name, value in overall.items():
                 self.log(name, value, sync_dist=True, add_dataloader_idx=False)
 
     def _write_and_evaluate(self, indices: list[int], results: list[Result], seconds: float) -> dict[str, float]:

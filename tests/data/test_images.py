@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from no_time_to_train.data.images import load_image, load_mask
+from no_time_to_train.data.images import image_size, load_image, load_mask
 from no_time_to_train.errors import ImageReadError
 
 HEIGHT, WIDTH = 4, 6
@@ -216,3 +216,21 @@ def test_in_palettes_the_index_counts(tmp_path: Path) -> None:
 def test_colour_spaces_are_converted_before_black_is_looked_for(tmp_path: Path) -> None:
     image = Image.fromarray(np.where(FOREGROUND, 255, 0).astype(np.uint8)).convert("RGB").convert("CMYK")
     assert np.array_equal(mask_of(image, tmp_path / "a.tif"), FOREGROUND)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_the_size_as_seen(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (31, 17)).save(path, exif=exif)
+    assert image_size(path) == load_image(path).size
+    assert (image_size(path) == (17, 31)) == (orientation >= 5)
+
+
+def test_the_size_of_what_is_no_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("no image")
+    with pytest.raises(ImageReadError):
+        image_size(tmp_path / "x.jpg")
+    with pytest.raises(ImageReadError):
+        image_size(tmp_path / "nothing.jpg")
