@@ -14,11 +14,10 @@ from torchvision.ops import batched_nms, masks_to_boxes
 from no_time_to_train.errors import MaskSizeError
 from no_time_to_train.matching.memory_bank import MemoryBank
 from no_time_to_train.matching.precision import full_precision
+from no_time_to_train.matching.resizing import intersections, resize_masks
 from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
 
 _NMS_KEEP_FACTOR = 8
-# Float masks of this many elements at a time: 64 MB, however many masks and pixels there are.
-_CHUNK_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,11 @@ def match_masks(
     factors = negative_factors(pooled, cosines, memory, sigma=negative_sigma)
     scores, labels = (cosines.clamp(min=0) * factors).max(dim=1)
     ranked = batched_nms(masks_to_boxes(masks), quality, labels, nms_threshold)[: _NMS_KEEP_FACTOR * max_instances]
-    full = resize_masks(logits[ranked], image_size)
-    scores = scores[ranked] * merge_factors(full, pooled[ranked], labels[ranked])
-    return _best(full, scores, labels[ranked], max_instances)
+    shared = intersections(logits[ranked], image_size)
+    merged = scores[ranked] * merge_factors(shared, pooled[ranked], labels[ranked])
+    # What has no pixel at the image's size takes no place among the best.
+    best = merged.masked_fill(shared.diagonal() == 0, -1).argsort(descending=True, stable=True)[:max_instances]
+    return _visible(resize_masks(logits[ranked][best], image_size), merged[best], labels[ranked][best])
 
 
 @torch.inference_mode()
@@ -153,55 +154,28 @@ def match_mask_pairs(
     rows, labels = pairs // cosines.shape[1], pairs % cosines.shape[1]
     distinct, positions = torch.unique(rows, return_inverse=True)
     full = resize_masks(logits[distinct], image_size)[positions]
-    return _best(full, scores[:max_instances], labels, max_instances)
+    return _visible(full, scores[:max_instances], labels)
 
 
 def merge_factors(
-    masks: Bool[Tensor, "K H W"], pooled: Float[Tensor, "K D"], labels: Int[Tensor, " K"]
+    shared: Float[Tensor, "K K"], pooled: Float[Tensor, "K D"], labels: Int[Tensor, " K"]
 ) -> Float[Tensor, " K"]:
     """Return by what each mask's score is multiplied for its overlap with the masks ranked before it.
 
     Args:
-        masks: In the order of their rank.
+        shared: Pixels that each two masks share, in the order of their rank; their own on the diagonal.
         pooled: Their L2-normalised features.
         labels: Their classes; only masks of one class count against each other.
     """
-    shared, area = _intersections(masks)
-    within = shared / area.clamp(min=1)[:, None]
+    within = shared / shared.diagonal().clamp(min=1)[:, None]
     alike = (pooled @ pooled.T).clamp(min=0)
     counts = labels[:, None] == labels[None, :]
     overlap = (within * alike * counts).tril(diagonal=-1).amax(dim=1)
     return (1 - overlap).clamp(min=0).sqrt()
 
 
-@torch.inference_mode()
-def resize_masks(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> Bool[Tensor, "N H W"]:
-    """Bring mask logits to the image's size bilinearly, and cut them at 0."""
-    count = max(1, _CHUNK_ELEMENTS // (image_size[0] * image_size[1]))
-    masks = torch.empty((len(mask_logits), *image_size), dtype=torch.bool, device=mask_logits.device)
-    for start in range(0, len(mask_logits), count):
-        chunk = mask_logits[start : start + count, None].float()
-        masks[start : start + count] = F.interpolate(chunk, size=image_size, mode="bilinear")[:, 0] > 0
-    return masks
-
-
-def _intersections(masks: Bool[Tensor, "K H W"]) -> tuple[Float[Tensor, "K K"], Float[Tensor, " K"]]:
-    """Return the pixels that each two masks share, and those of each mask; exact up to 2**24 pixels."""
-    flat = masks.flatten(1)
-    shared = torch.zeros((len(flat), len(flat)), device=masks.device)
-    for pixels in torch.split(flat, max(1, _CHUNK_ELEMENTS // max(1, len(flat))), dim=1):
-        part = pixels.float()
-        shared.addmm_(part, part.T)
-    return shared, shared.diagonal().clone()
-
-
-def _best(
-    masks: Bool[Tensor, "K H W"], scores: Float[Tensor, " K"], labels: Int[Tensor, " K"], max_instances: int
-) -> Instances:
-    """Keep the best masks that still have a pixel at the image's size."""
-    visible = masks.flatten(1).any(dim=1).nonzero()[:, 0]
-    order = visible[scores[visible].argsort(descending=True, stable=True)[:max_instances]]
-    if not len(order):
-        return Instances.empty((masks.shape[1], masks.shape[2]), masks.device)
-    kept = masks[order]
-    return Instances(masks=kept, boxes=masks_to_boxes(kept), scores=scores[order], labels=labels[order])
+def _visible(masks: Bool[Tensor, "M H W"], scores: Float[Tensor, " M"], labels: Int[Tensor, " M"]) -> Instances:
+    """Leave out the masks that have no pixel at the image's size, and box the others."""
+    visible = masks.flatten(1).any(dim=1)
+    masks, scores, labels = masks[visible], scores[visible], labels[visible]
+    return Instances(masks=masks, boxes=masks_to_boxes(masks), scores=scores, labels=labels)

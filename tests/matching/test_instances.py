@@ -5,7 +5,8 @@ from torch import Tensor
 
 from no_time_to_train.errors import EmptyClassError, EncoderMismatchError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
-from no_time_to_train.matching.instances import match_mask_pairs, merge_factors, resize_masks
+from no_time_to_train.matching.instances import match_mask_pairs, merge_factors
+from no_time_to_train.matching.resizing import intersections
 from no_time_to_train.matching.similarity import class_cosines, interpolation_matrix, negative_factors, pool_masks
 
 RED, GREEN, BLUE = torch.eye(3)
@@ -78,12 +79,12 @@ def test_nms_keeps_the_higher_predicted_iou_within_a_class_only() -> None:
 
 
 def test_a_mask_within_a_better_one_of_its_class_loses_its_score() -> None:
-    masks = boxes_to_logits((0, 0, 8, 8), (0, 0, 4, 4), (4, 4, 12, 12)) > 0
+    shared = intersections(boxes_to_logits((0, 0, 8, 8), (0, 0, 4, 4), (4, 4, 12, 12)), (16, 16))
     pooled = F.normalize(torch.tensor([[1.0, 0, 0], [1, 1, 0], [1, 0, 0]]), dim=1)
-    factors = merge_factors(masks, pooled, torch.tensor([0, 0, 0]))
+    factors = merge_factors(shared, pooled, torch.tensor([0, 0, 0]))
     expected = [1, (1 - 2**-0.5) ** 0.5, (1 - 16 / 64) ** 0.5]
     torch.testing.assert_close(factors, torch.tensor(expected))
-    assert merge_factors(masks, pooled, torch.tensor([0, 1, 2])).tolist() == [1, 1, 1]
+    assert merge_factors(shared, pooled, torch.tensor([0, 1, 2])).tolist() == [1, 1, 1]
 
 
 def test_best_instances_only() -> None:
@@ -132,17 +133,6 @@ def test_autocast_changes_nothing() -> None:
         mixed = match_masks(patches, logits, quality, bank, image_size=(30, 30))
     assert torch.equal(plain.scores, mixed.scores)
     assert torch.equal(plain.masks, mixed.masks)
-
-
-def test_chunked_resizing_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(9, 8, 8)
-    whole = F.interpolate(logits[:, None], size=(33, 21), mode="bilinear")[:, 0] > 0
-    monkeypatch.setattr("no_time_to_train.matching.instances._CHUNK_ELEMENTS", 33 * 21 * 2)
-    assert torch.equal(resize_masks(logits, (33, 21)), whole)
-    labels = torch.zeros(9, dtype=torch.long)
-    factors = merge_factors(whole, torch.ones(9, 1), labels)
-    monkeypatch.undo()
-    torch.testing.assert_close(factors, merge_factors(whole, torch.ones(9, 1), labels))
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
