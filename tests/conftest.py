@@ -27,6 +27,12 @@ def _closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Run every test in an empty folder: weights are looked for under checkpoints/, and a developer may have some."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """Give every test the same random numbers, whatever ran before it."""
     with torch.random.fork_rng(devices=[]):

@@ -201,7 +201,7 @@ class MatchingBaseline(nn.Module, ABC):
 
 def _encoder(config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool) -> FeatureEncoder:
     entry = resolve_encoder(config.name, prefer_plus=config.prefer_plus)
-    if ckpt_path is None and not random_init:
+    if ckpt_path is None:
         ckpt_path = weights_at_hand(entry)
         if ckpt_path is not None:
             log.info("weights of %s: %s", entry.name, ckpt_path)

@@ -23,7 +23,8 @@ from no_time_to_train.weights.source import Architecture, WeightsSource
 
 log = logging.getLogger(__name__)
 
-_NOT_ARCHITECTURE = frozenset({"transformers_version", "dtype", "_name_or_path"})
+# What decides features beside the tensors. The rest of a config.json says how its file was made.
+_NOT_IN_TENSORS = ("model_type", "num_attention_heads", "layer_norm_eps", "hidden_act")
 _POSITIONS_OF_518 = (518 // 14) ** 2 + 1
 
 
@@ -99,7 +100,7 @@ class FeatureEncoder(nn.Module):
 
         Computed anew at each access, so that it is true after training too; it reads all weights once.
         """
-        settings = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_ARCHITECTURE}
+        settings = {name: getattr(self.model.config, name, None) for name in _NOT_IN_TENSORS}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         # The rotary frequencies are a buffer that is not persistent, yet they decide the features.
         for name, tensor in sorted([*self.model.named_parameters(), *self.model.named_buffers()]):

@@ -300,6 +300,25 @@ def test_satellite_normalisation_wins_over_the_folders(small_folder: Path, tmp_p
         _warn_about_preprocessor(resolve_encoder("dinov3_large"), read_source(tmp_path))
 
 
+def test_fingerprint_is_the_same_whatever_file_the_weights_came_from(small_folder: Path, tmp_path: Path) -> None:
+    encoder = build_encoder("dinov3_small", small_folder)
+    before = encoder.fingerprint
+    encoder.model.save_pretrained(tmp_path / "again")
+    assert encoder.fingerprint == before
+    assert build_encoder("dinov3_small", tmp_path / "again").fingerprint == before
+    assert build_encoder("dinov3_small", small_folder / "model.safetensors").fingerprint == before
+    nested = {name: tensor.contiguous() for name, tensor in encoder.model.state_dict().items()}
+    save_file(nested, tmp_path / "bare.safetensors")
+    assert build_encoder("dinov3_small", tmp_path / "bare.safetensors").fingerprint == before
+
+
+def test_fingerprint_sees_heads_that_tensors_do_not_tell(small_folder: Path) -> None:
+    encoder = build_encoder("dinov3_small", small_folder)
+    before = encoder.fingerprint
+    encoder.model.config.num_attention_heads = 12
+    assert encoder.fingerprint != before
+
+
 def test_fingerprint_sees_one_weight_and_the_rotary_buffer() -> None:
     def load() -> FeatureEncoder:
         return build_encoder_from_checkpoint(GOLDEN / "vit_mlp_untied.pth")
