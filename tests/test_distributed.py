@@ -1,10 +1,13 @@
 import multiprocessing
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 
 from no_time_to_train.distributed import gather_objects
+from no_time_to_train.errors import ProcessLostError
 
 
 def test_alone_it_is_a_list_of_one() -> None:
@@ -19,15 +22,38 @@ def gather_in(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_processes_get_all_values_in_the_order_of_ranks(tmp_path: Path) -> None:
+def lose_the_other(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    gather_objects(rank)
+    if rank == 0:
+        try:
+            gather_objects(rank)
+        except ProcessLostError as error:
+            Path(f"{folder}/message").write_text(str(error))
+    # Without the goodbyes that a broken group would wait for.
+    os._exit(0)
+
+
+def run_two(target: Callable[[int, str], None], folder: Path) -> list[int | None]:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=gather_in, args=(rank, str(tmp_path))) for rank in range(2)]
+    processes = [context.Process(target=target, args=(rank, str(folder))) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-        assert process.exitcode == 0
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def test_processes_get_all_values_in_the_order_of_ranks(tmp_path: Path) -> None:
+    assert run_two(gather_in, tmp_path) == [0, 0]
     for rank in range(2):
         first, second = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert first == []
         assert torch.equal(second[0], torch.full((3,), 7.0))
+
+
+def test_a_lost_process_is_told(tmp_path: Path) -> None:
+    assert run_two(lose_the_other, tmp_path) == [0, 0]
+    assert "process 0 has lost another one" in (tmp_path / "message").read_text()

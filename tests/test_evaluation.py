@@ -1,6 +1,8 @@
 import contextlib
+import copy
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,36 +26,56 @@ def rectangle(x: int, y: int, width: int, height: int) -> Any:
     return mask
 
 
-def random_case(seed: int, *, crowds: bool = True) -> tuple[CocoDataset, list[dict[str, Any]]]:
-    """Make annotations of three classes, and results that lie near them, beside them, and nowhere near."""
+def blob(kind: int, x: int, y: int, radius: int) -> Any:
+    """Draw a square, a disc, or a thin cross, of which the box is much larger than the mask."""
+    rows, columns = (abs(axis - centre) for axis, centre in zip(np.mgrid[:SIZE, :SIZE], (y, x), strict=True))
+    if kind == 0:
+        return np.maximum(rows, columns) <= radius
+    return (
+        rows**2 + columns**2 <= radius**2
+        if kind == 1
+        else (np.maximum(rows, columns) <= radius) & (rows * columns == 0)
+    )
+
+
+def random_case(seed: int, *, crowds: bool = True, tied: bool = False) -> tuple[CocoDataset, list[dict[str, Any]]]:
+    """Make annotations of three classes, and results that lie near them, beside them, and nowhere near.
+
+    Areas are of all three of COCO's ranges, some masks are polygons, one image has more results than count, the last
+    two have no annotations.
+    """
     rng = np.random.default_rng(seed)
     categories = tuple(Category(id, f"class {id}") for id in (2, 5, 9))
-    images = tuple(ImageRecord(id, f"{id}.jpg", SIZE, SIZE) for id in range(1, 7))
+    images = tuple(ImageRecord(id, f"{id}.jpg", SIZE, SIZE) for id in range(1, 9))
     annotations: list[Annotation] = []
     results: list[dict[str, Any]] = []
-    for image in images[:-1]:
-        for _ in range(int(rng.integers(0, 5))):
-            x, y = (int(value) for value in rng.integers(0, 50, 2))
-            width, height = (int(value) for value in rng.integers(8, 70, 2))
+    for image in images[:-2]:
+        for _ in range(int(rng.integers(0, 6))):
+            x, y = (int(value) for value in rng.integers(20, 100, 2))
+            radius, kind = int(rng.integers(3, 60)), int(rng.integers(0, 3))
             category = int(rng.choice([2, 5, 9]))
-            mask = rectangle(x, y, width, height)
-            crowd = crowds and bool(rng.random() < 0.15)
+            mask = blob(kind, x, y, radius)
+            ys, xs = mask.nonzero()
+            left, top, width, height = (int(v) for v in (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1))
+            right, bottom = left + width, top + height
+            corners = (left, top, right, top, right, bottom, left, bottom)
+            polygon = [[float(value) for value in corners]]
             annotation = Annotation(
                 len(annotations) + 1,
                 image.id,
                 category,
-                (x, y, width, height),
+                (left, top, width, height),
                 int(mask.sum()),
-                encode_mask(mask),
-                crowd,
+                polygon if kind == 0 else encode_mask(mask),
+                crowds and kind > 0 and bool(rng.random() < 0.2),
             )
             annotations.append(annotation)
-            for _ in range(int(rng.integers(0, 3))):
-                dx, dy = (int(value) for value in rng.integers(0, 9, 2))
-                moved = rectangle(x + dx, y + dy, width, height)
+            for _ in range(int(rng.integers(0, 120 if image.id == 3 else 4))):
+                dx, dy, wider = (int(value) for value in rng.integers(-3, 4, 3))
                 found = int(rng.choice([2, 5, 9])) if rng.random() < 0.2 else category
-                results.append(result(image.id, found, float(rng.random()), moved))
-    results.append(result(6, 2, 0.9, rectangle(3, 3, 20, 20)))
+                score = round(float(rng.random()), 1 if tied else 6)
+                results.append(result(image.id, found, score, blob(kind, x + dx, y + dy, max(1, radius + wider))))
+    results.append(result(8, 2, 0.9, rectangle(3, 3, 20, 20)))
     return CocoDataset(images, tuple(annotations), categories), results
 
 
@@ -67,22 +89,48 @@ def result(image_id: int, category_id: int, score: float, mask: Any) -> dict[str
     return coco_results(image_id, instances, [category_id])[0]
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_agrees_with_pycocotools(seed: int, kind: str) -> None:
-    dataset, results = random_case(seed)
+def by_pycocotools(
+    dataset: CocoDataset, results: list[dict[str, Any]], kind: str, category_id: int | None = None
+) -> list[float]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = dataset.to_json()
         truth.createIndex()
         evaluator = COCOeval(truth, truth.loadRes([dict(entry) for entry in results]), kind)
+        if category_id is not None:
+            evaluator.params.catIds = [category_id]
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    report = next(report for report in evaluate(dataset, results) if report.iou_type == kind)
-    expected = [value if value > -1 else np.nan for value in evaluator.stats[:6]]
-    # Both average the same precisions in double precision.
-    np.testing.assert_allclose([report.overall[name] for name in METRICS], expected, atol=1e-9)
+    return [float(value) if value > -1 else np.nan for value in evaluator.stats[:6]]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_pycocotools(seed: int, tied: bool) -> None:
+    dataset, results = random_case(seed, tied=tied)
+    given = copy.deepcopy(results)
+    reports = evaluate(dataset, results)
+    assert [report.iou_type for report in reports] == ["bbox", "segm"]
+    assert results == given
+    for report in reports:
+        # Both average the same precisions in double precision.
+        expected = by_pycocotools(dataset, results, report.iou_type)
+        np.testing.assert_allclose([report.overall[name] for name in METRICS], expected, rtol=0, atol=1e-9)
+        assert 0 < report.overall["AP"] < 1
+        for category in dataset.categories:
+            expected = by_pycocotools(dataset, results, report.iou_type, category.id)
+            got = [report.per_class[category.name][name] for name in METRICS]
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+def test_cases_hold_what_is_hard() -> None:
+    cases = [random_case(seed) for seed in range(5)]
+    annotations = [entry for dataset, _ in cases for entry in dataset.annotations]
+    areas = np.array([entry.area for entry in annotations])
+    assert min((areas < 32**2).sum(), ((areas > 32**2) & (areas < 96**2)).sum(), (areas > 96**2).sum()) > 0
+    assert sum(entry.iscrowd for entry in annotations) > 2
+    assert any(sum(entry["image_id"] == 3 for entry in results) > 100 for _, results in cases)
 
 
 def test_perfect_results_score_one_in_each_class() -> None:
@@ -116,15 +164,20 @@ def test_no_results_score_zero_and_no_annotations_nothing() -> None:
     dataset, results = random_case(0)
     assert evaluate(dataset, [])[0].overall["AP"] == 0
     bare = CocoDataset(dataset.images, (), dataset.categories)
-    assert np.isnan(evaluate(bare, results)[0].overall["AP"])
+    for report in (*evaluate(bare, results), *evaluate(bare, [])):
+        assert np.isnan(list(report.overall.values())).all()
+        assert set(report.per_class) == {"class 2", "class 5", "class 9"}
 
 
-def test_annotations_without_masks_leave_masks_out() -> None:
+def test_annotations_without_masks_leave_masks_out(caplog: pytest.LogCaptureFixture) -> None:
     dataset, results = random_case(2)
     first = dataset.annotations[0]
-    boxed = Annotation(first.id, first.image_id, first.category_id, first.bbox, first.area, None)
+    boxed = replace(first, segmentation=None)
     mixed = CocoDataset(dataset.images, (boxed, *dataset.annotations[1:]), dataset.categories)
-    assert [report.iou_type for report in evaluate(mixed, results)] == ["bbox"]
+    (report,) = evaluate(mixed, results)
+    assert report.iou_type == "bbox"
+    assert report.overall == evaluate(dataset, results)[0].overall
+    assert "mask AP is left out" in caplog.text
 
 
 def test_lvis_rules_leave_classes_out_that_were_not_looked_for() -> None:
@@ -146,6 +199,7 @@ def test_reports_are_json_and_a_table() -> None:
     dataset, results = random_case(3)
     reports = evaluate(dataset, results)
     document = json.loads(json.dumps(reports_as_json(reports), allow_nan=False))
+    assert document["bbox"]["AP"] == reports[0].overall["AP"]
     assert set(document) == {"bbox", "segm"}
     assert set(document["segm"]["per_class"]) == {"class 2", "class 5", "class 9"}
     console = Console(file=io.StringIO(), width=120)
@@ -154,3 +208,15 @@ def test_reports_are_json_and_a_table() -> None:
     text = console.file.getvalue()
     assert f"{100 * reports[0].overall['AP']:.1f}" in text
     assert "class 9" in text
+
+
+def test_what_is_not_annotated_is_null_and_a_dash() -> None:
+    dataset, results = random_case(3)
+    reports = evaluate(CocoDataset(dataset.images, (), dataset.categories), results)
+    document = json.loads(json.dumps(reports_as_json(reports), allow_nan=False))
+    assert document["segm"]["AP"] is None
+    assert document["bbox"]["per_class"]["class 2"] == dict.fromkeys(METRICS)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(ap_table(reports, title="precision"))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count(" - ") == 2 * 4 * len(METRICS)

@@ -33,6 +33,15 @@ def test_only_the_mask_and_its_edge_are_drawn() -> None:
     assert np.array_equal(draw_masks(image, np.zeros((0, 60, 64), dtype=bool), [], []), image)
 
 
+def test_captions_are_drawn_beside_and_change_nothing_else() -> None:
+    plain, labelled = (draw_masks(grey(), square(), [0], [caption]) for caption in ("", "cat"))
+    assert np.array_equal(labelled, draw_masks(grey(), square(), [0], ["cat"]))
+    rows, columns = (plain != labelled).any(axis=-1).nonzero()
+    # One line of small letters.
+    assert 4 < np.ptp(rows) < 20
+    assert 10 < np.ptp(columns) < 40
+
+
 def test_classes_have_colours_of_their_own() -> None:
     first, second = (draw_masks(grey(), square(), [label], [""])[30, 30] for label in (0, 1))
     assert not np.array_equal(first, second)
@@ -57,6 +66,19 @@ def test_as_many_overlays_as_asked_for(tmp_path: Path) -> None:
         assert len(list((tmp_path / str(count)).glob("*.png"))) == expected
 
 
+def test_only_scores_of_at_least_the_least_are_drawn(tmp_path: Path) -> None:
+    masks = np.concatenate([square(), np.roll(square(), 20, axis=2)])
+    masks[0, :, 30:] = False
+    both = Instances(torch.from_numpy(masks), torch.zeros(2, 4), torch.tensor([0.5, 0.25]), torch.tensor([0, 0]))
+    for score, right_changed in ((0.5, False), (0.25, True)):
+        Overlays(tmp_path / str(score), None, -1, score).draw(item(0), both, ["thing"])
+        with Image.open(tmp_path / str(score) / "name 0_10.png") as picture:
+            pixels = np.asarray(picture)
+        assert pixels.shape == (60, 64, 3)
+        assert (pixels[36, 24] != 128).any()
+        assert (pixels[36, 54] != 128).any() == right_changed
+
+
 def test_truth_on_the_left_and_what_was_found_on_the_right(tmp_path: Path) -> None:
     annotation = Annotation(1, 10, 4, (20, 20, 20, 20), 400, encode_mask(square()[0]))
     truth = CocoDataset((item(0).record,), (annotation,), (Category(4, "thing"),))
@@ -79,11 +101,17 @@ def test_principal_components_become_colours() -> None:
     assert abs(np.corrcoef(features[:, 0], colours[:, 0].float())[0, 1]) > 0.95
     assert (colours.float().amin(dim=0) == 0).all()
     assert (colours.float().amax(dim=0) == 255).all()
-    assert torch.equal(pca_colours(features, basis), colours)
+    assert torch.equal(pca_colours(features, pca_basis(features)), colours)
+    # Other features on the same basis stay within the range.
+    assert torch.equal(pca_colours(100 * features, basis).float().amin(dim=0), torch.zeros(3))
     assert pca_colours(torch.ones(4, 16), pca_basis(torch.ones(4, 16))).shape == (4, 3)
 
 
 def test_panels_stand_beside_each_other(tmp_path: Path) -> None:
     save_panels([grey(), grey(60, 10)], tmp_path / "deep" / "x.png")
     with Image.open(tmp_path / "deep" / "x.png") as picture:
-        assert picture.size == (64 + 8 + 10, 60)
+        pixels = np.asarray(picture.convert("RGB"))
+    assert pixels.shape == (60, 64 + 8 + 10, 3)
+    assert (pixels[:, 64:72] == 255).all()
+    assert (pixels[:, :64] == 128).all()
+    assert (pixels[:, 72:] == 128).all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from no_time_to_train.data.coco import load_coco
 from no_time_to_train.data.datamodule import (
@@ -17,7 +18,7 @@ from no_time_to_train.data.datamodule import (
 )
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import load_references
-from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageSizeError, UnknownNameError
+from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageReadError, ImageSizeError, UnknownNameError
 from tests.tiny import TinyData, write_dataset
 
 
@@ -75,6 +76,8 @@ def test_items_are_dealt_out_once_each(count: int, world: int) -> None:
     dataset: Any = list(range(count))
     shares = [list(Unrepeated(dataset, world, rank)) for rank in range(world)]
     assert sorted(index for share in shares for index in share) == list(range(count))
+    assert all(share == sorted(share) for share in shares)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert [len(Unrepeated(dataset, world, rank)) for rank in range(world)] == [len(share) for share in shares]
 
 
@@ -100,11 +103,50 @@ def test_a_folder_alone_gives_targets_without_annotations(data: TinyData) -> Non
     assert len(module(data, targets=None, max_targets=3).target_dataset(["disc"]).images) == 3
 
 
+def test_images_of_a_folder_are_found_as_they_will_be_read(data: TinyData, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (30, 20)).save(tmp_path / "deep" / "turned.JPG", exif=exif)
+    (tmp_path / "notes.txt").write_text("no image")
+    found = module(data, targets=None, target_images=tmp_path)
+    (record,) = found.target_dataset(["disc"]).images
+    assert (record.file_name, record.height, record.width) == ("deep/turned.JPG", 30, 20)
+    (item,) = found.target_dataloader(["disc"])
+    assert item.image.shape == (3, 30, 20)
+    (tmp_path / "fake.png").write_text("no image")
+    with pytest.raises(ImageReadError, match=r"fake.png is no image"):
+        module(data, targets=None, target_images=tmp_path).target_dataset(["disc"])
+
+
+def test_an_image_that_is_not_there_is_named(data: TinyData, tmp_path: Path) -> None:
+    references = load_references(data.references).references
+    with pytest.raises(ImageReadError, match=r"no image at .*001.jpg"):
+        ReferenceDataset(references, tmp_path)[0]
+
+
 def test_targets_take_the_order_of_the_classes_looked_for(data: TinyData) -> None:
     found = module(data).target_dataset(["square", "disc"])
     assert found.class_names == ("square", "disc")
     with pytest.raises(UnknownNameError, match="circle"):
         module(data).target_dataset(["circle"])
+
+
+def test_classes_by_split_or_by_name(data: TinyData) -> None:
+    assert module(data).class_names is None
+    assert module(data).reference_set().class_names == ("disc", "square")
+    assert module(data, class_names=["square"]).reference_set().class_names == ("square",)
+    named = module(data, split="coco_fewshot_novel20")
+    assert named.class_names is not None
+    assert len(named.class_names) == 20
+    with pytest.raises(UnknownNameError, match="person"):
+        named.reference_set()
+    with pytest.raises(UnknownNameError, match=r"coco81.*did you mean coco80\?"):
+        module(data, split="coco81")
+    with pytest.raises(UnknownNameError, match=r"circle"):
+        module(data, class_names=["circle"]).reference_set()
+    with pytest.raises(ConfigError, match="no class names"):
+        module(data, class_names=[]).reference_set()
 
 
 def test_settings_that_are_missing_or_contradict_each_other(data: TinyData, tmp_path: Path) -> None:
@@ -114,7 +156,17 @@ def test_settings_that_are_missing_or_contradict_each_other(data: TinyData, tmp_
         module(data, references=None).reference_set()
     with pytest.raises(ConfigError, match=r"data.reference_images is not set"):
         module(data, reference_images=None).reference_dataloader()
-    with pytest.raises(DataNotFoundError, match="there is no folder"):
+    with pytest.raises(ConfigError, match=r"data.target_images is not set"):
+        module(data, target_images=None).check_targets()
+    with pytest.raises(ConfigError, match=r"data.negative_references is not set"):
+        module(data).negative_dataloader(["disc"])
+    with pytest.raises(DataNotFoundError, match=r"data.negative_images: there is no folder"):
+        module(data, negative_references=data.negatives, negative_images=tmp_path / "nowhere").negative_dataloader(
+            ["disc"]
+        )
+    with pytest.raises(DataNotFoundError, match=r"data.reference_images: there is no folder"):
+        module(data, reference_images=tmp_path / "nowhere").reference_dataloader()
+    with pytest.raises(DataNotFoundError, match=r"data.target_images: there is no folder"):
         module(data, target_images=tmp_path / "nowhere").check_targets()
     with pytest.raises(DataNotFoundError, match="there is no file"):
         module(data, targets=tmp_path / "nowhere.json").check_targets()

@@ -7,9 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from no_time_to_train.errors import ConfigError, EncoderMismatchError, ImageSizeError, MaskSizeError
-from no_time_to_train.matching import MemoryBank, match_masks
+from no_time_to_train.errors import (
+    ConfigError,
+    EmptyClassError,
+    EncoderMismatchError,
+    ImageSizeError,
+    MaskSizeError,
+)
+from no_time_to_train.matching import Instances, MemoryBank, match_masks
+from no_time_to_train.matching.debias import DebiasConfig
+from no_time_to_train.matching.instances import match_mask_pairs
 from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.sam2 import Prompts, point_grid
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
@@ -35,10 +45,13 @@ def grid(folder: Path) -> Sam2MatchingBaseline_noAMG:
     return build(folder)
 
 
-def amg(folder: Path) -> Sam2MatchingBaseline:
-    # Random masks are neither sure nor stable.
-    loose = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
-    return Sam2MatchingBaseline(str(folder), sam2_amg_cfg=loose, encoder_cfg=SMALL, max_instances=7, random_init=True)
+# Random masks are neither sure nor stable.
+LOOSE: dict[str, Any] = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+
+
+def amg(folder: Path, **settings: Any) -> Sam2MatchingBaseline:
+    settings = {"encoder_cfg": SMALL, "sam2_amg_cfg": LOOSE, "max_instances": 7, **settings}
+    return Sam2MatchingBaseline(str(folder), random_init=True, **settings)
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> Tensor:
@@ -62,6 +75,12 @@ def fill(baseline: MatchingBaseline) -> MemoryBank:
     return bank
 
 
+def same(got: Instances, expected: Instances) -> bool:
+    return all(
+        torch.equal(getattr(got, name), getattr(expected, name)) for name in ("masks", "boxes", "scores", "labels")
+    )
+
+
 def test_prediction_is_its_parts(grid: Sam2MatchingBaseline_noAMG) -> None:
     bank = fill(grid)
     image = picture(7)
@@ -72,15 +91,85 @@ def test_prediction_is_its_parts(grid: Sam2MatchingBaseline_noAMG) -> None:
     points = point_grid(4, grid.sam2.image_size)[:, None]
     masks = grid.sam2.best_masks(embedding, Prompts(points=points))
     by_hand = match_masks(grid.encode(image), masks.mask_logits, masks.predicted_iou, bank, image_size=(48, 64))
-    assert torch.equal(found.scores, by_hand.scores)
-    assert torch.equal(found.masks, by_hand.masks)
+    assert same(found, by_hand)
+
+
+def test_settings_reach_the_matching(folder: Path) -> None:
+    image = picture(7)
+    settings = {"points_per_side": 4, "nms_thr": 0.9, "num_out_instance": 3}
+    trial = build(folder)
+    points = Prompts(points=point_grid(4, trial.sam2.image_size)[:, None])
+    masks = trial.sam2.best_masks(trial.sam2.embed(trial.sam2.preprocess(image)), points)
+    threshold = float(masks.predicted_iou.clamp(0, 1).median())
+    baseline = build(
+        folder, sam2_infer_cfgs={**settings, "iou_thr": threshold}, memory_bank_cfg={"negative_sigma": 0.1}
+    )
+    bank = fill(baseline)
+    for index in range(2):
+        # A negative reference counts where it is more alike than the positive ones: the target itself is.
+        bank.add(index, baseline.encode(image), torch.ones(4, 4), negative=True)
+    kept = masks.predicted_iou > threshold
+    assert 0 < kept.sum() < len(kept)
+    arguments: dict[str, Any] = {
+        "image_size": (48, 64),
+        "nms_threshold": 0.9,
+        "max_instances": 3,
+        "negative_sigma": 0.1,
+    }
+    inputs = (baseline.encode(image), masks.mask_logits[kept], masks.predicted_iou[kept], bank)
+    found = baseline.predict(image)
+    assert 0 < len(found) <= 3
+    assert same(found, match_masks(*inputs, **arguments))
+    # What is given matters, so that one left out would be seen.
+    assert not same(found, match_masks(*inputs, **{**arguments, "negative_sigma": 0.8}))
+
+
+def test_automatic_prediction_is_its_parts(folder: Path) -> None:
+    baseline = amg(folder, memory_bank_cfg={"negative_sigma": 0.1})
+    bank = fill(baseline)
+    image = picture(7)
+    bank.add(0, baseline.encode(image), torch.ones(4, 4), negative=True)
+    masks = baseline.mask_generator(baseline.sam2.embed(baseline.sam2.preprocess(image)))
+    inputs = (baseline.encode(image), masks.mask_logits, bank)
+    arguments: dict[str, Any] = {"image_size": (48, 64), "max_instances": 7}
+    found = baseline.predict(image)
+    assert len(found) > 0
+    assert same(found, match_mask_pairs(*inputs, **arguments, negative_sigma=0.1))
+    assert not same(found, match_mask_pairs(*inputs, **arguments, negative_sigma=0.8))
+
+
+def test_dataclasses_say_what_mappings_say(folder: Path) -> None:
+    mapped = build(folder, memory_bank_cfg={"crop_scale": 1.4, "debias": {"enabled": True, "components": 3}})
+    classes = build(
+        folder,
+        encoder_cfg=EncoderConfigArgs(**SMALL),
+        sam2_infer_cfgs=Sam2InferConfig(points_per_side=4, iou_thr=0.0),
+        memory_bank_cfg=MemoryBankConfig(crop_scale=1.4, debias=DebiasConfig(enabled=True, components=3)),
+    )
+    automatic = [amg(folder), amg(folder, sam2_amg_cfg=AmgConfig(**LOOSE), encoder_cfg=EncoderConfigArgs(**SMALL))]
+    for first, second in ((mapped, classes), automatic):
+        assert first.memory_fingerprint == second.memory_fingerprint
+        fill(first), fill(second)
+        found = first.predict(picture(7))
+        assert len(found) > 0
+        assert same(second.predict(picture(7)), found)
 
 
 def test_unsure_masks_are_left_out(folder: Path) -> None:
     # The threshold itself is left out too; nothing is surer than 1.
     baseline = build(folder, sam2_infer_cfgs={"points_per_side": 4, "iou_thr": 1.0})
     fill(baseline)
-    assert len(baseline.predict(picture(7))) == 0
+    found = baseline.predict(picture(7))
+    assert len(found) == 0
+    assert found.masks.shape == (0, 48, 64)
+
+
+def test_automatic_masks_that_are_unsure_are_left_out(folder: Path) -> None:
+    baseline = amg(folder, sam2_amg_cfg={**LOOSE, "pred_iou_thresh": 1.0})
+    fill(baseline)
+    found = baseline.predict(picture(7))
+    assert len(found) == 0
+    assert found.masks.shape == (0, 48, 64)
 
 
 def test_automatic_masks(folder: Path) -> None:
@@ -93,12 +182,34 @@ def test_automatic_masks(folder: Path) -> None:
     torch.testing.assert_close(baseline.encode(picture(1)).norm(dim=-1), torch.ones(4, 4))
 
 
-def test_what_came_before_changes_nothing(grid: Sam2MatchingBaseline_noAMG) -> None:
-    fill(grid)
-    alone = grid.predict(picture(7))
-    for seed in (3, 4):
-        grid.predict(picture(seed, 30, 90))
-    assert torch.equal(grid.predict(picture(7)).scores, alone.scores)
+@pytest.mark.parametrize("automatic", [False, True])
+def test_what_came_before_changes_nothing(folder: Path, automatic: bool) -> None:
+    # Debiasing keeps a basis for each grid, and keep_ratio makes different ones.
+    settings: dict[str, Any] = {
+        "encoder_cfg": {**SMALL, "resize_policy": "keep_ratio"},
+        "memory_bank_cfg": {"debias": {"enabled": True, "components": 3}},
+    }
+    baseline = amg(folder, **settings) if automatic else build(folder, **settings)
+    fill(baseline)
+    alone = baseline.predict(picture(7))
+    assert len(alone) > 0
+    for seed, height, width in ((3, 32, 64), (4, 64, 40), (5, 48, 64)):
+        baseline.predict(picture(seed, height, width))
+    assert same(baseline.predict(picture(7)), alone)
+
+
+def test_a_memory_from_a_file_is_the_memory(grid: Sam2MatchingBaseline_noAMG, tmp_path: Path) -> None:
+    fill(grid).save(tmp_path / "bank.safetensors")
+    before = grid.predict(picture(7))
+    grid.use_memory(MemoryBank.load(tmp_path / "bank.safetensors"))
+    assert same(grid.predict(picture(7)), before)
+
+
+def test_a_class_without_references_is_named(grid: Sam2MatchingBaseline_noAMG) -> None:
+    bank = grid.start_memory(["red", "green"])
+    bank.add(0, *grid.encode_reference(picture(0), mask(), BOX))
+    with pytest.raises(EmptyClassError, match="have no reference: green"):
+        grid.predict(picture(7))
 
 
 def test_a_memory_is_needed(folder: Path) -> None:
@@ -125,7 +236,9 @@ def test_reference_is_encoded_within_its_window(grid: Sam2MatchingBaseline_noAMG
     assert 0 < on_grid.sum() < 16
 
 
-def test_fingerprint_tells_all_that_changes_features(folder: Path, grid: Sam2MatchingBaseline_noAMG) -> None:
+def test_fingerprint_tells_all_that_changes_features(
+    folder: Path, grid: Sam2MatchingBaseline_noAMG, tmp_path: Path
+) -> None:
     others: list[dict[str, Any]] = [
         {"encoder_cfg": {**SMALL, "img_size": 80}},
         {"encoder_cfg": {**SMALL, "resize_policy": "keep_ratio"}},
@@ -134,9 +247,17 @@ def test_fingerprint_tells_all_that_changes_features(folder: Path, grid: Sam2Mat
         {"memory_bank_cfg": {"debias": {"enabled": True}}},
         {"memory_bank_cfg": {"debias": {"enabled": True, "components": 3}}},
     ]
+    # The same architecture with other weights: one bias of 12 blocks is enough.
+    grid.encoder.model.save_pretrained(tmp_path / "same")
+    with torch.no_grad():
+        changed = build(folder).encoder.model
+        changed.get_parameter("norm.bias")[0] += 1
+    changed.save_pretrained(tmp_path / "changed")
+    others.append({"encoder_ckpt_path": tmp_path / "changed"})
     prints = {grid.memory_fingerprint, amg(folder).memory_fingerprint}
     prints |= {build(folder, **settings).memory_fingerprint for settings in others}
     assert len(prints) == 2 + len(others)
+    assert build(folder, encoder_ckpt_path=tmp_path / "same").memory_fingerprint == grid.memory_fingerprint
     # What changes scores only needs no new memory.
     assert build(folder, memory_bank_cfg={"negative_sigma": 0.1}).memory_fingerprint == grid.memory_fingerprint
 
@@ -157,6 +278,18 @@ def test_masks_of_boxes_stay_in_them(grid: Sam2MatchingBaseline_noAMG) -> None:
         assert len(ys) > 0
         assert box[0] - 1 <= xs.min() <= xs.max() <= box[0] + box[2]
         assert box[1] - 1 <= ys.min() <= ys.max() <= box[1] + box[3]
+
+
+def test_mask_of_a_box_is_sam2s_where_it_drew_one(grid: Sam2MatchingBaseline_noAMG) -> None:
+    box = (10.0, 8.0, 32.0, 32.0)
+    sam2 = grid.sam2
+    corners = sam2.scale_boxes(torch.tensor([[10.0, 8.0, 42.0, 40.0]]), (48, 64))
+    logits = sam2.best_masks(sam2.embed(sam2.preprocess(picture(2))), Prompts(boxes=corners)).mask_logits
+    full = torch.nn.functional.interpolate(logits[None], size=(48, 64), mode="bilinear")[0, 0] > 0
+    drawn = grid.mask_of_box(picture(2), box)
+    assert 0 < full[8:40, 10:42].sum() < 32 * 32
+    assert torch.equal(drawn[8:40, 10:42], full[8:40, 10:42])
+    assert drawn.sum() == full[8:40, 10:42].sum()
 
 
 def test_ratio_is_kept_when_asked_for(folder: Path) -> None:
@@ -182,3 +315,15 @@ def test_random_weights_are_named(grid: Sam2MatchingBaseline_noAMG, folder: Path
     assert grid.random_weights == ["encoder", "SAM2"]
     grid.encoder.model.save_pretrained(tmp_path / "encoder")
     assert build(folder, encoder_ckpt_path=tmp_path / "encoder").random_weights == ["SAM2"]
+
+
+def test_weights_are_found_under_checkpoints(grid: Sam2MatchingBaseline_noAMG, folder: Path) -> None:
+    """`random_init` is for what has none."""
+    with torch.no_grad():
+        grid.encoder.model.get_parameter("norm.weight")[0] += 1
+    grid.encoder.model.save_pretrained(Path("checkpoints") / "dinov3_small")
+    found = build(folder)
+    assert found.random_weights == ["SAM2"]
+    assert found.encoder.fingerprint == grid.encoder.fingerprint
+    with torch.no_grad():
+        grid.encoder.model.get_parameter("norm.weight")[0] -= 1

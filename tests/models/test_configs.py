@@ -14,8 +14,12 @@ def test_dataclass_mapping_and_nothing() -> None:
 
 
 def test_nested_mapping() -> None:
-    config = as_config(MemoryBankConfig, {"debias": {"enabled": True, "components": 7}}, "memory_bank_cfg")
-    assert config.debias == DebiasConfig(enabled=True, components=7)
+    given = {"debias": {"enabled": True, "components": 7}}
+    debias = DebiasConfig(enabled=True, components=7)
+    assert as_config(MemoryBankConfig, given, "memory_bank_cfg").debias == debias
+    assert as_config(MemoryBankConfig, {"debias": debias}, "memory_bank_cfg").debias is debias
+    # The caller's mapping is the caller's.
+    assert given == {"debias": {"enabled": True, "components": 7}}
 
 
 def test_unknown_and_missing_settings_are_named() -> None:
@@ -43,3 +47,24 @@ def test_unknown_and_missing_settings_are_named() -> None:
 def test_settings_out_of_range_are_named(cls: type, setting: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{setting} is {value}"):
         as_config(cls, {setting: value}, "settings")
+
+
+@pytest.mark.parametrize(
+    ("cls", "setting", "value"),
+    [
+        (Sam2InferConfig, "points_per_side", 1),
+        (Sam2InferConfig, "iou_thr", 0.0),
+        (Sam2InferConfig, "iou_thr", 1.0),
+        (Sam2InferConfig, "nms_thr", 1.0),
+        (MemoryBankConfig, "crop_scale", 1.0),
+    ],
+)
+def test_the_ends_of_the_ranges_are_within(cls: type, setting: str, value: float) -> None:
+    assert getattr(as_config(cls, {setting: value}, "settings"), setting) == value
+
+
+def test_what_is_no_number_is_in_no_range() -> None:
+    with pytest.raises(ConfigError, match="crop_scale is nan"):
+        MemoryBankConfig(crop_scale=float("nan"))
+    with pytest.raises(ConfigError, match="iou_thr is nan"):
+        Sam2InferConfig(iou_thr=float("nan"))
