@@ -129,7 +129,8 @@ def test_automatic_prediction_is_its_parts(folder: Path) -> None:
     baseline = amg(folder, memory_bank_cfg={"negative_sigma": 0.1}, max_instances=1)
     bank = fill(baseline)
     image = picture(7)
-    bank.add(0, baseline.encode(image), torch.ones(4, 4), negative=True)
+    for index in range(2):
+        bank.add(index, baseline.encode(image), torch.ones(4, 4), negative=True)
     masks = baseline.mask_generator(baseline.sam2.embed(baseline.sam2.preprocess(image)))
     inputs = (baseline.encode(image), masks.mask_logits, bank)
     arguments: dict[str, Any] = {"image_size": (48, 64), "max_instances": 1}
