@@ -1,6 +1,7 @@
 """What the two matching baselines share: encoder, SAM2, and a memory of references."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,7 +172,8 @@ class MatchingBaseline(nn.Module, ABC):
         logits = self.sam2.best_masks(embedding, prompts).mask_logits
         full = nn.functional.interpolate(logits[None], size=(height, width), mode="bilinear")[0, 0] > 0
         inside = torch.zeros_like(full)
-        x1, y1, x2, y2 = reference_window(box, height, width, scale=1.0)
+        x1, y1 = min(max(0, math.floor(x)), width - 1), min(max(0, math.floor(y)), height - 1)
+        x2, y2 = max(x1 + 1, math.ceil(x + box_width)), max(y1 + 1, math.ceil(y + box_height))
         inside[y1:y2, x1:x2] = full[y1:y2, x1:x2]
         if not inside.any():
             # SAM2 saw nothing: what the user gave is the box.

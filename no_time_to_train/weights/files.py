@@ -91,7 +91,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         raise WeightsFormatError(f"{index} is no safetensors index: {error!r}", remedy=_FETCH_AGAIN) from error
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or shard in {"", ".", ".."}:
             raise UnsafeWeightsError(
                 f"{index} names a shard outside its folder: {shard}", remedy="fetch the folder from a trusted source"
             )

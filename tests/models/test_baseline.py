@@ -271,7 +271,7 @@ def test_a_memory_of_another_encoder_is_refused(grid: Sam2MatchingBaseline_noAMG
 
 
 def test_masks_of_boxes_stay_in_them(grid: Sam2MatchingBaseline_noAMG) -> None:
-    for box in (BOX, (0.0, 0.0, 64.0, 48.0), (60.0, 40.0, 1.0, 1.0)):
+    for box in (BOX, (0.0, 0.0, 64.0, 48.0), (60.0, 40.0, 1.0, 1.0), (10.0, 20.0, 40.0, 6.0)):
         drawn = grid.mask_of_box(picture(2), box)
         assert drawn.shape == (48, 64)
         ys, xs = drawn.nonzero(as_tuple=True)
