@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +55,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(root: Path) -> Iterator[Path]:
+    """Give a new folder beside `root` that takes its place when the block ends well.
+
+    A folder that stood there is removed then; between the two renames there is no folder, never half of one. If the
+    block raises, the new folder is removed and the old one stays.
+
+    Args:
+        root: The folder to write; its parents are made.
+
+    Yields:
+        An empty folder beside `root`.
+
+    Raises:
+        OutputError: The parent cannot be made or written to.
+    """
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write beside {root}: {error}", remedy="name a folder that you may write to"
+        ) from error
+    try:
+        yield beside
+        beside.chmod(0o755)
+        if root.exists():
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.old.") as old:
+                root.rename(Path(old) / root.name)
+                beside.rename(root)
+        else:
+            beside.rename(root)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

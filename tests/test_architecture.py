@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("matching", "weights", "data"),
     ("models",),
     ("evaluation", "visualization"),
+    ("quickstart",),
     ("pl_wrapper",),
     ("cli", "lightning_cli"),
     ("__main__",),

@@ -6,8 +6,6 @@ of a part depends on the seed, the part and i alone, so that more images leave t
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from no_time_to_train.data.masks import encode_mask
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, NOVEL_CLASSES, ShapeClass
 from no_time_to_train.data.shapes_scene import Scene, SceneInstance, render_scene
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.files import write_text_atomic
+from no_time_to_train.files import atomic_folder, write_text_atomic
 
 __all__ = [
     "BASE_CLASSES",
@@ -132,19 +130,8 @@ def write_shapes(
         return paths
     if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / MANIFEST).is_file())):
         raise OutputError(f"{root} holds something else than this dataset", remedy="name a new or an empty folder")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write beside {root}: {error}", remedy="name a folder that you may write to"
-        ) from error
-    try:
+    with atomic_folder(root) as beside:
         _write_parts(beside, parameters)
-        beside.chmod(0o755)
-        _swap(beside, root)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return paths
 
 
@@ -157,16 +144,6 @@ def _is_written(root: Path, parameters: _Parameters) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _swap(beside: Path, root: Path) -> None:
-    """Put a finished folder in its place; between the two renames there is no folder, never half of one."""
-    if root.exists():
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.old.") as old:
-            root.rename(Path(old) / root.name)
-            beside.rename(root)
-    else:
-        beside.rename(root)
 
 
 def _write_parts(folder: Path, parameters: _Parameters) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from no_time_to_train.matching import Instances, match_masks
+from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config
-from no_time_to_train.models.sam2 import Prompts, point_grid
+from no_time_to_train.models.sam2 import Prompts, SelectedMasks, point_grid
 
 
 class Sam2MatchingBaseline_noAMG(MatchingBaseline):
@@ -52,22 +52,36 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
         )
         self.sam2_infer_cfgs = self_cfg
 
-    @torch.inference_mode()
     def predict(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
         """Find the instances of the memory's classes in an image (RGB)."""
-        memory, cfg = self._filled_memory(), self.sam2_infer_cfgs
-        patches = self.encode(image)
+        memory = self._filled_memory()
+        return self.match(self.encode(image), self.propose(image), memory, (image.shape[1], image.shape[2]))
+
+    @torch.inference_mode()
+    def propose(self, image: UInt8[Tensor, "3 H W"]) -> SelectedMasks:
+        """Return SAM2's best mask of each point of the grid, but for those of too low a predicted IoU."""
+        cfg = self.sam2_infer_cfgs
         embedding = self.sam2.embed(self.sam2.preprocess(image))
         points = point_grid(cfg.points_per_side, self.sam2.image_size)[:, None]
         found = self.sam2.best_masks(embedding, Prompts(points=points), batch_size=cfg.testing_point_bs)
         kept = found.predicted_iou > cfg.iou_thr
+        return SelectedMasks(found.mask_logits[kept], found.predicted_iou[kept])
+
+    def match(
+        self,
+        patches: Float[Tensor, "h w D"],
+        proposals: SelectedMasks,
+        memory: MemoryBank,
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """Match proposals with a memory, by the features of the same image, whose height and width are given."""
         return match_masks(
             patches,
-            found.mask_logits[kept],
-            found.predicted_iou[kept],
+            proposals.mask_logits,
+            proposals.predicted_iou,
             memory,
-            image_size=(image.shape[1], image.shape[2]),
-            nms_threshold=cfg.nms_thr,
-            max_instances=cfg.num_out_instance,
+            image_size=image_size,
+            nms_threshold=self.sam2_infer_cfgs.nms_thr,
+            max_instances=self.sam2_infer_cfgs.num_out_instance,
             negative_sigma=self.memory_bank_cfg.negative_sigma,
         )

@@ -53,6 +53,7 @@ class EncoderConfig:
         num_meta_tensors: Tensors in Meta's file.
         license: Licence of the released weights.
         ffn_from_checkpoint: The checkpoint decides the kind of feed-forward network.
+        folder: Where this project's own weights lie under `checkpoints/`; None for everyone else's.
     """
 
     name: str
@@ -78,6 +79,12 @@ class EncoderConfig:
     num_meta_tensors: int | None = None
     license: str = DINOV3_LICENSE
     ffn_from_checkpoint: bool = False
+    folder: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether the weights are this project's own, made and shipped by it."""
+        return self.folder is not None
 
 
 def _dinov3_vit(
@@ -214,6 +221,19 @@ DINOV3_CONFIGS: Mapping[str, EncoderConfig] = _by_name(
             num_storage_tokens=4,
             ffn_from_checkpoint=True,
         ),
+        # This project's own, trained on synthetic scenes: pl_configs/train_quickstart_encoder.yaml.
+        EncoderConfig(
+            name="dinov3_quickstart",
+            family="dinov3_vit",
+            embed_dim=128,
+            depth=6,
+            num_heads=4,
+            ffn_dim=512,
+            num_storage_tokens=4,
+            default_img_size=256,
+            license="Apache-2.0",
+            folder="quickstart/encoder",
+        ),
     ]
 )
 
@@ -284,10 +304,11 @@ def resolve_encoder(name: str, *, prefer_plus: bool = False, root: Path | str = 
 def weights_at_hand(entry: EncoderConfig, root: Path | str = "checkpoints") -> Path | None:
     """Return where the weights of an encoder lie under `root`, or None.
 
-    Looks for a folder named as the entry or as its Hub repository that holds safetensors, and for Meta's file.
+    Looks for the entry's own folder, or one named as the entry or as its Hub repository, that holds safetensors, and
+    for Meta's file.
     """
     root = Path(root)
-    for folder in (entry.name, entry.hub_id and entry.hub_id.removeprefix("facebook/")):
+    for folder in (entry.folder, entry.name, entry.hub_id and entry.hub_id.removeprefix("facebook/")):
         if folder and any((root / folder).glob("*.safetensors")):
             return root / folder
     if entry.meta_file and (root / entry.meta_file).is_file():

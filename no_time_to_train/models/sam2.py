@@ -295,13 +295,25 @@ def build_sam2(
     warnings.warn(
         f"SAM2 ({cfg_file}) has random weights: its masks mean nothing; name a checkpoint for real ones", stacklevel=2
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _new_model(config)
+    model = new_sam2(config, seed=seed)
     matrix = model.shared_image_embedding.positional_embedding
     segmenter = Sam2Segmenter(model, random_weights=True).to(device=device, dtype=dtype)
     _set_positions(model, matrix.to(device))
     return segmenter
+
+
+def new_sam2(config: Sam2Config, *, seed: int = 0) -> Sam2Model:
+    """Build a SAM2 with random weights, whose prompts and image share their positions; for training one.
+
+    Args:
+        config: Sizes of the model.
+        seed: Of the weights; the global generators are left as they were.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _new_model(config)
+    _set_positions(model, model.shared_image_embedding.positional_embedding)
+    return model
 
 
 def _holds_weights(folder: Path, *, random_init: bool) -> bool:

@@ -18,7 +18,7 @@ from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError, EmptyMaskError
 from no_time_to_train.evaluation import Result, ap_table, coco_results, evaluate, reports_as_json
 from no_time_to_train.files import write_text_atomic
-from no_time_to_train.matching import MemoryBank
+from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
 from no_time_to_train.models.dinov3_utils import resolve_encoder
@@ -285,11 +285,14 @@ class Sam2MatcherLightningModel(LightningModule):
     def _match(self, item: TargetItem) -> None:
         self._finish_memory()
         begin = time.perf_counter()
-        instances = self._model.predict(item.image)
+        instances = self._predict(item)
         self._seconds += time.perf_counter() - begin
         categories = self._categories()
         self._results.append((item.index, coco_results(item.record.id, instances, list(categories))))
         self._overlays.draw(item, instances, list(categories.values()))
+
+    def _predict(self, item: TargetItem) -> Instances:
+        return self._model.predict(item.image)
 
     def _categories(self) -> dict[int, str]:
         """Return COCO's id and the name of each class, in the memory's order.

@@ -1,0 +1,117 @@
+"""`make demo`: the main job on the embedded dataset, beside the plainest baseline, with a picture of it all."""
+
+import itertools
+from typing import cast
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from no_time_to_train.data.coco import CocoDataset
+from no_time_to_train.data.datamodule import ReferenceDataset, TargetItem
+from no_time_to_train.distributed import gather_objects
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.evaluation import METRICS, Result, coco_results, evaluate
+from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
+from no_time_to_train.quickstart.contact_sheet import Picture, contact_sheet
+from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
+from no_time_to_train.visualization import draw_masks
+
+_SHEET_TARGETS = 12
+_NEXT_STEPS = """Next:
+  your own images    pl_configs/custom_dataset.yaml says how to name them
+  real weights       checkpoints/README.md says where they go; then pl_configs/matching_baseline_dinov3_large.yaml
+  these models       checkpoints/quickstart/*/README.md says how they were made, and what they cannot do"""
+
+
+class QuickstartDemo(Sam2MatcherLightningModel):
+    """The main job in test mode `full`, with mean colours matched to the same masks, and a contact sheet.
+
+    Arguments as of `Sam2MatcherLightningModel`.
+    """
+
+    def setup(self, stage: str) -> None:
+        """Refuse what the comparison is not made for.
+
+        Raises:
+            ConfigError: The baseline is not the one over a grid of points, or the mode is not `full`.
+        """
+        if self.model_cfg.name != "matching_baseline_noAMG" or self.test_mode != "full":
+            raise ConfigError(
+                f"the demo runs matching_baseline_noAMG in test_mode full, not {self.model_cfg.name} in "
+                f"{self.test_mode}",
+                remedy="for others take Sam2MatcherLightningModel as model.class_path",
+            )
+        super().setup(stage)
+        self._colours: MemoryBank | None = None
+        self._colour_results: list[tuple[int, list[Result]]] = []
+        self._reference_pictures: list[tuple[Picture, str]] = []
+        self._target_pictures: list[Picture] = []
+
+    def _predict(self, item: TargetItem) -> Instances:
+        baseline = cast(Sam2MatchingBaseline_noAMG, self._model)
+        size = (item.image.shape[1], item.image.shape[2])
+        proposals = baseline.propose(item.image)
+        found = baseline.match(baseline.encode(item.image), proposals, cast(MemoryBank, baseline.memory), size)
+        by_colour = baseline.match(colour_patches(item.image), proposals, self._colour_memory(), size)
+        categories = self._categories()
+        self._colour_results.append((item.index, coco_results(item.record.id, by_colour, list(categories))))
+        if len(self._target_pictures) < _SHEET_TARGETS:
+            self._target_pictures.append(self._picture(item, found, list(categories.values())))
+        return found
+
+    def _picture(self, item: TargetItem, found: Instances, names: list[str]) -> Picture:
+        shown = found.scores >= self.overlay_score
+        labels = found.labels[shown].tolist()
+        image = item.image.permute(1, 2, 0).numpy()
+        return draw_masks(image, found.masks[shown].numpy(), labels, [names[label] for label in labels])
+
+    def _colour_memory(self) -> MemoryBank:
+        """Return the colours of the references, which every process reads for itself: they are few and small."""
+        if self._colours is None:
+            references = self._data.reference_set()
+            self._colours = colour_bank(references.class_names)
+            folder = self._data.reference_images
+            assert folder is not None
+            dataset = ReferenceDataset(references.references, folder)
+            for item in (dataset[index] for index in range(len(dataset))):
+                index = item.reference.class_index
+                x, y, width, height = (round(side) for side in item.reference.annotation.bbox)
+                mask = item.mask
+                if mask is None:
+                    mask = torch.zeros(item.image.shape[1:], dtype=torch.bool)
+                    mask[y : y + height, x : x + width] = True
+                self._colours.add_mean(index, mean_colour(item.image, mask))
+                if len(self._reference_pictures) == index:
+                    image = item.image.permute(1, 2, 0).numpy()
+                    drawn = draw_masks(image, mask[None].numpy(), [index], [""])
+                    self._reference_pictures.append((drawn, references.class_names[index]))
+            self._colours.finalize()
+        return self._colours
+
+    def _write_results(self) -> None:
+        super()._write_results()
+        gathered = sorted(itertools.chain.from_iterable(gather_objects(self._colour_results)), key=lambda row: row[0])
+        self._compare(gathered)
+
+    @rank_zero_only
+    def _compare(self, gathered: list[tuple[int, list[Result]]]) -> None:
+        """Print both tables of averages, write the contact sheet and say what comes next."""
+        targets = cast(CocoDataset, self._targets)
+        seen = targets.only_images({targets.images[index].id for index, _ in gathered})
+        by_colour = evaluate(seen, [result for _, found in gathered for result in found])
+        table = Table(title="the same masks, matched by their mean colour alone")
+        for column in ("", *METRICS):
+            table.add_column(column, justify="right" if column else "left")
+        for report in by_colour:
+            cells = ["-" if np.isnan(report.overall[name]) else f"{100 * report.overall[name]:.1f}" for name in METRICS]
+            table.add_row(report.iou_type, *cells)
+        console = Console(soft_wrap=True)
+        console.print(table)
+        sheet = self.output_dir / "contact_sheet.png"
+        contact_sheet(self._reference_pictures, self._target_pictures, sheet)
+        console.print(f"pictures: {sheet} and {self.output_dir / 'overlays'}\n{_NEXT_STEPS}", highlight=False)

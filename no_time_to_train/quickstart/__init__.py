@@ -1,0 +1,1 @@
+"""The models that the project ships for a first look: how they are trained and what they reach."""

@@ -1,0 +1,65 @@
+"""Writing a trained model as a Hugging Face folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from no_time_to_train.files import atomic_path, write_text_atomic
+
+
+def save_folder(
+    folder: Path, tensors: Mapping[str, Tensor], *, config: Mapping[str, Any], preprocessor: Mapping[str, Any]
+) -> None:
+    """Write `config.json`, `preprocessor_config.json` and, last, `model.safetensors`.
+
+    Args:
+        folder: Where to write; made if it is missing.
+        tensors: By transformers' names; floating-point ones are stored in float16.
+        config: The model's configuration.
+        preprocessor: How its images are prepared.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    halves = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().clone().contiguous()
+        for name, tensor in tensors.items()
+    }
+    for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
+        write_text_atomic(folder / name, json.dumps(dict(content), indent=2, sort_keys=True) + "\n")
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(halves, temporary, metadata={"format": "pt"})
+
+
+def preprocessor_config(
+    size: int, mean: tuple[float, ...], std: tuple[float, ...], *, processor: str
+) -> dict[str, Any]:
+    """Return what `preprocessor_config.json` says of a square input that images are stretched to.
+
+    Args:
+        size: Side in pixels.
+        mean: Per channel, for pixels in [0, 1].
+        std: Per channel, for pixels in [0, 1].
+        processor: transformers' name of the image processor.
+    """
+    return {
+        "image_processor_type": processor,
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Normalise images (B, 3, H, W) in [0, 1] by the mean and deviation of each channel."""
+    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
