@@ -34,7 +34,7 @@ def write_shapes(
 
 
 def quickstart_report(
-    seed: int = 2026, json: bool = False, num_images: int = 200, config: Path = Path("pl_configs/quickstart.yaml")
+    seed: int = 2026, json: bool = False, num_images: int = 200, settings: Path = Path("pl_configs/quickstart.yaml")
 ) -> None:
     """Measure the models that the project ships, on synthetic data of a fresh seed; some ten minutes on two cores.
 
@@ -42,11 +42,11 @@ def quickstart_report(
         seed: Of the data.
         json: Print the figures as JSON and nothing else.
         num_images: Targets with and without distractors each.
-        config: The YAML whose models and thresholds are measured.
+        settings: The YAML whose models and thresholds are measured.
     """
     from no_time_to_train.quickstart import report
 
-    figures = report.quickstart_report(seed=seed, num_images=num_images, config=config)
+    figures = report.quickstart_report(seed=seed, num_images=num_images, config=settings)
     print(report.as_json(figures) if json else report.as_text(figures))
 
 

@@ -96,8 +96,10 @@ def draw_masks(
     masks: Bool[np.ndarray, "M H W"],
     labels: Sequence[int],
     captions: Sequence[str],
+    *,
+    opacity: float = 0.5,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw masks over an image (RGB), coloured by label, each with its caption."""
+    """Draw masks over an image (RGB), coloured by label, each with its caption; `opacity` 0 draws outlines alone."""
     import supervision as sv
 
     scene = image.copy()
@@ -106,7 +108,7 @@ def draw_masks(
     detections = sv.Detections(
         xyxy=sv.mask_to_xyxy(masks).astype(np.float32), mask=masks, class_id=np.asarray(labels, dtype=int)
     )
-    scene = sv.MaskAnnotator(opacity=0.5).annotate(scene, detections)
+    scene = sv.MaskAnnotator(opacity=opacity).annotate(scene, detections)
     scene = sv.PolygonAnnotator(thickness=1).annotate(scene, detections)
     if any(captions):
         annotator = sv.LabelAnnotator(text_scale=0.35, text_padding=2, smart_position=True)
@@ -118,7 +120,8 @@ def pca_basis(features: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor, Tensor, T
     """Return the mean, the three leading directions, and the range of features along them, for `pca_colours`."""
     mean = features.mean(dim=0)
     _, _, directions = torch.linalg.svd(features - mean, full_matrices=False)
-    leading = directions[:3]
+    # Of fewer than three patches there are fewer directions.
+    leading = torch.nn.functional.pad(directions[:3], (0, 0, 0, max(0, 3 - len(directions))))
     projected = (features - mean) @ leading.T
     # A few outlying patches would leave the others grey.
     low, high = torch.quantile(projected, torch.tensor([0.02, 0.98]), dim=0)

@@ -115,3 +115,9 @@ def test_panels_stand_beside_each_other(tmp_path: Path) -> None:
     assert (pixels[:, 64:72] == 255).all()
     assert (pixels[:, :64] == 128).all()
     assert (pixels[:, 72:] == 128).all()
+
+
+def test_pca_of_fewer_patches_than_colours() -> None:
+    for count in (1, 2):
+        features = torch.randn(count, 16)
+        assert pca_colours(features, pca_basis(features)).shape == (count, 3)

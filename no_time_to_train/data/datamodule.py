@@ -123,7 +123,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         num_workers: Processes that read images ahead.
 
     Raises:
-        ConfigError: Both `split` and `class_names` are given.
+        ConfigError: Both `split` and `class_names` are given, or a number is out of range.
     """
 
     def __init__(
@@ -146,6 +146,11 @@ class ReferenceTargetDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if split is not None and class_names is not None:
             raise ConfigError("both split and class_names are given", remedy="give one of them")
+        if (max_targets is not None and max_targets < 1) or num_workers < 0:
+            raise ConfigError(
+                f"data.max_targets is {max_targets} and data.num_workers {num_workers}, expected at least 1 and 0",
+                remedy="leave max_targets out for all targets",
+            )
         self.references = references
         self.reference_images = reference_images
         self.targets = targets
@@ -249,7 +254,7 @@ class ReferenceTargetDataModule(LightningDataModule):
                 negative=True,
             )
             for entry in dataset.annotations
-            if dataset.categories_by_id[entry.category_id].name in indices
+            if dataset.categories_by_id[entry.category_id].name in indices and not entry.iscrowd
         ]
         if not references:
             raise ConfigError(

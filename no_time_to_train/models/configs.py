@@ -1,5 +1,6 @@
 """The settings of the matching baselines, as they stand in YAML."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -46,7 +47,9 @@ class MemoryBankConfig:
     debias: DebiasConfig = field(default_factory=DebiasConfig)
 
     def __post_init__(self) -> None:
-        _require(self.crop_scale >= 1, "memory_bank_cfg.crop_scale", self.crop_scale, "at least 1")
+        _require(
+            1 <= self.crop_scale < math.inf, "memory_bank_cfg.crop_scale", self.crop_scale, "at least 1, and finite"
+        )
         _require(self.negative_sigma > 0, "memory_bank_cfg.negative_sigma", self.negative_sigma, "more than 0")
 
 
@@ -84,14 +87,21 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
     """
     if isinstance(value, cls):
         return value
-    given = dict(value) if isinstance(value, Mapping) else {}
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{name} is of type {type(value).__name__}, expected {cls.__name__} or a mapping",
+            remedy="give its settings by name",
+        )
+    given = dict(value or {})
     known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type] # every cls here is a dataclass
     unknown = sorted(given.keys() - known)
     if unknown:
         raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=f"it has {', '.join(sorted(known))}")
     hints = get_type_hints(cls)
     for key, entry in given.items():
-        if is_dataclass(hints[key]) and isinstance(entry, Mapping):
+        if is_dataclass(hints[key]):
+            if entry is None:
+                raise ConfigError(f"{name}.{key} is null", remedy="leave it out for the defaults")
             given[key] = as_config(hints[key], entry, f"{name}.{key}")
     try:
         return cls(**given)

@@ -1,20 +1,25 @@
 """`make demo`: the main job on the embedded dataset, beside the plainest baseline, with a picture of it all."""
 
 import itertools
+import json
 from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from no_time_to_train.data.coco import CocoDataset
-from no_time_to_train.data.datamodule import ReferenceDataset, TargetItem
+from no_time_to_train.data.datamodule import ReferenceDataset, ReferenceItem, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.evaluation import METRICS, Result, coco_results, evaluate
+from no_time_to_train.evaluation import METRICS, Result, coco_results, evaluate, reports_as_json
+from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.models.preprocessing import reference_window
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.quickstart.contact_sheet import Picture, contact_sheet
@@ -68,7 +73,8 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         shown = found.scores >= self.overlay_score
         labels = found.labels[shown].tolist()
         image = item.image.permute(1, 2, 0).numpy()
-        return draw_masks(image, found.masks[shown].numpy(), labels, [names[label] for label in labels])
+        captions = [names[label] for label in labels]
+        return draw_masks(image, found.masks[shown].numpy(), labels, captions, opacity=0.25)
 
     def _colour_memory(self) -> MemoryBank:
         """Return the colours of the references, which every process reads for itself: they are few and small."""
@@ -87,11 +93,17 @@ class QuickstartDemo(Sam2MatcherLightningModel):
                     mask[y : y + height, x : x + width] = True
                 self._colours.add_mean(index, mean_colour(item.image, mask))
                 if len(self._reference_pictures) == index:
-                    image = item.image.permute(1, 2, 0).numpy()
-                    drawn = draw_masks(image, mask[None].numpy(), [index], [""])
-                    self._reference_pictures.append((drawn, references.class_names[index]))
+                    self._reference_pictures.append((self._cut_out(item, mask), references.class_names[index]))
             self._colours.finalize()
         return self._colours
+
+    def _cut_out(self, item: ReferenceItem, mask: Bool[Tensor, "H W"]) -> Picture:
+        """Return the window that a reference is encoded in, with its outline."""
+        height, width = item.image.shape[1:]
+        scale = self._model.memory_bank_cfg.crop_scale
+        x1, y1, x2, y2 = reference_window(item.reference.annotation.bbox, height, width, scale)
+        image = item.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()
+        return draw_masks(image, mask[None, y1:y2, x1:x2].numpy(), [item.reference.class_index], [""], opacity=0)
 
     def _write_results(self) -> None:
         super()._write_results()
@@ -110,6 +122,9 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         for report in by_colour:
             cells = ["-" if np.isnan(report.overall[name]) else f"{100 * report.overall[name]:.1f}" for name in METRICS]
             table.add_row(report.iou_type, *cells)
+        path = self.output_dir / "metrics.json"
+        metrics = json.loads(path.read_text())
+        write_text_atomic(path, json.dumps(metrics | {"mean_colour": reports_as_json(by_colour)}, indent=1) + "\n")
         console = Console(soft_wrap=True)
         console.print(table)
         sheet = self.output_dir / "contact_sheet.png"

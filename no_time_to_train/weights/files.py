@@ -89,6 +89,10 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise WeightsFormatError(f"{index} is no safetensors index: {error!r}", remedy=_FETCH_AGAIN) from error
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise WeightsFormatError(
+            f"{index} is no safetensors index: its weight_map does not give a file for each tensor", remedy=_FETCH_AGAIN
+        )
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or shard in {"", ".", ".."}:
@@ -116,7 +120,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
                 remedy="export the plain state dict with torch.save(model.state_dict(), ...), or use safetensors",
             ) from error
         raise WeightsFormatError(f"{file} is no PyTorch weights file", remedy=_FETCH_AGAIN) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what a damaged pickle does to its reader has no limits
         first_line = str(error).split("\n")[0]
         raise WeightsFormatError(
             f"{file} is no whole PyTorch weights file: {first_line}", remedy=_FETCH_AGAIN

@@ -39,6 +39,7 @@ def assign_tensors(
     Raises:
         KeyMismatchError: The file lacks tensors of the model, or holds others.
         ShapeMismatchError: A tensor's shape differs.
+        WeightsFormatError: Integers stand where the model has floating-point numbers.
     """
     own = model.state_dict(keep_vars=True)
     missing = sorted(own.keys() - tensors.keys() - set(optional))
@@ -62,6 +63,16 @@ def assign_tensors(
         raise ShapeMismatchError(
             f"{len(wrong)} tensors of {source} do not fit {type(model).__name__}: {_first(wrong)}",
             remedy="name the encoder or SAM2 configuration that this file was made for",
+        )
+    numbers = [
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in tensors.items()
+        if own[name].is_floating_point() and not tensor.is_floating_point()
+    ]
+    if numbers:
+        raise WeightsFormatError(
+            f"{len(numbers)} tensors of {source} are not of floating point: {_first(numbers)}",
+            remedy="quantised weights are not read; name the original file",
         )
     for name, tensor in tensors.items():
         _assign(model, name, own[name], tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))

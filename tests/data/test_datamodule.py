@@ -173,3 +173,22 @@ def test_settings_that_are_missing_or_contradict_each_other(data: TinyData, tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataNotFoundError, match="no images in"):
         module(data, targets=None, target_images=tmp_path / "empty").target_dataset(["disc"])
+
+
+@pytest.mark.parametrize("wrong", [{"max_targets": 0}, {"max_targets": -1}, {"num_workers": -1}])
+def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.max_targets"):
+        ReferenceTargetDataModule(**wrong)  # type: ignore[arg-type] # mypy takes them for any parameter
+
+
+def test_crowds_are_no_negative_references(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path)
+    document = json.loads(data.negatives.read_text())
+    module = ReferenceTargetDataModule(
+        data.references, data.images, negative_references=data.negatives, negative_images=data.images
+    )
+    names = module.reference_set().class_names
+    before = len(list(module.negative_dataloader(names)))
+    document["annotations"].append(document["annotations"][0] | {"id": 99, "iscrowd": 1})
+    data.negatives.write_text(json.dumps(document))
+    assert len(list(module.negative_dataloader(names))) == before

@@ -68,3 +68,20 @@ def test_what_is_no_number_is_in_no_range() -> None:
         MemoryBankConfig(crop_scale=float("nan"))
     with pytest.raises(ConfigError, match="iou_thr is nan"):
         Sam2InferConfig(iou_thr=float("nan"))
+
+
+@pytest.mark.parametrize("value", [Sam2InferConfig(points_per_side=4), [1], "text"])
+def test_settings_of_another_type_are_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="sam2_amg_cfg is of type"):
+        as_config(AmgConfig, value, "sam2_amg_cfg")
+
+
+@pytest.mark.parametrize("value", [None, True])
+def test_nested_settings_of_another_type_are_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"memory_bank_cfg\.debias is"):
+        as_config(MemoryBankConfig, {"debias": value}, "memory_bank_cfg")
+
+
+def test_a_crop_without_bounds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="finite"):
+        MemoryBankConfig(crop_scale=float("inf"))

@@ -154,3 +154,29 @@ def test_what_is_not_there_or_is_something_else(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "other.pth")
         with pytest.raises(WeightsFormatError, match="holds no state dict"):
             read_tensors(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("content", ['["a"]', '{"a": 3}', "null", '"a"', "{}"])
+def test_index_whose_map_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {content}}}')
+    with pytest.raises(WeightsFormatError, match="no safetensors index"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["..", ".", ""])
+def test_shard_that_is_a_folder(tmp_path: Path, shard: str) -> None:
+    (tmp_path / "in").mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "in" / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"a": "{shard}"}}}}')
+    with pytest.raises(UnsafeWeightsError):
+        read_tensors(tmp_path / "in")
+
+
+def test_legacy_pickle_cut_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.arange(60.0)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for length in range(1, len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(WeightsFormatError):
+            read_tensors(path)

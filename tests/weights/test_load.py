@@ -151,3 +151,9 @@ def test_broken_settings_beside_the_weights(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink()
     source = read_source(tmp_path)
     assert (source.model_config if name == "config.json" else source.preprocessor) == {}
+
+
+def test_integers_for_floats_are_refused() -> None:
+    quantised = {"weight": torch.zeros(2, 2, dtype=torch.int8), "bias": torch.zeros(2)}
+    with pytest.raises(WeightsFormatError, match="weight is int8"):
+        assign_tensors(nn.Linear(2, 2), quantised, source="x")

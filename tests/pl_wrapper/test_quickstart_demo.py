@@ -1,0 +1,47 @@
+"""The demo on small stand-ins: the baseline beside, the picture, what comes next, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from no_time_to_train.lightning_cli import main
+from tests.tiny import small_model_arguments, write_config
+
+CONFIG = Path(__file__).parents[2] / "pl_configs" / "quickstart.yaml"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
+]
+
+
+def arguments(tmp_path: Path) -> list[str]:
+    return [
+        *("--config", str(CONFIG), *small_model_arguments(write_config(tmp_path / "sam2"))),
+        *("--model.model_cfg.sam2_infer_cfgs.points_per_side", "4", "--trainer.default_root_dir", str(tmp_path)),
+        *("--data.root", str(tmp_path / "shapes"), "--data.size", "64", "--data.shots", "1", "--data.num_targets", "3"),
+    ]
+
+
+def test_demo_compares_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert "the same masks, matched by their mean colour alone" in said
+    assert "Next:" in said
+    for named in ("pl_configs/custom_dataset.yaml", "checkpoints/README.md"):
+        assert named in said
+        assert (CONFIG.parents[1] / named).is_file()
+    with Image.open(tmp_path / "contact_sheet.png") as picture:
+        assert np.asarray(picture).std() > 10
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics["mean_colour"]) == {"bbox", "segm"}
+    assert 0 <= metrics["mean_colour"]["segm"]["AP"] <= 1
+
+
+def test_demo_refuses_another_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*arguments(tmp_path), "--model.test_mode", "fill_memory", "--out_path", str(tmp_path / "m.safetensors")]
+    assert main(given) == 2
+    assert "Sam2MatcherLightningModel" in capsys.readouterr().err
