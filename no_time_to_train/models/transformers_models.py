@@ -108,7 +108,8 @@ def matches(entry: EncoderConfig, architecture: Architecture) -> bool:
         and entry.stage_dims == architecture.stage_dims
         and entry.num_storage_tokens == architecture.num_storage_tokens
         and entry.patch_size == architecture.patch_size
-        and entry.qkv_bias == architecture.query_bias
+        # timm leaves out biases that are zero.
+        and (entry.qkv_bias or not architecture.query_bias)
         and architecture.num_heads in (None, entry.num_heads)
         and ffn_fits
     )

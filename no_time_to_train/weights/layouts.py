@@ -3,7 +3,7 @@
 A layout is a table of top-level names and a table of the names within a block. What a table does not list is an error;
 what is left out on purpose stands in it as a `Drop` with its reason.
 
-Source: state dicts of facebookresearch/dinov3 at 6876159, facebookresearch/dinov2, and transformers 5.23.0.
+Source: state dicts of facebookresearch/dinov3 at 6876159, facebookresearch/dinov2, transformers 5.23.0 and timm 1.0.31.
 """
 
 import re
@@ -276,6 +276,66 @@ HF_DINOV2 = Layout(
     },
 )
 
+# timm leaves out the biases of queries, keys and values where all are zero; its `_qkvb` models keep those of queries
+# and values.
+TIMM_DINOV3_VIT = Layout(
+    name="timm DINOv3 ViT",
+    family="dinov3_vit",
+    signature=("blocks.0.attn.qkv.weight", "blocks.0.gamma_1"),
+    top={
+        "cls_token": "embeddings.cls_token",
+        "reg_token": "embeddings.register_tokens",
+        **_weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings", "norm": "norm"}),
+    },
+    block=r"blocks\.(\d+)\.",
+    block_target=r"model.layer.\1.",
+    leaf={
+        "attn.qkv.weight": Split(tuple(f"{name}.weight" for name in _ATTENTION)),
+        "attn.q_bias": "attention.q_proj.bias",
+        "attn.v_bias": "attention.v_proj.bias",
+        "gamma_1": "layer_scale1.lambda1",
+        "gamma_2": "layer_scale2.lambda1",
+        **_weight_and_bias(
+            {
+                "norm1": "norm1",
+                "attn.proj": "attention.o_proj",
+                "norm2": "norm2",
+                "mlp.fc1": "mlp.up_proj",
+                "mlp.fc1_g": "mlp.gate_proj",
+                "mlp.fc1_x": "mlp.up_proj",
+                "mlp.fc2": "mlp.down_proj",
+            }
+        ),
+    },
+)
+
+TIMM_DINOV3_CONVNEXT = Layout(
+    name="timm DINOv3 ConvNeXt",
+    family="dinov3_convnext",
+    signature=("stem.0.weight", "stages.0.blocks.0.conv_dw.weight"),
+    top=_weight_and_bias(
+        {
+            "stem.0": "model.stages.0.downsample_layers.0",
+            "stem.1": "model.stages.0.downsample_layers.1",
+            "head.norm": "layer_norm",
+        }
+    ),
+    block=r"stages\.(\d+)\.blocks\.(\d+)\.",
+    block_target=r"model.stages.\1.layers.\2.",
+    leaf={
+        "gamma": "gamma",
+        **_weight_and_bias(
+            {
+                "conv_dw": "depthwise_conv",
+                "norm": "layer_norm",
+                "mlp.fc1": "pointwise_conv1",
+                "mlp.fc2": "pointwise_conv2",
+            }
+        ),
+    },
+    downsample=r"stages\.(\d+)\.downsample\.(\d+)\.",
+)
+
 ENCODER_LAYOUTS = (
     META_DINOV3_VIT,
     META_DINOV3_CONVNEXT,
@@ -285,6 +345,8 @@ ENCODER_LAYOUTS = (
     HF_DINOV3_CONVNEXT,
     HF_DINOV3_CONVNEXT_FLAT,
     HF_DINOV2,
+    TIMM_DINOV3_VIT,
+    TIMM_DINOV3_CONVNEXT,
 )
 
 _SHOWN = 10
