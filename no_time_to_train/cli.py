@@ -33,6 +33,20 @@ def write_shapes(
     print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
 
 
+def inspect_command(path: Path, headers_only: bool = False, json: bool = False) -> None:
+    """Tell what a weights file or folder is, from its tensors: layout, architecture, registry entry, hash, NaN.
+
+    Args:
+        path: A file or a Hugging Face folder, of an encoder or of SAM2.
+        headers_only: Read names and shapes alone: at once, however large the file is, but without hash and NaN.
+        json: Print JSON.
+    """
+    from no_time_to_train.weights import inspect_weights
+
+    report = inspect_weights(path, headers_only=headers_only)
+    print(report.as_json() if json else report.as_text())
+
+
 def quickstart_report(
     seed: int = 2026, json: bool = False, num_images: int = 200, settings: Path = Path("pl_configs/quickstart.yaml")
 ) -> None:
@@ -51,10 +65,14 @@ def quickstart_report(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "inspect": inspect_command,
     "quickstart-report": quickstart_report,
     "sample-references": sample_references_command,
     "write-shapes": write_shapes,
 }
+
+# Parameters that need no option's name.
+POSITIONAL: dict[str, tuple[str, ...]] = {"inspect": ("path",)}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -92,19 +110,28 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _spelled_out(args: Sequence[str]) -> list[str]:
-    """Spell arguments as jsonargparse wants them: `--allow-fewer` becomes `--allow_fewer true`."""
-    flags = {
-        f"--{name}"
-        for command in COMMANDS.values()
-        for name, parameter in inspect.signature(command).parameters.items()
-        if parameter.annotation is bool
-    }
-    spelled: list[str] = []
-    for position, arg in enumerate(args):
+    """Spell arguments as jsonargparse wants them.
+
+    `--allow-fewer` becomes `--allow_fewer true`, and what stands without an option's name goes to the command's
+    `POSITIONAL` parameters in their order.
+    """
+    command = COMMANDS.get(args[0]) if args else None
+    if command is None:
+        return list(args)
+    parameters = inspect.signature(command).parameters.items()
+    flags = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
+    waiting = list(POSITIONAL.get(args[0], ()))
+    spelled, rest = [args[0]], list(args[1:])
+    while rest:
+        arg = rest.pop(0)
         name, equals, value = arg.partition("=")
+        if not arg.startswith("-") and waiting:
+            spelled += [f"--{waiting.pop(0)}", arg]
+            continue
         option = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
         spelled.append(f"{option}{equals}{value}")
-        following = args[position + 1 : position + 2]
-        if option in flags and not equals and (not following or following[0].lower() not in {"true", "false"}):
-            spelled.append("true")
+        if option in flags and not equals:
+            spelled.append(rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true")
+        elif option.startswith("--") and not equals and rest and option not in {"--help", "--config"}:
+            spelled.append(rest.pop(0))
     return spelled

@@ -43,11 +43,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise IsADirectoryError("it is a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         yield temporary
         try:
+            # Some writers, safetensors' among them, leave a file that its owner alone may read.
+            temporary.chmod(mode)
             _sync(temporary)
             temporary.replace(target)
             _sync(target.parent)

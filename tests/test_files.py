@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_path, write_text_atomic
+from no_time_to_train.files import atomic_folder, atomic_path, write_text_atomic
 
 
 def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -59,3 +61,33 @@ def test_a_folder_or_a_file_in_the_way_is_an_output_error(tmp_path: Path) -> Non
         with pytest.raises(OutputError, match="name a file in a folder"):
             write_text_atomic(target, "text")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_can_be_read_by_whom_the_system_lets(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "a.safetensors") as temporary:
+        save_file({"a": torch.zeros(1)}, temporary)
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_folders_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    root = tmp_path / "parent" / "root"
+    with atomic_folder(root) as beside:
+        (beside / "one").write_text("1")
+        assert not root.exists()
+
+    def fail() -> None:
+        with atomic_folder(root) as beside:
+            (beside / "two").write_text("2")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [path.name for path in root.iterdir()] == ["one"]
+    with atomic_folder(root) as beside:
+        (beside / "three").write_text("3")
+    assert [path.name for path in root.iterdir()] == ["three"]
+    assert [path.name for path in root.parent.iterdir()] == ["root"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write beside"), atomic_folder(tmp_path / "file" / "root"):
+        pass

@@ -15,10 +15,10 @@ from no_time_to_train.errors import ConfigError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, as_config
-from no_time_to_train.models.dinov3_utils import resolve_encoder, weights_at_hand
 from no_time_to_train.models.encoder import FeatureEncoder, build_encoder
 from no_time_to_train.models.preprocessing import encoder_pixels, mask_on_grid, reference_window
 from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, build_sam2
+from no_time_to_train.registry import resolve_encoder, weights_at_hand
 
 log = logging.getLogger(__name__)
 

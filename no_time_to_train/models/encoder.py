@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from no_time_to_train.errors import ImageSizeError, ShapeMismatchError, WeightsNotFoundError
-from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, EncoderConfig, resolve_encoder
-from no_time_to_train.models.transformers_models import build_model, known_sizes, matches
+from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig, resolve_encoder
+from no_time_to_train.weights.architecture import fitting_entries, known_sizes, matches
 from no_time_to_train.weights.load import assign_tensors, read_source
 from no_time_to_train.weights.source import Architecture, WeightsSource
 
@@ -135,7 +136,7 @@ def grid_size(height: int, width: int, config: EncoderConfig) -> tuple[int, int]
     """Return the rows and columns of patch tokens for an image of that size in pixels.
 
     Example:
-        >>> from no_time_to_train.models.dinov3_utils import resolve_encoder
+        >>> from no_time_to_train.registry import resolve_encoder
         >>> grid_size(64, 96, resolve_encoder("small"))
         (4, 6)
     """
@@ -307,11 +308,9 @@ def _restore_rope(
 def _entry_of(source: WeightsSource) -> EncoderConfig:
     """Find the registry entry of a checkpoint's architecture, or make one."""
     architecture = source.architecture
-    fitting = [entry for entry in ENCODER_CONFIGS.values() if matches(entry, architecture)]
+    fitting = fitting_entries(architecture)
     if fitting:
-        # Of the entries that share an architecture, Meta's satellite ViT-L alone carries the untied norm.
-        satellite = architecture.untied_norm and architecture.embed_dim == 1024
-        entry = fitting[-1] if satellite else fitting[0]
+        entry = fitting[0]
     else:
         patch = architecture.patch_size
         entry = EncoderConfig(

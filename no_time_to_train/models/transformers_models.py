@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.models.dinov3_utils import EncoderConfig
 from no_time_to_train.weights.source import Architecture
 
 # What a folder's config.json may decide; sizes come from the tensors.
@@ -95,37 +94,3 @@ def _dinov2(architecture: Architecture, heads: int, settings: Mapping[str, Any])
             Dinov2WithRegistersConfig(num_register_tokens=architecture.num_storage_tokens, **shared)
         )
     return Dinov2Model(Dinov2Config(**shared))
-
-
-def matches(entry: EncoderConfig, architecture: Architecture) -> bool:
-    """Tell whether tensors of this architecture are those of a registry entry."""
-    ffn_fits = entry.ffn_from_checkpoint or (entry.ffn, entry.ffn_dim) == (architecture.ffn, architecture.ffn_dim)
-    return (
-        entry.family == architecture.family
-        and entry.embed_dim == architecture.embed_dim
-        and entry.depth == architecture.depth
-        and entry.stage_depths == architecture.stage_depths
-        and entry.stage_dims == architecture.stage_dims
-        and entry.num_storage_tokens == architecture.num_storage_tokens
-        and entry.patch_size == architecture.patch_size
-        # timm leaves out biases that are zero.
-        and (entry.qkv_bias or not architecture.query_bias)
-        and architecture.num_heads in (None, entry.num_heads)
-        and ffn_fits
-    )
-
-
-def known_sizes(architecture: Architecture) -> str:
-    """Describe an architecture in a few words, for messages.
-
-    Example:
-        >>> known_sizes(Architecture(family="dinov3_vit", embed_dim=384, depth=12, ffn_dim=1536, num_storage_tokens=4))
-        'dinov3_vit, width 384, depth 12, mlp 1536, patch 16, 4 storage tokens'
-    """
-    if architecture.family == "dinov3_convnext":
-        return f"{architecture.family}, widths {architecture.stage_dims}, depths {architecture.stage_depths}"
-    return (
-        f"{architecture.family}, width {architecture.embed_dim}, depth {architecture.depth}, "
-        f"{architecture.ffn} {architecture.ffn_dim}, patch {architecture.patch_size}, "
-        f"{architecture.num_storage_tokens} storage tokens"
-    )

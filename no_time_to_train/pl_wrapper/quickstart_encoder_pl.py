@@ -9,13 +9,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from no_time_to_train.data.training_datamodule import SceneBatch
-from no_time_to_train.models.dinov3_utils import resolve_encoder
 from no_time_to_train.models.encoder import architecture_of, build_encoder
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.quickstart.augmentation import View, random_view, whole_view
 from no_time_to_train.quickstart.encoder_losses import AttributeProxies, PooledObjects, pool_objects
 from no_time_to_train.quickstart.folders import normalised, preprocessor_config, save_folder
 from no_time_to_train.quickstart.optimizer import build_optimizer
+from no_time_to_train.registry import resolve_encoder
 
 _WEIGHTS = {"objects": 1.0, "patches": 0.5, "attributes": 0.3}
 
@@ -99,7 +99,7 @@ class QuickstartEncoderTraining(LightningModule):
         """Write the encoder without the proxies that only training needs."""
         entry = self.entry
         preprocessor = preprocessor_config(
-            self.img_size, entry.image_mean, entry.image_std, processor="DINOv3ViTImageProcessorFast"
+            entry.default_img_size, entry.image_mean, entry.image_std, processor="DINOv3ViTImageProcessorFast"
         )
         config = {**self.model.config.to_dict(), "architectures": [type(self.model).__name__]}
         save_folder(folder, self.model.state_dict(), config=config, preprocessor=preprocessor)

@@ -21,10 +21,10 @@ from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
-from no_time_to_train.models.dinov3_utils import resolve_encoder
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
 
 TestMode = Literal["full", "fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory"]

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.dinov3_utils import IMAGENET_MEAN
+from no_time_to_train.registry import IMAGENET_MEAN
 
 NAME = "mean_colour"
 _GRID = 64

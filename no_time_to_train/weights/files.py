@@ -8,6 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,22 @@ from torch import Tensor
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
+LIGHTNING_KEY = "pytorch-lightning_version"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 # How torch 2.15 names what a pickle asks for and may not have.
 _REFUSED = re.compile(r"[^\n:]*(?:GLOBAL|Unsupported (?:class|global))[^\n]*?(?= Please|\n|$)")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 
 
@@ -48,15 +62,34 @@ def find_weights_file(path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class StoredTensors:
+    """All tensors of a weights file or folder.
+
+    Attributes:
+        tensors: Memory-mapped on the CPU, by the names and in the dtypes in which they are stored.
+        files: The files that hold them.
+        container: What kind of files those are.
+    """
+
+    tensors: dict[str, Tensor]
+    files: tuple[Path, ...]
+    container: str
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a weights file or folder; see `read_stored`."""
+    return read_stored(path).tensors
+
+
+def read_stored(path: Path, *, headers_only: bool = False) -> StoredTensors:
     """Read all tensors of a weights file or folder, memory-mapped on the CPU.
 
     Args:
-        path: A `.safetensors` file, a Hugging Face folder (sharded or not), or a pickled state dict (`.pth`, `.pt`),
-            plain or under the key ``model`` or ``state_dict``.
-
-    Returns:
-        Tensors by the names that the file gives them, in the dtype in which they are stored.
+        path: A `.safetensors` file, a Hugging Face folder (sharded or not), a pickled state dict (`.pth`, `.pt`), plain
+            or under the key ``model`` or ``state_dict``, or a checkpoint of this package's own training (`.ckpt`), of
+            which the tensors of the trained model are taken.
+        headers_only: Give tensors on the meta device, which have shape and dtype and no values.
 
     Raises:
         WeightsNotFoundError: There is no such file.
@@ -65,26 +98,37 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     file = find_weights_file(path)
     if file.name.endswith(".index.json"):
-        return _read_shards(file)
+        return _read_shards(file, headers_only=headers_only)
     if file.suffix == ".safetensors":
-        return _read_safetensors(file)
+        return StoredTensors(_read_safetensors(file, headers_only=headers_only), (file,), "safetensors")
     if file.suffix in PICKLE_SUFFIXES:
-        return _read_pickle(file)
+        return _read_pickle(file, headers_only=headers_only)
     raise WeightsFormatError(
         f"{file} has the ending {file.suffix!r}, expected .safetensors, {', '.join(PICKLE_SUFFIXES)} or a folder",
         remedy="name the weights file, or rename it if the ending is wrong",
     )
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, *, headers_only: bool) -> dict[str, Tensor]:
     try:
-        with safe_open(file, framework="pt") as handle:
+        # For torch the whole file is mapped at once and counts as memory; of the header that is not asked.
+        with safe_open(file, framework="np" if headers_only else "pt") as handle:
+            if headers_only:
+                slices = {name: handle.get_slice(name) for name in handle.keys()}
+                return {
+                    name: torch.empty(entry.get_shape(), dtype=_DTYPES[entry.get_dtype()], device="meta")
+                    for name, entry in slices.items()
+                }
             return {name: handle.get_tensor(name) for name in handle.keys()}
+    except KeyError as error:
+        raise WeightsFormatError(
+            f"{file} holds numbers of the kind {error.args[0]}, which no encoder has", remedy="name the original file"
+        ) from error
     except (SafetensorError, OSError) as error:
         raise WeightsFormatError(f"{file} is no whole safetensors file: {error}", remedy=_FETCH_AGAIN) from error
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -94,24 +138,27 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             f"{index} is no safetensors index: its weight_map does not give a file for each tensor", remedy=_FETCH_AGAIN
         )
     tensors: dict[str, Tensor] = {}
+    files: list[Path] = []
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or shard in {"", ".", ".."}:
             raise UnsafeWeightsError(
                 f"{index} names a shard outside its folder: {shard}", remedy="fetch the folder from a trusted source"
             )
-        tensors.update(_read_safetensors(find_weights_file(index.parent / shard)))
+        files.append(find_weights_file(index.parent / shard))
+        tensors.update(_read_safetensors(files[-1], headers_only=headers_only))
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise WeightsFormatError(
             f"{index} lists {len(missing)} tensors that no shard holds, first {missing[0]}", remedy=_FETCH_AGAIN
         )
-    return tensors
+    return StoredTensors(tensors, tuple(files), "sharded safetensors")
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
+def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
     try:
         # Only zip archives can be memory-mapped; the legacy format, which few files still have, is read whole.
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        mapped = zipfile.is_zipfile(file) and not headers_only
+        loaded = torch.load(file, map_location="meta" if headers_only else "cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = _REFUSED.search(str(error))
         if reason:
@@ -125,7 +172,10 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         raise WeightsFormatError(
             f"{file} is no whole PyTorch weights file: {first_line}", remedy=_FETCH_AGAIN
         ) from error
-    return _state_dict_in(loaded, file)
+    tensors = _state_dict_in(loaded, file)
+    if isinstance(loaded, Mapping) and LIGHTNING_KEY in loaded:
+        return StoredTensors(_trained_model_in(tensors, file), (file,), "Lightning checkpoint")
+    return StoredTensors(tensors, (file,), "PyTorch pickle")
 
 
 def _state_dict_in(loaded: Any, file: Path) -> dict[str, Tensor]:
@@ -141,3 +191,14 @@ def _state_dict_in(loaded: Any, file: Path) -> dict[str, Tensor]:
             remedy="save the model's state_dict()",
         )
     return {str(key): value for key, value in loaded.items()}
+
+
+def _trained_model_in(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Take the model out of a training module's state; what else it trained is of no use afterwards."""
+    model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    if not model:
+        raise WeightsFormatError(
+            f"{file} is a Lightning checkpoint of another module: none of its {len(tensors)} tensors is below `model`",
+            remedy="name a checkpoint that this package's training wrote",
+        )
+    return model

@@ -1,88 +1,188 @@
-"""Telling an architecture from tensors, never from a file's name."""
+"""What a weights file is: its layout, its architecture, whose it is, and whether its numbers are numbers."""
 
-import re
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from jaxtyping import Float
+import torch
 from torch import Tensor
 
-from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.weights.layouts import Layout
+from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.weights.architecture import fitting_entries, known_sizes
+from no_time_to_train.weights.files import read_stored
+from no_time_to_train.weights.layouts import Drop, detect_layout, find_rule
+from no_time_to_train.weights.layouts_sam2 import (
+    hiera_shape,
+    image_part_of_transformers,
+    meta_sam2_to_transformers,
+    sam2_layout,
+    video_only,
+)
+from no_time_to_train.weights.load import source_of
 from no_time_to_train.weights.source import Architecture
 
+_BLOCK = 1 << 24
+_SHOWN = 10
 
-def read_architecture(
-    tensors: Mapping[str, Tensor],
-    layout: Layout,
-    source: str,
-    *,
-    rope_periods: Float[Tensor, " quarter_head"] | None = None,
-    untied_norm: bool = False,
-) -> Architecture:
-    """Read the architecture from the shapes of an encoder's tensors.
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsReport:
+    """What `inspect_weights` found.
+
+    Attributes:
+        path: As it was named.
+        container: What kind of files hold the tensors.
+        files: The files that hold tensors, with their sizes in bytes.
+        layout: Name of the layout.
+        description: The architecture in a few words.
+        encoder: The registry entry that it is; None for a SAM2, and for an encoder that is in no entry.
+        also: Other registry entries of the same architecture, which tensors cannot tell apart.
+        architecture: Of an encoder.
+        dtypes: Numbers of parameters by dtype, as stored.
+        num_tensors: Stored tensors.
+        num_parameters: Their elements.
+        dropped: Stored tensors that loading leaves out, each with its reason.
+        sha256: Of each file; None if only headers were read.
+        not_finite: Tensors that hold NaN or infinities; None if only headers were read.
+    """
+
+    path: Path
+    container: str
+    files: Mapping[str, int]
+    layout: str
+    description: str
+    encoder: str | None
+    also: tuple[str, ...]
+    architecture: Architecture | None
+    dtypes: Mapping[str, int]
+    num_tensors: int
+    num_parameters: int
+    dropped: Mapping[str, str]
+    sha256: Mapping[str, str] | None = None
+    not_finite: tuple[str, ...] | None = None
+
+    def as_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps(asdict(self) | {"path": str(self.path)}, indent=2)
+
+    def as_text(self) -> str:
+        """Return the report in a few lines."""
+        alike = f" (or {', '.join(self.also)}: the same architecture)" if self.also else ""
+        total = sum(self.files.values())
+        dtypes = ", ".join(f"{count:,} {name}" for name, count in self.dtypes.items())
+        lines = [
+            f"{self.path}: {self.layout}, {self.container}",
+            f"is            {self.encoder or 'in no registry entry'}{alike}",
+            f"architecture  {self.description}",
+            f"tensors       {self.num_tensors}, {self.num_parameters:,} parameters: {dtypes}",
+            f"files         {', '.join(self.files)}, {total:,} bytes",
+        ]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.dropped.items():
+            reasons.setdefault(reason, []).append(name)
+        lines += [f"left out      {len(names)} ({names[0]}, ...): {reason}" for reason, names in reasons.items()]
+        if self.sha256 is not None:
+            lines += [f"sha256        {digest}  {name}" for name, digest in self.sha256.items()]
+        if self.not_finite is not None:
+            shown = ", ".join(self.not_finite[:_SHOWN])
+            lines.append(f"NaN or Inf    {f'{len(self.not_finite)} tensors: {shown}' if self.not_finite else 'none'}")
+        return "\n".join(lines)
+
+
+def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsReport:
+    """Tell what a weights file or folder is, from its tensors and never from its name.
 
     Args:
-        tensors: By transformers' names; shapes are enough, they may be on the meta device.
-        layout: The layout in which they were found.
-        source: The file's name, for messages.
-        rope_periods: Stored RoPE periods: a quarter of the head width of them, so that they tell the heads.
-        untied_norm: Whether the file carried the norm of local crops.
+        path: A file or a Hugging Face folder, of an encoder or of SAM2, in any layout that loads.
+        headers_only: Read names, shapes and dtypes alone, which takes no time however large the file is; without it
+            every byte is read, for the hash and for NaN and infinities.
 
     Raises:
-        WeightsFormatError: A tensor that tells the architecture is missing.
+        WeightsNotFoundError: There is nothing there.
+        WeightsFormatError: The file is damaged, or in no known layout.
     """
+    path = Path(path)
+    stored = read_stored(path, headers_only=headers_only)
+    raw = stored.tensors
+    found = _as_sam2(raw, path) or _as_encoder(raw, path)
+    dtypes: dict[str, int] = {}
+    for tensor in raw.values():
+        name = str(tensor.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + tensor.numel()
+    contents: dict[str, Any] = {}
+    if not headers_only:
+        contents["sha256"] = {entry.name: sha256_of(entry) for entry in stored.files}
+        contents["not_finite"] = tuple(name for name, tensor in raw.items() if not _is_finite(tensor))
+    return WeightsReport(
+        path=path,
+        container=stored.container,
+        files={entry.name: entry.stat().st_size for entry in stored.files},
+        dtypes=dtypes,
+        num_tensors=len(raw),
+        num_parameters=sum(tensor.numel() for tensor in raw.values()),
+        **found,
+        **contents,
+    )
+
+
+def sha256_of(file: Path) -> str:
+    """Return the hash of a file in hex, read in parts.
+
+    Raises:
+        WeightsNotFoundError: It cannot be read.
+    """
+    digest = hashlib.sha256()
     try:
-        if layout.family == "dinov3_convnext":
-            return _convnext(tensors)
-        return _vit(tensors, layout, rope_periods, untied_norm=untied_norm)
-    except KeyError as error:
-        raise WeightsFormatError(
-            f"{source} lacks {error.args[0]}, without which its architecture cannot be told",
-            remedy="fetch the file again, it may be incomplete",
+        with file.open("rb") as stream:
+            while part := stream.read(_BLOCK):
+                digest.update(part)
+    except OSError as error:
+        raise WeightsNotFoundError(
+            f"cannot read {file}: {error}", remedy="check the path and its permissions"
         ) from error
+    return digest.hexdigest()
 
 
-def _vit(
-    tensors: Mapping[str, Tensor], layout: Layout, rope_periods: Tensor | None, *, untied_norm: bool
-) -> Architecture:
-    dinov2 = layout.family == "dinov2"
-    blocks = "encoder.layer" if dinov2 else "model.layer"
-    patch = tensors["embeddings.patch_embeddings.projection.weight" if dinov2 else "embeddings.patch_embeddings.weight"]
-    embed_dim = patch.shape[0]
-    gated = f"{blocks}.0.mlp.gate_proj.weight" in tensors
-    first_ffn = f"{blocks}.0.mlp.{'fc1' if dinov2 and not gated else 'up_proj'}.weight"
-    registers = tensors.get("embeddings.register_tokens")
-    positions = tensors.get("embeddings.position_embeddings")
-    return Architecture(
-        family=layout.family,
-        embed_dim=embed_dim,
-        depth=_count(tensors, rf"{re.escape(blocks)}\.(\d+)\."),
-        num_heads=None if rope_periods is None else embed_dim // (4 * rope_periods.numel()),
-        ffn="swiglu" if gated else "mlp",
-        ffn_dim=tensors[first_ffn].shape[0],
-        patch_size=patch.shape[-1],
-        num_storage_tokens=0 if registers is None else registers.shape[1],
-        query_bias=f"{blocks}.0.attention.q_proj.bias" in tensors,
-        key_bias=f"{blocks}.0.attention.k_proj.bias" in tensors,
-        num_positions=0 if positions is None else positions.shape[1],
-        untied_norm=untied_norm,
-    )
+def _as_encoder(raw: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    layout = detect_layout(raw, str(path))
+    source = source_of(raw, path)
+    fitting = [entry.name for entry in fitting_entries(source.architecture)]
+    rules = ((name, find_rule(name, layout)[1]) for name in raw)
+    return {
+        "layout": layout.name,
+        "description": known_sizes(source.architecture),
+        "encoder": fitting[0] if fitting else None,
+        "also": tuple(fitting[1:]),
+        "architecture": source.architecture,
+        "dropped": {name: rule.reason for name, rule in rules if isinstance(rule, Drop)},
+    }
 
 
-def _convnext(tensors: Mapping[str, Tensor]) -> Architecture:
-    stages = _count(tensors, r"model\.stages\.(\d+)\.")
-    depths = tuple(_count(tensors, rf"model\.stages\.{stage}\.layers\.(\d+)\.") for stage in range(stages))
-    dims = tuple(tensors[f"model.stages.{stage}.layers.0.gamma"].shape[0] for stage in range(stages))
-    return Architecture(
-        family="dinov3_convnext",
-        embed_dim=dims[-1],
-        depth=sum(depths),
-        patch_size=4 * 2 ** (stages - 1),
-        stage_depths=depths,
-        stage_dims=dims,
-    )
+def _as_sam2(raw: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
+    """Describe a SAM2; None if it is none."""
+    try:
+        kind = sam2_layout(raw, source=str(path))
+    except WeightsFormatError:
+        return None
+    if kind == "meta":
+        tensors = meta_sam2_to_transformers(raw, source=str(path))
+    else:
+        tensors = image_part_of_transformers(raw)
+    shape = hiera_shape(tensors)
+    return {
+        "layout": "Meta SAM2" if kind == "meta" else "transformers SAM2",
+        "description": "of another SAM2"
+        if shape is None
+        else f"Hiera of width {shape.embed_dim}, blocks {shape.stages}",
+        "encoder": None,
+        "also": (),
+        "architecture": None,
+        "dropped": video_only(raw),
+    }
 
 
-def _count(names: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the blocks whose names match, by the highest index."""
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -380,7 +380,7 @@ def to_transformers(tensors: Mapping[str, Tensor], layout: Layout, source: str) 
     mapped: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in tensors.items():
-        prefix, rule = _find_rule(name, layout)
+        prefix, rule = find_rule(name, layout)
         if rule is None:
             unknown.append(name)
         elif isinstance(rule, str):
@@ -404,7 +404,8 @@ def to_transformers(tensors: Mapping[str, Tensor], layout: Layout, source: str) 
     return mapped
 
 
-def _find_rule(name: str, layout: Layout) -> tuple[str, Rule | None]:
+def find_rule(name: str, layout: Layout) -> tuple[str, Rule | None]:
+    """Return the prefix that a tensor gets, and the rule for the rest of its name; None where it has no place."""
     if name in layout.top:
         return "", layout.top[name]
     match = re.match(layout.block, name)
@@ -427,7 +428,7 @@ def _with_masked_bias(tensors: Mapping[str, Tensor], source: str) -> dict[str, T
         if not name.endswith(".attn.qkv.bias_mask"):
             continue
         bias_name = name.removesuffix("_mask")
-        if not torch.isfinite(mask).all():
+        if not mask.is_meta and not torch.isfinite(mask).all():
             raise WeightsFormatError(
                 f"{name} in {source} holds values that are not numbers: the model was saved before it was initialised",
                 remedy="save the state dict after loading or initialising the weights",

@@ -205,6 +205,15 @@ def image_part_of_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     return kept
 
 
+def video_only(names: Iterable[str]) -> dict[str, str]:
+    """Return those of the names that only video needs, each with the reason why it is left out."""
+    tables = {**META_VIDEO_ONLY, **TRANSFORMERS_VIDEO_ONLY}
+    found = (
+        (name, next((why for part, why in tables.items() if _starts_with(name, {part: why})), None)) for name in names
+    )
+    return {name: reason for name, reason in found if reason is not None}
+
+
 def hiera_shape(tensors: Mapping[str, Tensor]) -> HieraShape | None:
     """Read the image encoder's architecture from tensors by transformers' names, or None where they do not say it."""
     prefix = "vision_encoder.backbone."

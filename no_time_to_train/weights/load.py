@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
+from no_time_to_train.weights.architecture import read_architecture
 from no_time_to_train.weights.files import read_tensors
-from no_time_to_train.weights.inspect import read_architecture
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.source import WeightsSource
 
@@ -103,7 +103,11 @@ def read_source(path: Path | str) -> WeightsSource:
             are kinds of it.
     """
     path = Path(path)
-    raw = read_tensors(path)
+    return source_of(read_tensors(path), path)
+
+
+def source_of(raw: Mapping[str, Tensor], path: Path) -> WeightsSource:
+    """Map the tensors of an encoder's file, as `read_tensors` gave them; see `read_source`."""
     layout = detect_layout(raw, str(path))
     periods = raw.get("rope_embed.periods")
     tensors = to_transformers(raw, layout, str(path))
@@ -125,7 +129,8 @@ def read_source(path: Path | str) -> WeightsSource:
 def _drop_zero_key_biases(tensors: dict[str, Tensor]) -> None:
     """Leave out the key biases of a DINOv3 ViT when all are zero, as in every released file: its model has none."""
     names = [name for name in tensors if name.startswith("model.layer.") and name.endswith(".attention.k_proj.bias")]
-    if names and not any(bool(tensors[name].any()) for name in names):
+    # Of headers alone nothing is known of the values, and no released file has others.
+    if names and not any(bool(tensors[name].any()) for name in names if not tensors[name].is_meta):
         for name in names:
             del tensors[name]
 

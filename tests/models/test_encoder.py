@@ -35,8 +35,8 @@ from no_time_to_train.models.encoder import (
     build_encoder,
     build_encoder_from_checkpoint,
 )
-from no_time_to_train.models.transformers_models import build_model, matches
-from no_time_to_train.weights.inspect import read_architecture
+from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.weights.architecture import matches, read_architecture
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.load import read_source
 from tests.conftest import DATA

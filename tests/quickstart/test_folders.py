@@ -27,7 +27,7 @@ def test_transformers_opens_the_folder(tmp_path: Path) -> None:
         torch.testing.assert_close(ours(pixels).patches, expected, rtol=0, atol=1e-6)
     processor = AutoImageProcessor.from_pretrained(tmp_path)  # type: ignore[no-untyped-call] # of transformers
     values = processor(torch.zeros(3, 80, 100, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
-    assert values.shape == (1, 3, 64, 64)
+    assert values.shape == (1, 3, 384, 384)
     black = -torch.tensor(ours.image_mean) / torch.tensor(ours.image_std)
     torch.testing.assert_close(values[0, :, 0, 0], black, rtol=0, atol=1e-5)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.models.dinov3_utils import (
+from no_time_to_train.models.encoder import architecture_of
+from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.registry import (
     ALIASES,
     DINOV2_CONFIGS,
     DINOV3_CONFIGS,
@@ -12,8 +14,6 @@ from no_time_to_train.models.dinov3_utils import (
     EncoderConfig,
     resolve_encoder,
 )
-from no_time_to_train.models.encoder import architecture_of
-from no_time_to_train.models.transformers_models import build_model
 
 
 def test_the_table_is_whole() -> None:
