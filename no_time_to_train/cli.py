@@ -9,6 +9,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from no_time_to_train.data.sampling import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
@@ -47,6 +48,19 @@ def inspect_command(path: Path, headers_only: bool = False, json: bool = False) 
     print(report.as_json() if json else report.as_text())
 
 
+def convert_command(source: Path, destination: Path, to: Literal["hf", "meta"]) -> None:
+    """Write an encoder's weights in another layout, byte by byte, however large they are.
+
+    Args:
+        source: A file or a Hugging Face folder in any layout.
+        destination: A new folder for `hf`, a new .pth file for `meta`.
+        to: `hf` is a folder that transformers opens, `meta` is Meta's own layout.
+    """
+    from no_time_to_train.models.conversion import convert_weights
+
+    print(convert_weights(source, destination, to))
+
+
 def quickstart_report(
     seed: int = 2026, json: bool = False, num_images: int = 200, settings: Path = Path("pl_configs/quickstart.yaml")
 ) -> None:
@@ -65,6 +79,7 @@ def quickstart_report(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "convert": convert_command,
     "inspect": inspect_command,
     "quickstart-report": quickstart_report,
     "sample-references": sample_references_command,
@@ -72,7 +87,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 # Parameters that need no option's name.
-POSITIONAL: dict[str, tuple[str, ...]] = {"inspect": ("path",)}
+POSITIONAL: dict[str, tuple[str, ...]] = {"convert": ("source", "destination"), "inspect": ("path",)}
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -243,7 +243,7 @@ def build_encoder_from_checkpoint(
         ImageSizeError: `img_size` does not fit the patch size.
     """
     source = read_source(path)
-    return _from_source(source, _entry_of(source), img_size=img_size, dtype=dtype, device=device)
+    return _from_source(source, entry_of(source), img_size=img_size, dtype=dtype, device=device)
 
 
 def architecture_of(entry: EncoderConfig) -> Architecture:
@@ -305,8 +305,8 @@ def _restore_rope(
     rope.inv_freq = inverse.to(device if device is not None else next(model.parameters()).device)
 
 
-def _entry_of(source: WeightsSource) -> EncoderConfig:
-    """Find the registry entry of a checkpoint's architecture, or make one."""
+def entry_of(source: WeightsSource) -> EncoderConfig:
+    """Find the registry entry of a checkpoint's architecture, or make one; a stated normalisation goes before."""
     architecture = source.architecture
     fitting = fitting_entries(architecture)
     if fitting:

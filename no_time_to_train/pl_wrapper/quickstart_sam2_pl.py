@@ -13,10 +13,11 @@ from transformers import Sam2VisionConfig
 from transformers.utils import logging
 
 from no_time_to_train.data.training_datamodule import SceneBatch
+from no_time_to_train.models.conversion import preprocessor_config
 from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2, new_sam2
 from no_time_to_train.models.sam2_configs import resolve_sam2_config
 from no_time_to_train.quickstart.augmentation import random_view, whole_view
-from no_time_to_train.quickstart.folders import normalised, preprocessor_config, save_folder
+from no_time_to_train.quickstart.folders import normalised, save_folder
 from no_time_to_train.quickstart.optimizer import build_optimizer
 from no_time_to_train.quickstart.sam2_losses import MaskLosses, PixelHeads, mask_losses
 from no_time_to_train.quickstart.sam2_prompts import PromptBatch, draw_prompts

@@ -35,31 +35,6 @@ def save_folder(
         save_file(halves, temporary, metadata={"format": "pt"})
 
 
-def preprocessor_config(
-    size: int, mean: tuple[float, ...], std: tuple[float, ...], *, processor: str
-) -> dict[str, Any]:
-    """Return what `preprocessor_config.json` says of a square input that images are stretched to.
-
-    Args:
-        size: Side in pixels.
-        mean: Per channel, for pixels in [0, 1].
-        std: Per channel, for pixels in [0, 1].
-        processor: transformers' name of the image processor.
-    """
-    return {
-        "image_processor_type": processor,
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": size, "width": size},
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
-
-
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Normalise images (B, 3, H, W) in [0, 1] by the mean and deviation of each channel."""
     return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]

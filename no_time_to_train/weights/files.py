@@ -8,7 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,13 @@ class StoredTensors:
         tensors: Memory-mapped on the CPU, by the names and in the dtypes in which they are stored.
         files: The files that hold them.
         container: What kind of files those are.
+        metadata: What a safetensors file says beside its tensors.
     """
 
     tensors: dict[str, Tensor]
     files: tuple[Path, ...]
     container: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -100,7 +102,8 @@ def read_stored(path: Path, *, headers_only: bool = False) -> StoredTensors:
     if file.name.endswith(".index.json"):
         return _read_shards(file, headers_only=headers_only)
     if file.suffix == ".safetensors":
-        return StoredTensors(_read_safetensors(file, headers_only=headers_only), (file,), "safetensors")
+        tensors, metadata = _read_safetensors(file, headers_only=headers_only)
+        return StoredTensors(tensors, (file,), "safetensors", metadata)
     if file.suffix in PICKLE_SUFFIXES:
         return _read_pickle(file, headers_only=headers_only)
     raise WeightsFormatError(
@@ -109,17 +112,19 @@ def read_stored(path: Path, *, headers_only: bool = False) -> StoredTensors:
     )
 
 
-def _read_safetensors(file: Path, *, headers_only: bool) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, *, headers_only: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         # For torch the whole file is mapped at once and counts as memory; of the header that is not asked.
         with safe_open(file, framework="np" if headers_only else "pt") as handle:
             if headers_only:
                 slices = {name: handle.get_slice(name) for name in handle.keys()}
-                return {
+                tensors = {
                     name: torch.empty(entry.get_shape(), dtype=_DTYPES[entry.get_dtype()], device="meta")
                     for name, entry in slices.items()
                 }
-            return {name: handle.get_tensor(name) for name in handle.keys()}
+            else:
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+            return tensors, dict(handle.metadata() or {})
     except KeyError as error:
         raise WeightsFormatError(
             f"{file} holds numbers of the kind {error.args[0]}, which no encoder has", remedy="name the original file"
@@ -145,7 +150,7 @@ def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
                 f"{index} names a shard outside its folder: {shard}", remedy="fetch the folder from a trusted source"
             )
         files.append(find_weights_file(index.parent / shard))
-        tensors.update(_read_safetensors(files[-1], headers_only=headers_only))
+        tensors.update(_read_safetensors(files[-1], headers_only=headers_only)[0])
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise WeightsFormatError(
@@ -172,6 +177,15 @@ def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
         raise WeightsFormatError(
             f"{file} is no whole PyTorch weights file: {first_line}", remedy=_FETCH_AGAIN
         ) from error
+    return pickled_tensors(loaded, file)
+
+
+def pickled_tensors(loaded: Any, file: Path) -> StoredTensors:
+    """Find the tensors of a model in what `torch.load` gave.
+
+    Raises:
+        WeightsFormatError: There is no state dict in it.
+    """
     tensors = _state_dict_in(loaded, file)
     if isinstance(loaded, Mapping) and LIGHTNING_KEY in loaded:
         return StoredTensors(_trained_model_in(tensors, file), (file,), "Lightning checkpoint")

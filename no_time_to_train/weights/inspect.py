@@ -12,7 +12,7 @@ from torch import Tensor
 
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import fitting_entries, known_sizes
-from no_time_to_train.weights.files import read_stored
+from no_time_to_train.weights.files import StoredTensors, read_stored
 from no_time_to_train.weights.layouts import Drop, detect_layout, find_rule
 from no_time_to_train.weights.layouts_sam2 import (
     hiera_shape,
@@ -107,7 +107,7 @@ def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsR
     path = Path(path)
     stored = read_stored(path, headers_only=headers_only)
     raw = stored.tensors
-    found = _as_sam2(raw, path) or _as_encoder(raw, path)
+    found = _as_sam2(raw, path) or _as_encoder(stored, path)
     dtypes: dict[str, int] = {}
     for tensor in raw.values():
         name = str(tensor.dtype).removeprefix("torch.")
@@ -146,9 +146,10 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _as_encoder(raw: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+def _as_encoder(stored: StoredTensors, path: Path) -> dict[str, Any]:
+    raw = stored.tensors
     layout = detect_layout(raw, str(path))
-    source = source_of(raw, path)
+    source = source_of(stored, path)
     fitting = [entry.name for entry in fitting_entries(source.architecture)]
     rules = ((name, find_rule(name, layout)[1]) for name in raw)
     return {

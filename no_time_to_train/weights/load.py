@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.weights.architecture import read_architecture
-from no_time_to_train.weights.files import read_tensors
+from no_time_to_train.weights.files import StoredTensors, read_stored
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.source import WeightsSource
 
+# Where a safetensors file keeps the RoPE periods of Meta's file that it was made from, as JSON.
+ROPE_PERIODS = "rope_periods"
 _SHOWN = 10
 
 
@@ -103,13 +105,16 @@ def read_source(path: Path | str) -> WeightsSource:
             are kinds of it.
     """
     path = Path(path)
-    return source_of(read_tensors(path), path)
+    return source_of(read_stored(path), path)
 
 
-def source_of(raw: Mapping[str, Tensor], path: Path) -> WeightsSource:
-    """Map the tensors of an encoder's file, as `read_tensors` gave them; see `read_source`."""
+def source_of(stored: StoredTensors, path: Path) -> WeightsSource:
+    """Map the tensors of an encoder's file, as `read_stored` gave them; see `read_source`."""
+    raw = stored.tensors
     layout = detect_layout(raw, str(path))
     periods = raw.get("rope_embed.periods")
+    if periods is None:
+        periods = periods_in(stored.metadata)
     tensors = to_transformers(raw, layout, str(path))
     _drop_zero_key_biases(tensors)
     folder = path if path.is_dir() else path.parent
@@ -133,6 +138,15 @@ def _drop_zero_key_biases(tensors: dict[str, Tensor]) -> None:
     if names and not any(bool(tensors[name].any()) for name in names if not tensors[name].is_meta):
         for name in names:
             del tensors[name]
+
+
+def periods_in(metadata: Mapping[str, str]) -> Tensor | None:
+    """Return the RoPE periods that `ntt convert` keeps in a safetensors file's metadata."""
+    try:
+        content = json.loads(metadata[ROPE_PERIODS])
+        return torch.tensor(content["values"], dtype=getattr(torch, content["dtype"]))
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,175 @@
+"""Conversion between layouts: the same numbers, the same features, little memory, nothing half-written."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from no_time_to_train.cli import main
+from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsNotFoundError
+from no_time_to_train.models.conversion import convert_weights
+from no_time_to_train.models.encoder import architecture_of, build_encoder_from_checkpoint
+from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.registry import SAT493M_MEAN, resolve_encoder
+from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.files import read_tensors
+from tests.conftest import DATA
+from tests.weights.test_inspect import write_sparse
+
+SHARED = Path(__file__).parents[3] / "shared" / "golden" / "meta"
+NAMES = ["vit_mlp", "vit_swiglu", "vit_mlp_untied", "vit_swiglu64_untied", "vit_mlp_released", "convnext"]
+# Meta's own training alone has a use for them, so that no other layout keeps them.
+LEFT_OUT = {"local_cls_norm.weight", "local_cls_norm.bias"}
+
+
+def golden(name: str) -> Path:
+    for folder in (DATA / "golden", SHARED):
+        for path in folder.rglob(f"{name}.pth"):
+            return path
+    pytest.skip(f"{name}.pth lies in shared/golden alone, which is not beside this checkout")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_meta_to_hf_and_back(name: str, tmp_path: Path) -> None:
+    source = golden(name)
+    before = source.read_bytes()
+    folder = convert_weights(source, tmp_path / "hf", "hf")
+    back = convert_weights(folder, tmp_path / "back.pth", "meta")
+    again = convert_weights(back, tmp_path / "again", "hf")
+    assert (folder / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert source.read_bytes() == before
+    first, last = read_tensors(source), read_tensors(back)
+    assert first.keys() - last.keys() <= LEFT_OUT
+    for key, tensor in last.items():
+        assert tensor.dtype == first[key].dtype
+        if key.endswith("attn.qkv.bias"):
+            # What the mask takes away need not be kept.
+            mask = last[f"{key}_mask"] if f"{key}_mask" in last else torch.ones_like(tensor)
+            masked = first[key] * first.get(f"{key}_mask", torch.ones(1))
+            assert torch.equal(tensor * mask, masked)
+        elif not key.endswith("bias_mask"):
+            assert torch.equal(tensor, first[key]), key
+    pixels = torch.randn(1, 3, 64, 96)
+    expected = build_encoder_from_checkpoint(source)(pixels)
+    for path in (folder, back, again):
+        assert torch.equal(build_encoder_from_checkpoint(path)(pixels).patches, expected.patches)
+    assert zipfile.ZipFile(back).testzip() is None
+
+
+def test_transformers_opens_what_was_converted(tmp_path: Path) -> None:
+    for name in ("vit_mlp", "convnext"):
+        folder = convert_weights(golden(name), tmp_path / name, "hf")
+        theirs, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert not info["unexpected_keys"]
+        pixels = torch.randn(1, 3, 64, 64)
+        ours = build_encoder_from_checkpoint(folder)
+        with torch.inference_mode():
+            pooled = theirs.eval()(pixel_values=pixels).pooler_output
+        # Golden periods are the formula's in float32 but for rounding, and transformers computes its own.
+        torch.testing.assert_close(pooled.flatten(1), ours(pixels).cls, rtol=0, atol=2e-5)
+
+
+def test_timm_and_a_training_checkpoint_become_folders(tmp_path: Path) -> None:
+    theirs = timm.create_model("vit_small_patch16_dinov3_qkvb", pretrained=False, depth=2, num_classes=0)
+    save_file(theirs.state_dict(), tmp_path / "timm.safetensors")
+    folder = convert_weights(tmp_path / "timm.safetensors", tmp_path / "timm", "hf")
+    pixels = torch.randn(1, 3, 32, 32)
+    one, two = (build_encoder_from_checkpoint(path) for path in (tmp_path / "timm.safetensors", folder))
+    assert torch.equal(one(pixels).patches, two(pixels).patches)
+    state = {f"model.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    torch.save({"pytorch-lightning_version": "2.6", "state_dict": state}, tmp_path / "last.ckpt")
+    trained = convert_weights(tmp_path / "last.ckpt", tmp_path / "trained", "hf")
+    assert (trained / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_old_formats_and_tensors_in_other_orders(tmp_path: Path) -> None:
+    tensors = read_tensors(golden("vit_mlp_released"))
+    tensors["patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"].transpose(2, 3).contiguous().transpose(2, 3)
+    torch.save(tensors, tmp_path / "strided.pth")
+    torch.save({"model": tensors}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    whole = [
+        (convert_weights(tmp_path / f"{name}.pth", tmp_path / name, "hf") / "model.safetensors").read_bytes()
+        for name in ("strided", "old")
+    ]
+    expected = convert_weights(golden("vit_mlp_released"), tmp_path / "plain", "hf") / "model.safetensors"
+    assert whole == [expected.read_bytes()] * 2
+
+
+def test_satellite_folders_carry_their_own_normalisation(tmp_path: Path) -> None:
+    entry = resolve_encoder("dinov3_7b_sat")
+    assert entry.image_mean == SAT493M_MEAN
+    source = tmp_path / "sat.safetensors"
+    large = resolve_encoder("dinov3_large_sat")
+    with torch.device("meta"):
+        model = build_model(architecture_of(large), num_heads=large.num_heads)
+    shapes = {f"{name}": tuple(value.shape) for name, value in model.state_dict().items()}
+    write_sparse(source, shapes)
+    # By its tensors alone this is the LVD one; the norm of local crops, in Meta's files, tells the satellite's.
+    plain = convert_weights(source, tmp_path / "plain", "hf")
+    assert json.loads((plain / "preprocessor_config.json").read_text())["image_mean"] != list(SAT493M_MEAN)
+    meta = convert_weights(plain, tmp_path / "plain.pth", "meta")
+    state = torch.load(meta, weights_only=True, mmap=True)
+    state |= {f"local_cls_norm.{part}": torch.zeros(1024) for part in ("weight", "bias")}
+    torch.save(state, tmp_path / "sat.pth")
+    folder = convert_weights(tmp_path / "sat.pth", tmp_path / "sat", "hf")
+    assert json.loads((folder / "preprocessor_config.json").read_text())["image_mean"] == list(SAT493M_MEAN)
+    assert inspect_weights(tmp_path / "sat.pth", headers_only=True).encoder == "dinov3_large_sat"
+
+
+def test_seven_billion_parameters_within_memory(tmp_path: Path) -> None:
+    """A sparse file as long as the real one; the peak is that of a process that does nothing else."""
+    entry = resolve_encoder("dinov3_7b")
+    with torch.device("meta"):
+        model = build_model(architecture_of(entry), num_heads=entry.num_heads)
+    source = tmp_path / "model.safetensors"
+    write_sparse(source, {name: tuple(value.shape) for name, value in model.state_dict().items()})
+    code = (
+        "import sys; from no_time_to_train.models.conversion import convert_weights;"
+        "convert_weights(sys.argv[1], sys.argv[2], 'hf');"
+        # Not ru_maxrss, which a child inherits from its parent.
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(source), str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    peak = int(run.stdout.split()[-1]) * 1024
+    assert peak < 1.5e9
+    report = inspect_weights(tmp_path / "out", headers_only=True)
+    assert report.encoder == "dinov3_7b"
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size > 26e9
+    assert (tmp_path / "out" / "model.safetensors").stat().st_blocks * 512 < 1e9
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
+    source = golden("vit_mlp_released")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is there already"):
+        convert_weights(source, tmp_path / "mine", "hf")
+    with pytest.raises(OutputError, match="is there already"):
+        convert_weights(source, source, "meta")
+    with pytest.raises(WeightsNotFoundError):
+        convert_weights(tmp_path / "absent", tmp_path / "out", "hf")
+    tensors = read_tensors(source) | {"head.weight": torch.ones(2)}
+    torch.save(tensors, tmp_path / "headed.pth")
+    with pytest.raises(KeyMismatchError, match=r"head\.weight"):
+        convert_weights(tmp_path / "headed.pth", tmp_path / "out", "hf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["headed.pth", "mine"]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(golden("vit_mlp_released"))
+    assert main(["convert", source, str(tmp_path / "hf"), "--to", "hf"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "hf")
+    assert build_encoder_from_checkpoint(tmp_path / "hf").config.depth == 1
+    assert main(["convert", source, str(tmp_path / "hf"), "--to", "hf"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["convert", source, str(tmp_path / "x"), "--to", "onnx"]) == 2
