@@ -150,9 +150,34 @@ def ap_table(reports: Sequence[ApReport], *, title: str) -> Table:
     for report in reports:
         rows = [("all", report.overall), *report.per_class.items()]
         for index, (name, metrics) in enumerate(rows):
-            cells = ["-" if np.isnan(metrics[metric]) else f"{100 * metrics[metric]:.1f}" for metric in METRICS]
+            cells = [_points(metrics[metric]) for metric in METRICS]
             table.add_row(report.iou_type if index == 0 else "", name, *cells, end_section=index == len(rows) - 1)
     return table
+
+
+def comparison_table(reports: Mapping[str, ApReport], *, title: str) -> Table:
+    """Lay out reports of one kind beside each other, in points, a row per class under the row of all.
+
+    Args:
+        reports: By what is compared; of the same classes.
+        title: Of the table.
+    """
+    metrics = METRICS[:2]
+    table = Table(title=title)
+    table.add_column("class", no_wrap=True)
+    for name in reports:
+        for metric in metrics:
+            table.add_column(f"{name}\n{metric}", justify="right")
+    first = next(iter(reports.values()))
+    for row, label in enumerate(("all", *first.per_class)):
+        values = [report.per_class[label] if row else report.overall for report in reports.values()]
+        cells = [_points(entry[metric]) for entry in values for metric in metrics]
+        table.add_row(label, *cells, end_section=row == 0)
+    return table
+
+
+def _points(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.1f}"
 
 
 def reports_as_json(reports: Sequence[ApReport]) -> dict[str, Any]:

@@ -151,8 +151,14 @@ def _names_subcommand(args: Sequence[str]) -> bool:
 def _silence_advertising() -> None:
     """Keep Lightning's tips and its own deprecations from users, who can do nothing about them."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+        logging.getLogger(name).addFilter(_is_news)
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether Lightning says more than that there is no accelerator, or than an advertisement."""
+    message = record.getMessage()
+    return "Tip:" not in message and "available: False" not in message
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

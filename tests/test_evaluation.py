@@ -14,7 +14,7 @@ from rich.console import Console
 
 from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageRecord
 from no_time_to_train.data.masks import decode_mask, encode_mask
-from no_time_to_train.evaluation import METRICS, ap_table, coco_results, evaluate, reports_as_json
+from no_time_to_train.evaluation import METRICS, ap_table, coco_results, comparison_table, evaluate, reports_as_json
 from no_time_to_train.matching import Instances
 
 SIZE = 120
@@ -220,3 +220,16 @@ def test_what_is_not_annotated_is_null_and_a_dash() -> None:
     console.print(ap_table(reports, title="precision"))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().count(" - ") == 2 * 4 * len(METRICS)
+
+
+def test_reports_beside_each_other() -> None:
+    dataset, results = random_case(1)
+    (_, whole), (_, half) = evaluate(dataset, results), evaluate(dataset, results[::2])
+    console = Console(width=100, file=io.StringIO())
+    console.print(comparison_table({"one": whole, "other": half}, title="both"))
+    text = console.file.getvalue()  # type: ignore[attr-defined] # a StringIO
+    (line,) = (line for line in text.splitlines() if " all " in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    expected = [report.overall[metric] for report in (whole, half) for metric in ("AP", "AP50")]
+    assert cells == ["all", *(f"{100 * value:.1f}" for value in expected)]
+    assert all(name in text for name in whole.per_class)

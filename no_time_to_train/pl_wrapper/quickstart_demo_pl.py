@@ -2,21 +2,20 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datamodule import ReferenceDataset, ReferenceItem, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.evaluation import METRICS, Result, coco_results, evaluate, reports_as_json
+from no_time_to_train.evaluation import ApReport, Result, coco_results, comparison_table, evaluate, reports_as_json
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.preprocessing import reference_window
@@ -52,6 +51,8 @@ class QuickstartDemo(Sam2MatcherLightningModel):
                 remedy="for others take Sam2MatcherLightningModel as model.class_path",
             )
         super().setup(stage)
+        self._shown: Sequence[ApReport] = ()
+        self._title = ""
         self._colours: MemoryBank | None = None
         self._colour_results: list[tuple[int, list[Result]]] = []
         self._reference_pictures: list[tuple[Picture, str]] = []
@@ -105,6 +106,10 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         image = item.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()
         return draw_masks(image, mask[None, y1:y2, x1:x2].numpy(), [item.reference.class_index], [""], opacity=0)
 
+    def _show(self, reports: Sequence[ApReport], title: str) -> None:
+        """Keep what the run gave, to be shown beside the baseline."""
+        self._shown, self._title = reports, f"mask {title}: the encoder, and mean colour on the same masks"
+
     def _write_results(self) -> None:
         super()._write_results()
         gathered = sorted(itertools.chain.from_iterable(gather_objects(self._colour_results)), key=lambda row: row[0])
@@ -112,21 +117,18 @@ class QuickstartDemo(Sam2MatcherLightningModel):
 
     @rank_zero_only
     def _compare(self, gathered: list[tuple[int, list[Result]]]) -> None:
-        """Print both tables of averages, write the contact sheet and say what comes next."""
+        """Print both averages beside each other, write the contact sheet and say what comes next."""
         targets = cast(CocoDataset, self._targets)
         seen = targets.only_images({targets.images[index].id for index, _ in gathered})
         by_colour = evaluate(seen, [result for _, found in gathered for result in found])
-        table = Table(title="the same masks, matched by their mean colour alone")
-        for column in ("", *METRICS):
-            table.add_column(column, justify="right" if column else "left")
-        for report in by_colour:
-            cells = ["-" if np.isnan(report.overall[name]) else f"{100 * report.overall[name]:.1f}" for name in METRICS]
-            table.add_row(report.iou_type, *cells)
         path = self.output_dir / "metrics.json"
         metrics = json.loads(path.read_text())
         write_text_atomic(path, json.dumps(metrics | {"mean_colour": reports_as_json(by_colour)}, indent=1) + "\n")
         console = Console(soft_wrap=True)
-        console.print(table)
+        compared = {"encoder": self._shown, "mean\ncolour": by_colour}
+        masks = {name: report for name, reports in compared.items() for report in reports if report.iou_type == "segm"}
+        if masks:
+            console.print(comparison_table(masks, title=self._title))
         sheet = self.output_dir / "contact_sheet.png"
         contact_sheet(self._reference_pictures, self._target_pictures, sheet)
         console.print(f"pictures: {sheet} and {self.output_dir / 'overlays'}\n{_NEXT_STEPS}", highlight=False)

@@ -16,7 +16,7 @@ from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError, EmptyMaskError
-from no_time_to_train.evaluation import Result, ap_table, coco_results, evaluate, reports_as_json
+from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
@@ -338,8 +338,7 @@ class Sam2MatcherLightningModel(LightningModule):
             # Lightning's limit on batches leaves images out.
             seen = targets.only_images({targets.images[index].id for index in indices})
             reports = evaluate(seen, results)
-            title = "average precision, in points" + (", of RANDOM weights" if random else "")
-            Console().print(ap_table(reports, title=title))
+            self._show(reports, "average precision, in points" + (", of RANDOM weights" if random else ""))
         write_text_atomic(
             self.output_dir / "metrics.json", json.dumps(metrics | reports_as_json(reports), indent=1) + "\n"
         )
@@ -347,6 +346,9 @@ class Sam2MatcherLightningModel(LightningModule):
             self._say(f"random weights ({', '.join(random)}): the instances mean nothing")
         self._say(f"{len(results)} instances in {len(indices)} images: {self.output_dir / 'results.json'}")
         return {f"{report.iou_type}/{name}": value for report in reports for name, value in report.overall.items()}
+
+    def _show(self, reports: Sequence[ApReport], title: str) -> None:
+        Console().print(ap_table(reports, title=title))
 
     # Odds and ends --------------------------------------------------------------------------------------------------
 

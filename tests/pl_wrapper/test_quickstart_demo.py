@@ -29,7 +29,9 @@ def arguments(tmp_path: Path) -> list[str]:
 def test_demo_compares_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(tmp_path)) == 0
     said = capsys.readouterr().out
-    assert "the same masks, matched by their mean colour alone" in said
+    assert "mask average precision" in said
+    assert "mean colour" in said
+    assert "striped_bolt_red" in said
     assert "Next:" in said
     for named in ("pl_configs/custom_dataset.yaml", "checkpoints/README.md"):
         assert named in said
