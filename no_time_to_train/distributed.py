@@ -1,6 +1,6 @@
 """The one collective that is needed beyond Lightning's: gathering plain objects of any size."""
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch.distributed
 
@@ -27,4 +27,4 @@ def gather_objects(value: T) -> list[T]:
             f"process {torch.distributed.get_rank()} has lost another one: {str(error).splitlines()[0]}",
             remedy="the other process's own message says why it ended",
         ) from error
-    return [entry for entry in gathered if entry is not None]
+    return cast(list[T], gathered)

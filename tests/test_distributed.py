@@ -22,6 +22,12 @@ def gather_in(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+def gather_nothing_in(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(gather_objects(None if rank else "something"), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
 def lose_the_other(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     gather_objects(rank)
@@ -52,6 +58,11 @@ def test_processes_get_all_values_in_the_order_of_ranks(tmp_path: Path) -> None:
         first, second = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert first == []
         assert torch.equal(second[0], torch.full((3,), 7.0))
+
+
+def test_none_is_a_value_too(tmp_path: Path) -> None:
+    assert run_two(gather_nothing_in, tmp_path) == [0, 0]
+    assert [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)] == [["something", None]] * 2
 
 
 def test_a_lost_process_is_told(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class PositionalDebias:
         """Return L2-normalised features without their positional component.
 
         Raises:
-            ConfigError: More components than the blank image's features have.
+            ConfigError: More components than the features have dimensions.
         """
         grid = (patches.shape[0], patches.shape[1])
         if grid not in self._bases:
@@ -66,20 +66,21 @@ def positional_basis(blank: Float[Tensor, "h w D"], components: int | None = Non
 
     Args:
         blank: Patch features of a blank image.
-        components: How many; in the published proportion to D, or as many as there are, when None.
+        components: How many; in the published proportion to D when None. A grid of fewer patches has fewer: at most
+            one less than its patches.
 
     Raises:
-        ConfigError: More than the features have, which is one less than the patches and at most D - 1.
+        ConfigError: None, or more than D - 1.
     """
     flat = F.normalize(blank.float().flatten(0, 1), dim=-1)
     dim = flat.shape[1]
-    most = min(len(flat) - 1, dim - 1)
-    count = min(most, round(_COMPONENTS_PER_DIM * dim)) if components is None else components
-    if not 0 < count <= most:
+    wanted = round(_COMPONENTS_PER_DIM * dim) if components is None else components
+    if not 0 < wanted < dim:
         raise ConfigError(
-            f"debias.components is {count}, expected 1 to {most} for {len(flat)} patches of {dim} dimensions",
+            f"debias.components is {wanted}, expected 1 to {dim - 1} for features of {dim} dimensions",
             remedy="lower debias.components, or leave it out for the published proportion",
         )
+    count = min(wanted, len(flat) - 1)
     _, _, directions = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False)
     leading: Tensor = directions[:count]
     return leading

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
@@ -30,6 +30,14 @@ class EncoderConfigArgs:
     img_size: int | None = None
     resize_policy: ResizePolicy = "stretch"
     prefer_plus: bool = False
+
+    def __post_init__(self) -> None:
+        policies = get_args(ResizePolicy)
+        if self.resize_policy not in policies:
+            raise ConfigError(
+                f"encoder_cfg.resize_policy is {self.resize_policy!r}, expected one of {', '.join(policies)}",
+                remedy="correct it in the YAML",
+            )
 
 
 @dataclass(frozen=True)

@@ -54,5 +54,15 @@ def test_one_basis_per_grid() -> None:
 def test_published_proportion_and_limits() -> None:
     assert len(positional_basis(torch.randn(40, 40, 64))) == round(64 * 500 / 1024)
     assert len(positional_basis(torch.randn(2, 3, 64))) == 5
-    with pytest.raises(ConfigError, match="expected 1 to 5"):
-        positional_basis(torch.randn(2, 3, 64), 6)
+    # A thin image among others has fewer patches than components: all of its positions go.
+    assert len(positional_basis(torch.randn(2, 3, 64), 6)) == 5
+    assert len(positional_basis(torch.randn(1, 1, 64), 6)) == 0
+    for wrong in (0, 64):
+        with pytest.raises(ConfigError, match="expected 1 to 63"):
+            positional_basis(torch.randn(20, 20, 64), wrong)
+
+
+def test_a_grid_of_one_patch_is_only_normalised() -> None:
+    features = torch.randn(1, 1, 8)
+    found = PositionalDebias(blank, components=2)(features)
+    torch.testing.assert_close(found, F.normalize(features, dim=-1))

@@ -85,3 +85,8 @@ def test_nested_settings_of_another_type_are_refused(value: object) -> None:
 def test_a_crop_without_bounds_is_refused() -> None:
     with pytest.raises(ConfigError, match="finite"):
         MemoryBankConfig(crop_scale=float("inf"))
+
+
+def test_a_resizing_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one of stretch, keep_ratio"):
+        EncoderConfigArgs("dinov3_small", resize_policy="crop")  # type: ignore[arg-type] # that is the point
