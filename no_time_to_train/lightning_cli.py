@@ -5,14 +5,18 @@ shows the traceback.
 """
 
 import logging
+import os
 import re
 import sys
+import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -27,6 +31,9 @@ _NOISE = (
     "Expected a <class 'NoneType'>",
     "Problem with given class_path",
 )
+# Their own processes start all others, and do not end with them.
+_OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+_LONGEST_WAIT = 20.0  # seconds
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 MEMORY_SUFFIX = ".safetensors"
 
@@ -108,12 +115,30 @@ def main(args: Sequence[str] | None = None) -> int:
         message = one_line(error)
         if debug or message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        _let_the_first_process_speak()
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _let_the_first_process_speak() -> None:
+    """In a process that Lightning launched, wait for the one that launched it.
+
+    As soon as it sees that a launched process ended badly, Lightning kills the first one, which may not have said yet
+    what it lost, and would end with the signal's status.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0" or any(name in os.environ for name in _OTHER_LAUNCHERS):
+        return
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # What the others wait for will not come; closing says so.
+        with suppress(RuntimeError):
+            torch.distributed.destroy_process_group()
+    parent, deadline = os.getppid(), time.monotonic() + _LONGEST_WAIT
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def one_line(error: Exception) -> str | None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,35 @@ def test_real_weights_run_without_a_warning(
     assert run(*args, into=tmp_path / "out") == 0
     assert read(tmp_path / "out" / "metrics.json")["random_weights"] == []
     assert "random" not in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_a_launched_process_ends_after_the_first_one(launcher: str, tmp_path: Path) -> None:
+    """Lightning kills the first process when it sees that another one ended badly."""
+    child = (
+        "import pathlib, sys; from no_time_to_train import lightning_cli;"
+        "pathlib.Path(sys.argv[1], 'ready').touch();"
+        "lightning_cli._let_the_first_process_speak(); pathlib.Path(sys.argv[1], 'ended').touch()"
+    )
+    parent = (
+        "import os, pathlib, subprocess, sys, time;"
+        "child = subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]], env=os.environ);"
+        "ready, ended = (pathlib.Path(sys.argv[1], name) for name in ('ready', 'ended'));"
+        "[time.sleep(0.05) for _ in iter(ready.exists, True)];"
+        "time.sleep(1.5); print(ended.exists())"
+    )
+    environment = {**os.environ, "LOCAL_RANK": "1"} | ({"TORCHELASTIC_RUN_ID": "x"} if launcher == "torchrun" else {})
+    done = subprocess.run(
+        [sys.executable, "-c", parent, str(tmp_path), child],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(launcher == "torchrun")
+    for _ in range(100):
+        if (tmp_path / "ended").exists():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "ended").exists()
