@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,7 +45,7 @@ def score_prompts(
         size: Side of the scenes in pixels, at which masks are compared.
     """
     scores = PromptScores()
-    for index in range(num_images):
+    for index in track(range(num_images), "prompts", console=Console(stderr=True), transient=True):
         scene = render_scene(np.random.default_rng([seed, _PART, index]), classes, size=size)
         _score_scene(sam2, scene, scores)
     return scores

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import yaml
 from jaxtyping import Bool, UInt8
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
@@ -82,16 +84,24 @@ def quickstart_report(
         ``sam2``: mean IoU of masks, 0-1; ``encoder``: accuracy, 0-1; ``ap``: points; ``seconds_per_image``.
 
     Raises:
-        ConfigError: The YAML has no matching baseline.
+        ConfigError: The YAML has no matching baseline, or there would be nothing to measure.
         NoTimeToTrainError: Its models cannot be built.
     """
+    if num_images < 2 or draws < 1:
+        raise ConfigError(
+            f"cannot measure {num_images} images and {draws} draws", remedy="take 2 images and one draw at least"
+        )
     baseline = build_baseline(config)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         memories = [fill_memories(baseline, root / f"references{k}", seed=seed + k, shots=(1, 5)) for k in range(draws)]
         sets = {
             distractors: write_shapes(
-                root / f"targets{distractors}", seed=seed, shots=1, num_targets=num_images, distractors=distractors
+                root / ("targets_with distractors" if distractors else "targets_alone"),
+                seed=seed,
+                shots=1,
+                num_targets=num_images,
+                distractors=distractors,
             )
             for distractors in (False, True)
         }
@@ -219,7 +229,14 @@ def measure(
     }
     right: dict[tuple[int, bool], list[float]] = {(count, colour): [] for count in shots for colour in (False, True)}
     category_ids = [category.id for category in dataset.categories]
-    for image_id, image, masks, labels in _targets(dataset, paths.image_dir):
+    targets = track(
+        _targets(dataset, paths.image_dir),
+        f"targets {paths.root.name.removeprefix('targets_')}",
+        total=len(dataset.images),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    for image_id, image, masks, labels in targets:
         features = {False: baseline.encode(image), True: colour_patches(image)}
         proposals = baseline.propose(image)
         size = (image.shape[1], image.shape[2])

@@ -83,6 +83,11 @@ def test_bad_configurations_are_one_line(
         build_baseline(path)
 
 
+def test_nothing_to_measure_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quickstart-report", "--settings", str(config), "--num-images", "1"]) == 2
+    assert "cannot measure 1 images" in capsys.readouterr().err
+
+
 class Knowing:
     """Stands for the models: its features are colours of classes, its masks the true ones."""
 
