@@ -1,27 +1,25 @@
 """Training of the tiny encoder that the project ships."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from no_time_to_train.data.training_datamodule import SceneBatch
 from no_time_to_train.models.conversion import preprocessor_config
 from no_time_to_train.models.encoder import architecture_of, build_encoder
 from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
 from no_time_to_train.quickstart.augmentation import View, random_view, whole_view
 from no_time_to_train.quickstart.encoder_losses import AttributeProxies, PooledObjects, pool_objects
 from no_time_to_train.quickstart.folders import normalised, save_folder
-from no_time_to_train.quickstart.optimizer import build_optimizer
 from no_time_to_train.registry import resolve_encoder
 
 _WEIGHTS = {"objects": 1.0, "patches": 0.5, "attributes": 0.3}
 
 
-class QuickstartEncoderTraining(LightningModule):
+class QuickstartEncoderTraining(QuickstartTraining):
     """Objects pooled over their true masks, and single patches, classified by shape, texture and colour.
 
     Args:
@@ -49,12 +47,8 @@ class QuickstartEncoderTraining(LightningModule):
         smallest_crop: float = 0.4,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.output = output
+        super().__init__(output, learning_rate, adamw_learning_rate, warmup_steps)
         self.img_size = img_size
-        self.learning_rate = learning_rate
-        self.adamw_learning_rate = adamw_learning_rate
-        self.warmup_steps = warmup_steps
         self.smallest_crop = smallest_crop
         self.entry = resolve_encoder(name)
         with torch.random.fork_rng(devices=[]):
@@ -80,21 +74,6 @@ class QuickstartEncoderTraining(LightningModule):
         pooled = self.pool(whole_view(batch.images, batch.instances, self.img_size), batch)
         for name, value in self.proxies(pooled).items():
             self.log(f"val/{name}", value, prog_bar=name == "accuracy", batch_size=len(pooled.vectors))
-
-    def configure_optimizers(self) -> Any:
-        """Set up Muon, AdamW and their schedule."""
-        return build_optimizer(
-            self,
-            learning_rate=self.learning_rate,
-            adamw_learning_rate=self.adamw_learning_rate,
-            warmup_steps=self.warmup_steps,
-            max_steps=int(self.trainer.estimated_stepping_batches),
-        )
-
-    def on_train_end(self) -> None:
-        """Write the trained encoder as a folder."""
-        if self.trainer.is_global_zero:
-            self.save(self.output)
 
     def save(self, folder: Path) -> None:
         """Write the encoder without the proxies that only training needs."""

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from transformers import Sam2VisionConfig
 from transformers.utils import logging
@@ -16,16 +15,16 @@ from no_time_to_train.data.training_datamodule import SceneBatch
 from no_time_to_train.models.conversion import preprocessor_config
 from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2, new_sam2
 from no_time_to_train.models.sam2_configs import resolve_sam2_config
+from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
 from no_time_to_train.quickstart.augmentation import random_view, whole_view
 from no_time_to_train.quickstart.folders import normalised, save_folder
-from no_time_to_train.quickstart.optimizer import build_optimizer
 from no_time_to_train.quickstart.sam2_losses import MaskLosses, PixelHeads, mask_losses
 from no_time_to_train.quickstart.sam2_prompts import PromptBatch, draw_prompts
 
 _WEIGHTS = {"mask": 1.0, "iou": 2.0, "object_score": 0.2}
 
 
-class QuickstartSam2Training(LightningModule):
+class QuickstartSam2Training(QuickstartTraining):
     """Clicks, pairs of clicks and boxes on synthetic scenes, in one step each.
 
     Single clicks train the three masks of an ambiguous prompt; boxes and pairs of clicks, in turn, the single mask.
@@ -58,12 +57,8 @@ class QuickstartSam2Training(LightningModule):
         smallest_crop: float = 0.5,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.output = output
+        super().__init__(output, learning_rate, adamw_learning_rate, warmup_steps)
         self.prompts = prompts
-        self.learning_rate = learning_rate
-        self.adamw_learning_rate = adamw_learning_rate
-        self.warmup_steps = warmup_steps
         self.smallest_crop = smallest_crop
         sizes = resolve_sam2_config(config)
         if init_from is None:
@@ -101,21 +96,6 @@ class QuickstartSam2Training(LightningModule):
             prompts = draw_prompts(view.instances, self.prompts, clicks=1, background=0.0)
         first = self.decode(features, prompts, multimask=True)
         self._log("val", first, self.decode(features, prompts, multimask=False, boxes=True))
-
-    def configure_optimizers(self) -> Any:
-        """Set up Muon, AdamW and their schedule."""
-        return build_optimizer(
-            self,
-            learning_rate=self.learning_rate,
-            adamw_learning_rate=self.adamw_learning_rate,
-            warmup_steps=self.warmup_steps,
-            max_steps=int(self.trainer.estimated_stepping_batches),
-        )
-
-    def on_train_end(self) -> None:
-        """Write the trained model as a folder."""
-        if self.trainer.is_global_zero:
-            self.save(self.output)
 
     def save(self, folder: Path) -> None:
         """Write the model without the heads that only training needs."""
