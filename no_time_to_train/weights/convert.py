@@ -21,8 +21,10 @@ from no_time_to_train.weights.layouts import (
     META_DINOV3_VIT,
     Layout,
     Split,
+    check_parts,
     detect_layout,
     find_rule,
+    refuse_unknown,
 )
 from no_time_to_train.weights.ranges import StoredTensor, of_values, parts_of, stacked
 
@@ -59,16 +61,13 @@ def transformers_tensors(stored: Mapping[str, StoredTensor], source: str) -> dic
         if rule is None:
             unknown.append(name)
         elif isinstance(rule, Split):
+            check_parts(name, tensor.shape, rule, source)
             whole = _masked(name, tensor, stored)
             for part, target in enumerate(rule.names):
                 mapped[prefix + target] = whole.rows(part, len(rule.names))
         elif isinstance(rule, str):
             mapped[prefix + rule] = tensor
-    if unknown:
-        raise KeyMismatchError(
-            f"{len(unknown)} tensors of {source} have no place in the layout {layout.name}: {', '.join(unknown[:10])}",
-            remedy="check that the file holds the encoder alone, without heads or optimizer states",
-        )
+    refuse_unknown(unknown, layout, source)
     mask = mapped.get("embeddings.mask_token")
     if mask is not None and layout.family == "dinov3_vit":
         mapped["embeddings.mask_token"] = replace(mask, shape=(1, 1, mask.shape[-1]))

@@ -7,7 +7,7 @@ Source: state dicts of facebookresearch/dinov3 at 6876159, facebookresearch/dino
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -386,22 +386,40 @@ def to_transformers(tensors: Mapping[str, Tensor], layout: Layout, source: str) 
         elif isinstance(rule, str):
             mapped[prefix + rule] = tensor
         elif isinstance(rule, Split):
-            if tensor.shape[0] % len(rule.names):
-                raise WeightsFormatError(
-                    f"{name} in {source} has {tensor.shape[0]} rows, expected a multiple of {len(rule.names)}",
-                    remedy="check that this is the file of a DINO encoder",
-                )
+            check_parts(name, tensor.shape, rule, source)
             for part, value in zip(rule.names, tensor.chunk(len(rule.names)), strict=True):
                 mapped[prefix + part] = value
+    refuse_unknown(unknown, layout, source)
+    if "embeddings.mask_token" in mapped and layout.family == "dinov3_vit":
+        mapped["embeddings.mask_token"] = mapped["embeddings.mask_token"].reshape(1, 1, -1)
+    return mapped
+
+
+def check_parts(name: str, shape: Sequence[int], rule: Split, source: str) -> None:
+    """Refuse a tensor that cannot be split into parts of equal height.
+
+    Raises:
+        WeightsFormatError: Its height is not a multiple of their number.
+    """
+    if shape[0] % len(rule.names):
+        raise WeightsFormatError(
+            f"{name} in {source} has {shape[0]} rows, expected a multiple of {len(rule.names)}",
+            remedy="check that this is the file of a DINO encoder",
+        )
+
+
+def refuse_unknown(unknown: Sequence[str], layout: Layout, source: str) -> None:
+    """Refuse names that a layout's tables don't list.
+
+    Raises:
+        KeyMismatchError: There are some; the first ten are given, and the count.
+    """
     if unknown:
         shown = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
         raise KeyMismatchError(
             f"{len(unknown)} tensors of {source} have no place in the layout {layout.name}: {shown}",
             remedy="check that the file holds the encoder alone, without heads or optimizer states",
         )
-    if "embeddings.mask_token" in mapped and layout.family == "dinov3_vit":
-        mapped["embeddings.mask_token"] = mapped["embeddings.mask_token"].reshape(1, 1, -1)
-    return mapped
 
 
 def find_rule(name: str, layout: Layout) -> tuple[str, Rule | None]:

@@ -13,13 +13,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from no_time_to_train.cli import main
-from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsNotFoundError
+from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.models.conversion import convert_weights
 from no_time_to_train.models.encoder import architecture_of, build_encoder_from_checkpoint
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.registry import SAT493M_MEAN, resolve_encoder
 from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.convert import transformers_tensors
 from no_time_to_train.weights.files import read_tensors
+from no_time_to_train.weights.ranges import of_values
 from tests.conftest import DATA
 from tests.weights.test_inspect import write_sparse
 
@@ -162,6 +164,10 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     torch.save(tensors, tmp_path / "headed.pth")
     with pytest.raises(KeyMismatchError, match=r"head\.weight"):
         convert_weights(tmp_path / "headed.pth", tmp_path / "out", "hf")
+    uneven = {name: of_values(tensor) for name, tensor in read_tensors(source).items()}
+    uneven["blocks.0.attn.qkv.weight"] = of_values(torch.zeros(7, 64))
+    with pytest.raises(WeightsFormatError, match="7 rows, expected a multiple of 3"):
+        transformers_tensors(uneven, "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["headed.pth", "mine"]
 
 

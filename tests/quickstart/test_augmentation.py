@@ -39,28 +39,28 @@ def test_pixels_and_instances_move_together() -> None:
 
 
 def test_crops_stay_within_their_bounds() -> None:
-    images, instances = scenes(1, 64)
-    image = torch.arange(64, dtype=torch.uint8).expand(1, 64, 64)[..., None].expand(1, 64, 64, 3)
-    for _ in range(20):
-        view = random_view(image, instances, 64, smallest_crop=0.5, whole=0.0, recolour=0.0)
-        channel = view.images[0, 0]
-        unclipped = channel[(channel > 0) & (channel < 1)]
-        assert view.images.shape == (1, 3, 64, 64)
-        # The ramp's 64 steps of 1/255 are seen in half at least, with a gain of 0.6 to 1.5.
-        assert float(unclipped.max() - unclipped.min()) < 1.5 * 64 / 255
-    del images
+    """Where the map of instances holds each pixel's column, the columns that are left tell the cut."""
+    columns = torch.arange(64, dtype=torch.uint8).expand(1, 64, 64)
+    images = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    widths = []
+    for _ in range(40):
+        seen = random_view(images, columns, 64, smallest_crop=0.5, whole=0.0).instances
+        widths.append(int(seen.max()) - int(seen.min()) + 1)
+    assert 32 <= min(widths) < 40
+    assert 56 < max(widths) <= 64
+    assert all(
+        torch.equal(random_view(images, columns, 64, whole=1.0).instances.unique(), columns[0, 0])  # type: ignore[no-untyped-call] # of torch
+        for _ in range(5)
+    )
 
 
 def test_channel_order_says_what_was_done() -> None:
     images = torch.tensor([40, 120, 220], dtype=torch.uint8).expand(32, 16, 16, 3)
     view = random_view(images, torch.zeros(32, 16, 16, dtype=torch.uint8), 16)
     assert len(view.channel_order.unique()) > 3  # type: ignore[no-untyped-call] # of torch
-    for picture, order in zip(view.images, view.channel_order, strict=True):
-        # Gains of 15 % seldom change which channel is the brightest, 220 beside 120.
-        brightest = int(picture.mean(dim=(1, 2)).argmax())
-        assert CHANNEL_ORDERS[order][brightest] in (2, 1)
     agree = [
         CHANNEL_ORDERS[order][int(picture.mean(dim=(1, 2)).argmax())] == 2
         for picture, order in zip(view.images, view.channel_order, strict=True)
     ]
-    assert sum(agree) >= 28
+    # Gains of 15 % make 120 outshine 220 once in some hundred images.
+    assert sum(agree) >= 30
