@@ -9,8 +9,9 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+from no_time_to_train import weights_commands
 from no_time_to_train.data.sampling import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
 
@@ -34,33 +35,6 @@ def write_shapes(
     print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
 
 
-def inspect_command(path: Path, headers_only: bool = False, json: bool = False) -> None:
-    """Tell what a weights file or folder is, from its tensors: layout, architecture, registry entry, hash, NaN.
-
-    Args:
-        path: A file or a Hugging Face folder, of an encoder or of SAM2.
-        headers_only: Read names and shapes alone: at once, however large the file is, but without hash and NaN.
-        json: Print JSON.
-    """
-    from no_time_to_train.weights import inspect_weights
-
-    report = inspect_weights(path, headers_only=headers_only)
-    print(report.as_json() if json else report.as_text())
-
-
-def convert_command(source: Path, destination: Path, to: Literal["hf", "meta"]) -> None:
-    """Write an encoder's weights in another layout, byte by byte, however large they are.
-
-    Args:
-        source: A file or a Hugging Face folder in any layout.
-        destination: A new folder for `hf`, a new .pth file for `meta`.
-        to: `hf` is a folder that transformers opens, `meta` is Meta's own layout.
-    """
-    from no_time_to_train.models.conversion import convert_weights
-
-    print(convert_weights(source, destination, to))
-
-
 def quickstart_report(
     seed: int = 2026, json: bool = False, num_images: int = 200, settings: Path = Path("pl_configs/quickstart.yaml")
 ) -> None:
@@ -78,16 +52,25 @@ def quickstart_report(
     print(report.as_json(figures) if json else report.as_text(figures))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "convert": convert_command,
-    "inspect": inspect_command,
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "convert": weights_commands.convert,
+    "doctor": weights_commands.doctor,
+    "fetch": weights_commands.fetch,
+    "inspect": weights_commands.inspect,
     "quickstart-report": quickstart_report,
     "sample-references": sample_references_command,
+    "validate": weights_commands.validate,
     "write-shapes": write_shapes,
 }
 
 # Parameters that need no option's name.
-POSITIONAL: dict[str, tuple[str, ...]] = {"convert": ("source", "destination"), "inspect": ("path",)}
+POSITIONAL: dict[str, tuple[str, ...]] = {
+    "convert": ("source", "destination"),
+    "doctor": ("encoder",),
+    "fetch": ("name",),
+    "inspect": ("path",),
+    "validate": ("root",),
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -97,46 +80,74 @@ def main(args: Sequence[str] | None = None) -> int:
         args: As after the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0, or 2 after bad input.
+        The exit status: what the command gives, 0 if it gives none, 2 after bad input.
     """
-    from jsonargparse import auto_cli
-
     given = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in given
-    given = [arg for arg in given if arg != "--debug"]
+    command = COMMANDS.get(given[0]) if given else None
+    spelled = [given[0], *_spelled_out(given[1:], command, POSITIONAL.get(given[0], ()))] if command else given
+
+    def run(args: list[str]) -> Any:
+        from jsonargparse import auto_cli
+
+        return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
+
+    return _run(run, spelled, prog="ntt")
+
+
+def fetcher_main(args: Sequence[str] | None = None) -> int:
+    """Run `dinov3-fetcher`; see `main`."""
+    from jsonargparse import ArgumentParser
+
+    # Its `--config` is a file of its own kind, so that auto_cli, which has one of those too, is of no use here.
+    parser = ArgumentParser(
+        prog="dinov3-fetcher",
+        description="Fetch the DINOv3 weights that a training's JSON configuration wants.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        help="JSON: train.dino_root is the folder to fetch into, relative to this file's own; without it, one under "
+        "paths.dataset_root; train.dino_model, if there, names the model.",
+    )
+    parser.add_argument("--model", type=str, help="A registry name or a Hub id, before the configuration's.")
+    parser.add_argument("--quiet", action="store_true", help="Show no progress.")
+    parser.add_argument("--json", action="store_true", help="Print what was done as JSON, and show no progress.")
+
+    def run(given: list[str]) -> None:
+        options = parser.parse_args(given)
+        weights_commands.fetcher(options.config, options.model, quiet=options.quiet, json=options.json)
+
+    return _run(run, list(sys.argv[1:] if args is None else args), prog=parser.prog)
+
+
+def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> int:
+    """Run a command on its arguments, and turn what goes wrong into one line and an exit status."""
+    debug = "--debug" in args
     try:
-        auto_cli(
-            {**COMMANDS},
-            args=_spelled_out(given),
-            prog="ntt",
-            exit_on_error=False,
-            as_positional=False,
-        )
+        status = command([arg for arg in args if arg != "--debug"])
     except (NoTimeToTrainError, ArgumentError, OSError) as error:
         if debug:
             raise
-        remedy = " (ntt --help lists what there is)" if isinstance(error, ArgumentError) else ""
+        remedy = f" ({prog} --help lists what there is)" if isinstance(error, ArgumentError) else ""
         print(f"error: {' '.join(str(error).split())}{remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status if isinstance(status, int) else 0
 
 
-def _spelled_out(args: Sequence[str]) -> list[str]:
-    """Spell arguments as jsonargparse wants them.
+def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: Sequence[str]) -> list[str]:
+    """Spell a command's arguments as jsonargparse wants them.
 
     `--allow-fewer` becomes `--allow_fewer true`, and what stands without an option's name goes to the command's
-    `POSITIONAL` parameters in their order.
+    `positional` parameters in their order.
     """
-    command = COMMANDS.get(args[0]) if args else None
-    if command is None:
-        return list(args)
     parameters = inspect.signature(command).parameters.items()
     flags = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
-    waiting = list(POSITIONAL.get(args[0], ()))
-    spelled, rest = [args[0]], list(args[1:])
+    waiting, spelled, rest = list(positional), [], list(args)
     while rest:
         arg = rest.pop(0)
         name, equals, value = arg.partition("=")
@@ -147,6 +158,6 @@ def _spelled_out(args: Sequence[str]) -> list[str]:
         spelled.append(f"{option}{equals}{value}")
         if option in flags and not equals:
             spelled.append(rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true")
-        elif option.startswith("--") and not equals and rest and option not in {"--help", "--config"}:
+        elif option.startswith("--") and not equals and rest and option not in {"--help", "--config", "--debug"}:
             spelled.append(rest.pop(0))
     return spelled

@@ -101,3 +101,43 @@ class EmptyMaskError(NoTimeToTrainError, ValueError):
 
 class ProcessLostError(NoTimeToTrainError, RuntimeError):
     """Another process of a distributed run that ended early."""
+
+
+class FetchError(NoTimeToTrainError):
+    """Root of what can go wrong while weights are fetched."""
+
+
+class AuthenticationError(FetchError, PermissionError):
+    """No token, or one that the Hub does not know (401)."""
+
+
+class AccessPendingError(FetchError, PermissionError):
+    """Access to a repository that was not asked for, or not granted yet (403)."""
+
+
+class AccessRejectedError(FetchError, PermissionError):
+    """Access that was refused, or a link that has expired (403)."""
+
+
+class RepositoryNotFoundError(FetchError, FileNotFoundError):
+    """A repository, revision or link under which there is nothing (404)."""
+
+
+class LocalEntryNotFoundError(FetchError, FileNotFoundError):
+    """A fetched folder that is missing, partial or corrupted."""
+
+
+class ChecksumMismatchError(FetchError, ValueError):
+    """A file whose length or hash is not the one that was announced or recorded."""
+
+
+class DiskFullError(FetchError, OSError):
+    """Less free space than the files need."""
+
+
+class NetworkError(FetchError, ConnectionError):
+    """A server that cannot be reached, or that broke off too often."""
+
+
+class ProxyRefusedError(NetworkError):
+    """A proxy that would not let a request through."""

@@ -1,8 +1,10 @@
 """Writing files so that nobody ever sees half of one: written beside, synced, renamed."""
 
+import ctypes
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,8 +66,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(root: Path) -> Iterator[Path]:
     """Give a new folder beside `root` that takes its place when the block ends well.
 
-    A folder that stood there is removed then; between the two renames there is no folder, never half of one. If the
-    block raises, the new folder is removed and the old one stays.
+    A folder that stood there is removed then. If the block raises, the new folder is removed and the old one stays.
 
     Args:
         root: The folder to write; its parents are made.
@@ -86,14 +87,47 @@ def atomic_folder(root: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o755)
-        if root.exists():
-            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.old.") as old:
-                root.rename(Path(old) / root.name)
-                beside.rename(root)
-        else:
-            beside.rename(root)
+        put_in_place(beside, root)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def put_in_place(new: Path, root: Path) -> None:
+    """Move a whole folder to where another one may stand, which is removed.
+
+    On Linux the two change places in one step. Elsewhere there is for a moment no folder, never half of one.
+
+    Args:
+        new: A folder on the file system of `root`.
+        root: Where it goes.
+
+    Raises:
+        OutputError: The folders cannot be moved.
+    """
+    try:
+        for path in new.iterdir():
+            _sync(path)
+        _sync(new)
+        if not root.exists():
+            new.rename(root)
+        elif _exchange(new, root):
+            shutil.rmtree(new)
+        else:
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.old.") as old:
+                root.rename(Path(old) / root.name)
+                new.rename(root)
+        _sync(root.parent)
+    except OSError as error:
+        raise _cannot_write(root, error) from error
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change names in one step; False where the system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
+    return bool(call(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange) == 0)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

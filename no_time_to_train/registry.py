@@ -261,6 +261,24 @@ PLUS_VARIANTS: Mapping[str, str] = MappingProxyType(
     {"dinov3_small": "dinov3_small_plus", "dinov3_large": "dinov3_large_plus"}
 )
 
+# Ungated copies on the Hub, in timm's layout; timm 1.0.31.
+TIMM_IDS: Mapping[str, str] = MappingProxyType(
+    {
+        "dinov3_small": "timm/vit_small_patch16_dinov3.lvd1689m",
+        "dinov3_small_plus": "timm/vit_small_plus_patch16_dinov3.lvd1689m",
+        "dinov3_base": "timm/vit_base_patch16_dinov3.lvd1689m",
+        "dinov3_large": "timm/vit_large_patch16_dinov3.lvd1689m",
+        "dinov3_large_sat": "timm/vit_large_patch16_dinov3.sat493m",
+        "dinov3_huge_plus": "timm/vit_huge_plus_patch16_dinov3.lvd1689m",
+        "dinov3_7b": "timm/vit_7b_patch16_dinov3.lvd1689m",
+        "dinov3_7b_sat": "timm/vit_7b_patch16_dinov3.sat493m",
+        "dinov3_convnext_tiny": "timm/convnext_tiny.dinov3_lvd1689m",
+        "dinov3_convnext_small": "timm/convnext_small.dinov3_lvd1689m",
+        "dinov3_convnext_base": "timm/convnext_base.dinov3_lvd1689m",
+        "dinov3_convnext_large": "timm/convnext_large.dinov3_lvd1689m",
+    }
+)
+
 
 def _aliases() -> Mapping[str, str]:
     aliases = dict(SHORT_NAMES)

@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("evaluation", "visualization"),
     ("quickstart",),
-    ("pl_wrapper",),
+    ("pl_wrapper", "weights_commands"),
     ("cli", "lightning_cli"),
     ("__main__",),
 )

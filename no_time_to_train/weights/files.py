@@ -48,6 +48,10 @@ def find_weights_file(path: Path) -> Path:
         for name in ("model.safetensors", SAFETENSORS_INDEX, "pytorch_model.bin"):
             if (path / name).is_file():
                 return find_weights_file(path / name)
+        # A folder that was fetched from a link holds one file under its own name.
+        alone = [file for file in sorted(path.iterdir()) if file.suffix in (".safetensors", *PICKLE_SUFFIXES)]
+        if len(alone) == 1:
+            return find_weights_file(alone[0])
         held = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise WeightsNotFoundError(
             f"no weights in the folder {path}: expected model.safetensors or {SAFETENSORS_INDEX}, it holds {held}",

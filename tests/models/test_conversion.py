@@ -22,20 +22,11 @@ from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.convert import transformers_tensors
 from no_time_to_train.weights.files import read_tensors
 from no_time_to_train.weights.ranges import of_values
-from tests.conftest import DATA
+from tests.golden_files import NAMES, golden
 from tests.weights.test_inspect import write_sparse
 
-SHARED = Path(__file__).parents[3] / "shared" / "golden" / "meta"
-NAMES = ["vit_mlp", "vit_swiglu", "vit_mlp_untied", "vit_swiglu64_untied", "vit_mlp_released", "convnext"]
 # Meta's own training alone has a use for them, so that no other layout keeps them.
 LEFT_OUT = {"local_cls_norm.weight", "local_cls_norm.bias"}
-
-
-def golden(name: str) -> Path:
-    for folder in (DATA / "golden", SHARED):
-        for path in folder.rglob(f"{name}.pth"):
-            return path
-    pytest.skip(f"{name}.pth lies in shared/golden alone, which is not beside this checkout")
 
 
 @pytest.mark.parametrize("name", NAMES)

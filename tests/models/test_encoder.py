@@ -40,28 +40,18 @@ from no_time_to_train.weights.architecture import matches, read_architecture
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.load import read_source
 from tests.conftest import DATA
+from tests.golden_files import NAMES, golden
 
 GOLDEN = DATA / "golden"
-SHARED = Path(__file__).parents[2].parent / "shared" / "golden" / "meta"
 # fp32 noise of Meta's code against fp64 is 4e-6; the mildest mistake known (tanh GELU) costs 6e-4.
 TOLERANCE = 2e-5
 
 
-def golden_folder(name: str) -> Path:
-    folder = GOLDEN if (GOLDEN / f"{name}.pth").exists() else SHARED
-    if not (folder / f"{name}.pth").exists():
-        pytest.skip(f"{name} is left out of tests/data for its size, and ../shared/golden is not here")
-    return folder
-
-
-@pytest.mark.parametrize(
-    "name", ["vit_mlp", "vit_swiglu", "vit_mlp_untied", "vit_swiglu64_untied", "vit_mlp_released", "convnext"]
-)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", ["64x64", "48x96", "80x112"])
 def test_agrees_with_metas_own_code(name: str, size: str) -> None:
-    folder = golden_folder(name)
-    expected = load_file(folder / f"{name}.safetensors")
-    encoder = build_encoder_from_checkpoint(folder / f"{name}.pth")
+    expected = load_file(golden(name, ".safetensors"))
+    encoder = build_encoder_from_checkpoint(golden(name))
     with torch.inference_mode():
         features = encoder(load_file(GOLDEN / "inputs.safetensors")[size])
     assert (features.cls - expected[f"{size}.x_norm_clstoken"]).abs().max() <= TOLERANCE

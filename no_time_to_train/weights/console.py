@@ -1,0 +1,66 @@
+"""What a user sees while weights are fetched: who is waited for, the licence, a bar with speed and time left."""
+
+import sys
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+class FetchDisplay:
+    """Shows a fetch on the standard error output.
+
+    Args:
+        quiet: Show neither the bar nor what is going on; the licence is shown all the same.
+        stream: Where to write instead.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "FetchDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Show a line, unless it is to be quiet."""
+        if not self.quiet:
+            self._console.print(text, markup=False)
+
+    def insist(self, text: str) -> None:
+        """Show a line in any case."""
+        self._console.print(text, markup=False)
+
+    def begin(self, name: str, size: int) -> None:
+        """Begin the bar of a file of so many bytes."""
+        self._task = self._progress.add_task(name, total=size)
+
+    def advance(self, count: int) -> None:
+        """Move the bar on by so many bytes, or back."""
+        if self._task is not None:
+            self._progress.advance(self._task, count)

@@ -1,0 +1,211 @@
+"""What stands between a user and the weights: each thing that can be wrong, looked at one after another."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx2
+from huggingface_hub import get_session, get_token, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound, OfflineModeIsEnabled
+
+from no_time_to_train.errors import (
+    AuthenticationError,
+    DiskFullError,
+    NetworkError,
+    NoTimeToTrainError,
+)
+from no_time_to_train.registry import resolve_encoder, weights_at_hand
+from no_time_to_train.weights.download import TIMEOUT, Retries
+from no_time_to_train.weights.fetch import CHECKPOINTS, WORKSHOP
+from no_time_to_train.weights.inspect import inspect_weights
+from no_time_to_train.weights.manifest import check_folder
+from no_time_to_train.weights.remote import Kind, Plan, endpoint, plan_hub, repository_of, token_header
+from no_time_to_train.weights.responses import TOKEN_PAGE, Target, refusal, unreachable
+
+State = Literal["fine", "failed", "left out"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: What was looked at.
+        state: `fine`, `failed`, or `left out` because an earlier failure or the question makes it meaningless.
+        found: In a few words.
+        remedy: What mends it; empty if nothing is wrong.
+    """
+
+    check: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def examine(encoder: str | None, root: Path | None, *, source: Kind | None = None) -> list[Finding]:
+    """Look at network, token, access to the repository, disk, cache and files, in this order.
+
+    Args:
+        encoder: A registry name or a Hub id; None leaves out what only an encoder has.
+        root: The folder that is to hold the weights; under `checkpoints/` if None.
+        source: `timm` for the ungated copies.
+
+    Raises:
+        UnknownEncoderError: No entry has that name.
+        WeightsNotFoundError: No weights of that encoder were released there.
+    """
+    repository = repository_of(encoder, source)[1] if encoder is not None else None
+    folder = root or _default_folder(encoder, repository)
+    network = _looked("network", _network)
+    token = _looked("token", _token) if network.state == "fine" else _left_out("token", "the Hub is not reached")
+    plan: Plan | None = None
+
+    def access() -> str:
+        nonlocal plan
+        assert encoder is not None
+        plan = plan_hub(encoder, source=source, revision=None, retries=_ONCE)
+        _readable(plan)
+        return f"{plan.source} can be read, {plan.size / 1e9:.2f} GB"
+
+    if repository is None:
+        reached = _left_out("access", "no encoder was named")
+    elif network.state != "fine":
+        reached = _left_out("access", "the Hub is not reached")
+    else:
+        reached = _looked("access", access)
+    return [
+        network,
+        token,
+        reached,
+        _looked("disk", lambda: _disk(folder, plan)),
+        _looked("cache", lambda: _cache(folder, repository)),
+        _looked("files", lambda: _files(folder))
+        if folder
+        else _left_out("files", "no encoder and no folder was named"),
+    ]
+
+
+def as_text(findings: list[Finding]) -> str:
+    """Return the findings as a table, with the first cause and its remedy at the end."""
+    lines = [f"{finding.check:9} {finding.state:9} {finding.found}" for finding in findings]
+    failed = [finding for finding in findings if finding.state == "failed"]
+    if not failed:
+        return "\n".join([*lines, "", "nothing is wrong"])
+    first = failed[0]
+    lines += ["", f"first cause: {first.check}: {first.found}", f"remedy: {first.remedy}"]
+    if findings[-1].state == "fine":
+        lines.append("the weights are there and whole all the same: they need no network")
+    return "\n".join(lines)
+
+
+_ONCE = Retries(attempts=2, first_wait=0.5, longest_wait=5.0)
+
+
+def _default_folder(encoder: str | None, repository: str | None) -> Path | None:
+    if encoder is None or repository is None:
+        return None
+    named = CHECKPOINTS / repository.rpartition("/")[2]
+    if named.exists() or "/" in encoder:
+        return named
+    return weights_at_hand(resolve_encoder(encoder)) or named
+
+
+def _looked(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, "fine", look())
+    except NoTimeToTrainError as error:
+        return Finding(check, "failed", error.message, error.remedy)
+
+
+def _left_out(check: str, why: str) -> Finding:
+    return Finding(check, "left out", why)
+
+
+def _get(path: str, *, with_token: bool) -> httpx2.Response:
+    target = Target(endpoint(), f"{endpoint()}{path}", endpoint())
+    try:
+        return get_session().get(target.url, headers=token_header() if with_token else {}, timeout=TIMEOUT)
+    except OfflineModeIsEnabled as error:
+        raise NetworkError("HF_HUB_OFFLINE forbids every request", remedy="unset HF_HUB_OFFLINE") from error
+    except httpx2.HTTPError as error:
+        raise unreachable(error, target) from error
+
+
+def _network() -> str:
+    # Any answer of the Hub will do; a proxy's refusal is none.
+    response = _get("/api/models?limit=1", with_token=False)
+    if response.status_code == 407 or response.status_code >= 500:
+        raise refusal(response, Target(endpoint(), endpoint(), endpoint()))
+    by = next((f" by way of {name}" for name in ("HTTPS_PROXY", "https_proxy") if os.environ.get(name)), "")
+    return f"{endpoint()} answers{by}"
+
+
+def _token() -> str:
+    if get_token() is None:
+        return "none is set; gated repositories need one (HF_TOKEN, or hf auth login)"
+    response = _get("/api/whoami-v2", with_token=True)
+    if response.status_code in (401, 403):
+        raise AuthenticationError(
+            f"the Hub does not know the token ({response.status_code})",
+            remedy=f"make a new one at {TOKEN_PAGE} and set HF_TOKEN, or run: hf auth login",
+        )
+    if response.status_code >= 400:
+        raise refusal(response, Target(endpoint(), endpoint(), endpoint()))
+    try:
+        name = response.json().get("name", "an account")
+    except (ValueError, AttributeError):
+        name = "an account"
+    return f"belongs to {name}"
+
+
+def _readable(plan: Plan) -> None:
+    """Ask for one byte of the smallest file: a gated repository lists its files to everybody."""
+    file = plan.files[0]
+    try:
+        with get_session().stream(
+            "GET", file.target.url, headers={**file.headers, "Range": "bytes=0-0"}, timeout=TIMEOUT
+        ) as response:
+            if response.status_code >= 400:
+                response.read()
+                raise refusal(response, file.target)
+    except httpx2.HTTPError as error:
+        raise unreachable(error, file.target) from error
+
+
+def _disk(folder: Path | None, plan: Plan | None) -> str:
+    place = (folder or CHECKPOINTS).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if plan is not None and not (folder and folder.is_dir()) and free < plan.size:
+        raise DiskFullError(
+            f"{plan.source} needs {plan.size:,} bytes, and the disk of {place} has {free:,} free",
+            remedy=f"make room for {(plan.size - free) / 1e9:.1f} GB, or name a folder on another disk with --root",
+        )
+    if not os.access(place, os.W_OK):
+        raise DiskFullError(f"{place} cannot be written", remedy="name another folder with --root")
+    return f"{free / 1e9:.1f} GB free at {place}"
+
+
+def _cache(folder: Path | None, repository: str | None) -> str:
+    said = []
+    if folder is not None:
+        begun = list((folder.parent / WORKSHOP).glob(f"{folder.name}@*/*"))
+        if begun:
+            size = sum(path.stat().st_size for path in begun)
+            said.append(f"{size / 1e9:.2f} GB have come of an unfinished fetch, which the next one takes up")
+    try:
+        held = {repo.repo_id: repo.size_on_disk for repo in scan_cache_dir().repos}
+        if repository in held:
+            said.append(f"the Hub's cache holds {held[repository] / 1e9:.2f} GB of {repository}, which a fetch uses")
+    except (CacheNotFound, ValueError):
+        pass
+    return "; ".join(said) or "nothing of it is there yet"
+
+
+def _files(folder: Path) -> str:
+    report = inspect_weights(folder, headers_only=True) if folder.is_file() else check_folder(folder)
+    return f"{folder} is whole, {report.encoder or report.description}"

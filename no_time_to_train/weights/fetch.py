@@ -1,0 +1,348 @@
+"""Fetching weights into a folder that is whole or not there, whatever happens on the way."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from huggingface_hub import try_to_load_from_cache
+
+from no_time_to_train.errors import ChecksumMismatchError, ConfigError, DiskFullError, NoTimeToTrainError, OutputError
+from no_time_to_train.files import put_in_place, write_text_atomic
+from no_time_to_train.registry import EncoderConfig
+from no_time_to_train.weights.architecture import known_sizes, matches
+from no_time_to_train.weights.console import FetchDisplay
+from no_time_to_train.weights.download import RemoteFile, Retries, download
+from no_time_to_train.weights.inspect import WeightsReport, sha256_of
+from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, SHORT, is_dinov3
+from no_time_to_train.weights.manifest import MANIFEST, Manifest, check_folder, is_whole, read_manifest
+from no_time_to_train.weights.remote import Kind, Plan, is_link, plan_hub, plan_link, repository_of
+from no_time_to_train.weights.responses import without_secrets
+
+DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+CHECKPOINTS = Path("checkpoints")
+WORKSHOP = ".ntt-fetch"
+# What may lie in a folder that a fetch replaces: all of it comes from a repository, or from fetching it.
+_REPLACEABLE = {
+    "config.json",
+    "preprocessor_config.json",
+    "README.md",
+    ".gitattributes",
+    ".cache",
+    MANIFEST,
+    NOTICE_FILE,
+}
+_REPLACEABLE_SUFFIXES = (".safetensors", ".index.json", ".incomplete")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What `fetch` did.
+
+    Attributes:
+        path: The folder, which is whole.
+        kind: `hub`, `timm` or `url`; None where it was there by other means.
+        source: The repository's id, or the link without its secrets; None likewise.
+        revision: The commit, or the server's version of the file; None likewise.
+        encoder: The registry entry that the weights are.
+        size: Bytes of the weights' files.
+        was_there: Whether nothing had to be fetched.
+    """
+
+    path: Path
+    kind: str | None
+    source: str | None
+    revision: str | None
+    encoder: str | None
+    size: int
+    was_there: bool
+
+
+def fetch_dinov3(dino_root: Path | str, model_name: str = DEFAULT_MODEL) -> Path:
+    """Fetch an encoder's weights into a folder; a valid folder is left as it is.
+
+    Args:
+        dino_root: The folder that is to hold `config.json`, `preprocessor_config.json` and the weights.
+        model_name: A registry name, a Hub id, or a link.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AuthenticationError: The Hub wants a token (`HF_TOKEN`, or `hf auth login`).
+        AccessPendingError: Access to the repository is not granted yet.
+        AccessRejectedError: Access was refused, or the link has expired.
+        RepositoryNotFoundError: There is no such repository, or nothing behind the link.
+        LocalEntryNotFoundError: What came is not whole, or is at hand and damaged while the network is switched off.
+        ChecksumMismatchError: A file came with another hash.
+        DiskFullError: The disk has not the room.
+        NetworkError: The server cannot be reached. What came is kept, and the next call goes on from there.
+    """
+    return fetch(model_name, dino_root).path
+
+
+def validate_dinov3(dino_root: Path | str, *, deep: bool = False) -> bool:
+    """Tell whether a folder holds an encoder's weights, whole; `check_folder` says what is wrong.
+
+    Args:
+        dino_root: The folder.
+        deep: Compare every file with its recorded sha256.
+    """
+    return is_whole(Path(dino_root), deep=deep)
+
+
+def fetch(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    source: Kind | None = None,
+    revision: str | None = None,
+    quiet: bool = False,
+    retries: Retries | None = None,
+) -> Fetched:
+    """Fetch weights from the Hub, from timm's ungated copies, or from a link such as Meta's presigned ones.
+
+    Files come into a workshop beside the folder (`.ntt-fetch`), which the next call takes up where this one stopped.
+    The folder appears, or changes places with an older one, in one step, once everything in it is checked.
+
+    Args:
+        name: A registry name, a Hub id, or a link.
+        root: The folder; `checkpoints/` with the repository's name if None.
+        source: `timm` for the ungated copies; told by the name if None.
+        revision: Branch, tag or commit of a repository; the newest if None.
+        quiet: Show no progress.
+        retries: When to try again.
+
+    Raises:
+        FetchError: As `fetch_dinov3` lists them.
+        UnknownEncoderError: No entry has that name.
+        ConfigError: Arguments that contradict each other.
+        OutputError: The folder holds something else, or cannot be written.
+    """
+    retries = retries or Retries()
+    if (source == "url") != is_link(name) and (source == "url" or source is not None):
+        raise ConfigError(f"{without_secrets(name)} cannot come from {source}", remedy="leave --source out")
+    if is_link(name) and revision is not None:
+        raise ConfigError("a link has no revisions", remedy="leave --revision out")
+    folder = Path(root) if root is not None else CHECKPOINTS / _folder_name(name, source)
+    folder = folder.resolve()
+    with FetchDisplay(quiet=quiet) as display:
+        there = _at_hand(folder, name, source=source, revision=revision)
+        if there is not None:
+            return there
+        with _alone(folder, display):
+            # Another process may have fetched it while this one waited.
+            return _at_hand(folder, name, source=source, revision=revision) or _fetch(
+                name, folder, source=source, revision=revision, display=display, retries=retries
+            )
+
+
+def _folder_name(name: str, source: Kind | None) -> str:
+    if is_link(name):
+        return without_secrets(name).rpartition("/")[2].rpartition(".")[0] or "weights"
+    return repository_of(name, source)[1].rpartition("/")[2]
+
+
+def _at_hand(folder: Path, name: str, *, source: Kind | None, revision: str | None) -> Fetched | None:
+    """Return what lies in the folder if it is whole and what is asked for."""
+    if not is_whole(folder):
+        return None
+    report, manifest = check_folder(folder), read_manifest(folder)
+    if manifest is None:
+        if revision is not None or source is not None or is_link(name):
+            return None
+    elif revision not in (None, manifest.revision) or source not in (None, manifest.kind):
+        return None
+    elif is_link(name) and manifest.source != without_secrets(name):
+        return None
+    if not is_link(name):
+        entry = repository_of(name, source)[2]
+        if entry is None:
+            if manifest is None or manifest.source != name:
+                return None
+        elif not _is(entry, report, manifest):
+            return None
+    return _described(folder, report, manifest, was_there=True)
+
+
+def _is(entry: EncoderConfig, report: WeightsReport, manifest: Manifest | None) -> bool:
+    """Tell whether weights are a registry entry's: what the manifest says, else what the tensors show."""
+    if manifest is not None and manifest.encoder is not None:
+        return manifest.encoder == entry.name
+    return report.architecture is not None and matches(entry, report.architecture)
+
+
+def _described(folder: Path, report: WeightsReport, manifest: Manifest | None, *, was_there: bool) -> Fetched:
+    return Fetched(
+        path=folder,
+        kind=manifest.kind if manifest else None,
+        source=manifest.source if manifest else None,
+        revision=manifest.revision if manifest else None,
+        encoder=(manifest.encoder if manifest else None) or report.encoder,
+        size=sum(report.files.values()),
+        was_there=was_there,
+    )
+
+
+@contextmanager
+def _alone(folder: Path, display: FetchDisplay) -> Iterator[None]:
+    """Keep other processes from fetching into a folder, and wait while one does."""
+    workshop = folder.parent / WORKSHOP
+    try:
+        workshop.mkdir(parents=True, exist_ok=True)
+        # The system gives the lock back however a process ends.
+        lock = FileLock(workshop / f"{folder.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            display.say(f"waiting for another process that fetches {folder}")
+            lock.acquire()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write beside {folder}: {error.strerror or error}", remedy="name a folder that you may write to"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(
+    name: str, folder: Path, *, source: Kind | None, revision: str | None, display: FetchDisplay, retries: Retries
+) -> Fetched:
+    plan = (
+        plan_link(name, retries=retries)
+        if is_link(name)
+        else plan_hub(name, source=source, revision=revision, retries=retries)
+    )
+    _refuse_taken(folder, plan)
+    staging = _staging(folder, plan)
+    _check_room(staging, plan)
+    if is_dinov3(plan.entry, plan.source):
+        display.insist(SHORT)
+    display.say(f"{plan.source} ({plan.revision[:12]}) -> {folder}")
+    for file in plan.files:
+        display.begin(file.name, file.size)
+        _take_from_cache(file, plan, staging, display, retries)
+        download(file, staging, advance=display.advance, retries=retries)
+    report = _finish(staging, plan)
+    put_in_place(staging, folder)
+    return _described(folder, report, read_manifest(folder), was_there=False)
+
+
+def _refuse_taken(folder: Path, plan: Plan) -> None:
+    """Refuse a folder in which something else lies, which would be lost.
+
+    Raises:
+        OutputError: It holds another encoder, or files that no fetch puts there.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file", remedy="name a folder")
+    fetched = {file.name for file in plan.files}
+    other = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name not in _REPLACEABLE | fetched
+        and not path.name.endswith(_REPLACEABLE_SUFFIXES)
+        and not path.name.startswith("LICENSE")
+    )
+    try:
+        recorded = read_manifest(folder)
+    except NoTimeToTrainError:
+        recorded = None
+    other = [name for name in other if recorded is None or name not in recorded.files]
+    if other:
+        raise OutputError(
+            f"{folder} holds files of its own, which would be lost: {', '.join(other[:5])}",
+            remedy="name a new folder with --root",
+        )
+    if plan.entry is None or not is_whole(folder):
+        return
+    report = check_folder(folder)
+    if not _is(plan.entry, report, recorded):
+        held = (recorded.encoder if recorded else None) or report.encoder or known_sizes_of(report)
+        raise OutputError(
+            f"{folder} holds another encoder, {held}, which would be lost", remedy="name a new folder with --root"
+        )
+
+
+def known_sizes_of(report: WeightsReport) -> str:
+    """Describe the architecture that a report tells."""
+    return known_sizes(report.architecture) if report.architecture else report.layout
+
+
+def _staging(folder: Path, plan: Plan) -> Path:
+    """Return the folder in which this plan's files gather; those of other plans for the same folder go."""
+    workshop = folder.parent / WORKSHOP
+    staging = workshop / f"{folder.name}@{plan.mark}"
+    try:
+        for other in workshop.glob(f"{folder.name}@*"):
+            if other != staging:
+                shutil.rmtree(other)
+        staging.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {staging}: {error}", remedy="name a folder that you may write to") from error
+    return staging
+
+
+def _check_room(staging: Path, plan: Plan) -> None:
+    held = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
+    needed, free = plan.size - held, shutil.disk_usage(staging).free
+    if needed > free:
+        error = DiskFullError(
+            f"{plan.source} needs {needed:,} more bytes, and the disk of {staging.parent.parent} has {free:,} free",
+            remedy=f"make room for {(needed - free) / 1e9:.1f} GB, or name a folder on another disk with --root",
+        )
+        error.errno = errno.ENOSPC
+        raise error
+
+
+def _take_from_cache(file: RemoteFile, plan: Plan, staging: Path, display: FetchDisplay, retries: Retries) -> None:
+    """Copy a file that other programs have put into the Hub's cache, if its bytes are the right ones."""
+    if plan.kind == "url" or (staging / file.name).exists() or file.partial(staging).exists():
+        return
+    cached = try_to_load_from_cache(plan.source, file.name, revision=plan.revision)
+    if not isinstance(cached, str) or not Path(cached).is_file() or Path(cached).stat().st_size != file.size:
+        return
+    try:
+        shutil.copyfile(cached, file.partial(staging))
+        download(file, staging, advance=lambda count: None, retries=retries)
+        display.say(f"{file.name} was in the Hub's cache")
+    except ChecksumMismatchError:
+        display.say(f"{file.name} in the Hub's cache is damaged, so it is fetched")
+    except OSError as error:
+        file.partial(staging).unlink(missing_ok=True)
+        display.say(f"{file.name} cannot be taken from the Hub's cache: {error}")
+
+
+def _finish(staging: Path, plan: Plan) -> WeightsReport:
+    """Check what came, and record it."""
+    names = {file.name for file in plan.files}
+    if is_dinov3(plan.entry, plan.source):
+        write_text_atomic(staging / NOTICE_FILE, NOTICE.format(source=f"{plan.source}, {plan.revision}"))
+    for path in staging.iterdir():
+        if path.name not in names | {NOTICE_FILE}:
+            path.unlink()
+    Manifest(
+        kind=plan.kind,
+        source=plan.source,
+        revision=plan.revision,
+        encoder=plan.entry.name if plan.entry else None,
+        fetched=datetime.now(UTC).isoformat(timespec="seconds"),
+        files={
+            file.name: {"size": file.size, "sha256": sha256_of(staging / file.name)}
+            for file in sorted(plan.files, key=lambda file: file.name)
+        },
+    ).write(staging)
+    try:
+        return check_folder(staging)
+    except NoTimeToTrainError:
+        # Every byte is as the server announced it: another try would bring the same.
+        shutil.rmtree(staging)
+        raise

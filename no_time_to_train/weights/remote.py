@@ -1,0 +1,281 @@
+"""What is to be fetched from where: a repository on the Hub, or a link."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+from no_time_to_train.errors import (
+    LocalEntryNotFoundError,
+    NetworkError,
+    RepositoryNotFoundError,
+    UnknownEncoderError,
+    WeightsNotFoundError,
+)
+from no_time_to_train.registry import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
+from no_time_to_train.weights.download import TIMEOUT, Digest, RemoteFile, Retries
+from no_time_to_train.weights.responses import META_PAGE, Target, refusal, unreachable, without_secrets
+
+Kind = Literal["hub", "timm", "url"]
+T = TypeVar("T")
+
+_META_HASH = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$")
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_INDEX = "model.safetensors.index.json"
+_LICENCE = re.compile(r"LICENSE(\.\w+)?")
+_API_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be fetched.
+
+    Attributes:
+        kind: Where from.
+        source: The repository's id, or the link without its secrets.
+        revision: The commit, or the ETag of a link.
+        files: All files, the largest last.
+        entry: The registry entry; None where the name does not tell it.
+        folder_name: What the folder is called where none is named.
+    """
+
+    kind: Kind
+    source: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+    entry: EncoderConfig | None = field(repr=False)
+    folder_name: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def mark(self) -> str:
+        """The same for two plans exactly when they give the same bytes."""
+        content = [(file.name, file.size, file.version) for file in self.files]
+        return hashlib.sha256(f"{self.source} {content}".encode()).hexdigest()[:12]
+
+
+def endpoint() -> str:
+    """Return the Hub's address: `HF_ENDPOINT`, or the public one."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+
+
+def token_header() -> dict[str, str]:
+    """Return the header that shows the user's token to the Hub; empty without a token."""
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def is_link(name: str) -> bool:
+    """Tell whether a name is a link."""
+    return name.startswith(("http://", "https://"))
+
+
+def repository_of(name: str, source: Kind | None) -> tuple[Kind, str, EncoderConfig | None]:
+    """Find the repository that a name stands for.
+
+    Args:
+        name: A registry name, one of its aliases, or a repository's id.
+        source: `timm` for the ungated copies.
+
+    Returns:
+        Where it lies, its id, and the registry entry it is of where that is known.
+
+    Raises:
+        UnknownEncoderError: It is neither a known name nor an id.
+        WeightsNotFoundError: There are no released weights of that encoder there.
+    """
+    by_timm = {repository: ENCODER_CONFIGS[entry] for entry, repository in TIMM_IDS.items()}
+    if name in by_timm:
+        return "timm", name, by_timm[name]
+    try:
+        entry = resolve_encoder(name)
+    except UnknownEncoderError:
+        if "/" not in name or source == "timm":
+            raise
+        return "hub", name, None
+    if entry.own:
+        raise WeightsNotFoundError(
+            f"{entry.name} is this project's own and lies in checkpoints/{entry.folder}", remedy="nothing is to fetch"
+        )
+    if source == "timm":
+        if entry.name not in TIMM_IDS:
+            raise WeightsNotFoundError(f"timm has no {entry.name}", remedy=f"it has {', '.join(TIMM_IDS)}")
+        return "timm", TIMM_IDS[entry.name], entry
+    if entry.hub_id is None:
+        raise _not_on_hub(entry)
+    return "hub", entry.hub_id, entry
+
+
+def _not_on_hub(entry: EncoderConfig) -> WeightsNotFoundError:
+    if entry.meta_file is None:
+        return WeightsNotFoundError(
+            f"Meta released no weights of {entry.name}; the largest released model under 1B is dinov3_huge_plus",
+            remedy="ntt fetch dinov3_huge_plus, or give a checkpoint of your own as encoder_ckpt_path",
+        )
+    return WeightsNotFoundError(
+        f"{entry.name} is not on the Hub", remedy=f"ask for a link at {META_PAGE}, then: ntt fetch 'LINK'"
+    )
+
+
+def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: Retries) -> Plan:
+    """Ask the Hub which files a repository has, and at which commit.
+
+    Raises:
+        FetchError: What the Hub answers, or that it cannot be reached.
+        WeightsNotFoundError: The repository lacks a file without which its weights are of no use.
+    """
+    kind, repository, entry = repository_of(name, source)
+    api = HfApi(endpoint=endpoint())
+    page = f"{endpoint()}/{repository}"
+    target = Target(repository, f"{endpoint()}/api/models/{repository}", page)
+
+    def ask() -> ModelInfo:
+        return api.model_info(repository, revision=revision, files_metadata=True, timeout=_API_SECONDS)
+
+    info = asked(ask, target, retries)
+    present = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    headers = token_header()
+    chosen = _chosen(present, repository, with_preprocessor=kind == "hub")
+    files = [_hub_file(present[file], repository, info.sha or "", page, headers) for file in chosen]
+    return Plan(
+        kind=kind,
+        source=repository,
+        revision=info.sha or "",
+        files=tuple(sorted(files, key=lambda file: file.size)),
+        entry=entry,
+        folder_name=repository.rpartition("/")[2],
+    )
+
+
+def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
+    """Put a question to the Hub through `huggingface_hub`, again where the failure may pass.
+
+    Raises:
+        FetchError: The Hub's refusal, or that it cannot be reached.
+        LocalEntryNotFoundError: Requests are switched off.
+    """
+    for attempt in range(1, retries.attempts + 1):
+        wait = None
+        try:
+            return ask()
+        except OfflineModeIsEnabled as error:
+            raise LocalEntryNotFoundError(
+                f"{target.name} is not at hand, and HF_HUB_OFFLINE forbids to fetch it", remedy="unset HF_HUB_OFFLINE"
+            ) from error
+        except HFValidationError as error:
+            raise RepositoryNotFoundError(
+                f"{target.name!r} is no repository's id", remedy="write it as OWNER/NAME"
+            ) from error
+        except HfHubHTTPError as error:
+            failure = refusal(error.response, target)
+            passing = isinstance(failure, NetworkError)
+            wait = _seconds(error.response.headers.get("Retry-After"))
+            cause: Exception = error
+        except httpx2.HTTPError as error:
+            failure, passing, cause = unreachable(error, target), True, error
+        except ValueError as error:  # no JSON
+            failure = NetworkError(
+                f"{target.name}: the answer is not the Hub's", remedy="check HF_ENDPOINT and the proxy"
+            )
+            passing, cause = True, error
+        if not passing or attempt == retries.attempts:
+            raise failure from cause
+        retries.wait(attempt, wait)
+    raise AssertionError  # retries.attempts is at least 1
+
+
+def _seconds(value: str | None) -> float | None:
+    return float(value) if value and value.replace(".", "", 1).isdigit() else None
+
+
+def _chosen(present: Mapping[str, RepoSibling], repository: str, *, with_preprocessor: bool) -> list[str]:
+    """Choose the files that are of use, all at the top of the repository."""
+    if "model.safetensors" in present:
+        weights = ["model.safetensors"]
+    else:
+        weights = [name for name in present if _SHARD.fullmatch(name)]
+        if _INDEX not in present or not weights:
+            raise WeightsNotFoundError(
+                f"{repository} has neither model.safetensors nor its shards with {_INDEX}",
+                remedy="name another repository",
+            )
+        weights.append(_INDEX)
+    needed = ["config.json", *(["preprocessor_config.json"] if with_preprocessor else [])]
+    missing = [name for name in needed if name not in present]
+    if missing:
+        raise WeightsNotFoundError(
+            f"{repository} has no {' and no '.join(missing)}", remedy="name another repository or revision"
+        )
+    return [*needed, *(name for name in present if _LICENCE.fullmatch(name)), *weights]
+
+
+def _hub_file(sibling: RepoSibling, repository: str, commit: str, page: str, headers: Mapping[str, str]) -> RemoteFile:
+    url = hf_hub_url(repository, sibling.rfilename, revision=commit, endpoint=endpoint())
+    if sibling.lfs is not None:
+        digest, size = Digest("sha256", sibling.lfs.sha256), sibling.lfs.size
+    elif sibling.blob_id is not None and sibling.size is not None:
+        digest, size = Digest("git", sibling.blob_id), sibling.size
+    else:
+        raise NetworkError(f"{repository}: the Hub does not tell the size of its files", remedy="check HF_ENDPOINT")
+    target = Target(repository, url, page)
+    return RemoteFile(sibling.rfilename, target, size, digest, digest.value, headers)
+
+
+def plan_link(url: str, *, retries: Retries) -> Plan:
+    """Ask a server for the size of the file behind a link, such as Meta's presigned ones.
+
+    The name of Meta's files ends in the beginning of their sha256, which is what the file must hash to.
+
+    Raises:
+        FetchError: What the server answers, or that it cannot be reached.
+        RepositoryNotFoundError: The link names no file.
+    """
+    target = Target(without_secrets(url), url)
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    if not re.fullmatch(r"[\w.+-]+\.(pth|pt|safetensors)", name):
+        raise RepositoryNotFoundError(
+            f"the link {target.name} names no weights file: expected it to end in .pth, .pt or .safetensors",
+            remedy="give the whole link in quotes, its signature included",
+        )
+
+    def ask() -> tuple[int | None, str]:
+        # One byte alone: a signature is often good for GET and not for HEAD.
+        headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
+        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+            if response.status_code >= 400:
+                response.read()
+                raise HfHubHTTPError("refused", response=response)
+            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+            size = total if response.status_code == 206 else response.headers.get("Content-Length", "")
+            version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+            return int(size) if size.isdigit() else None, version
+
+    size, version = asked(ask, target, retries)
+    if size is None:
+        raise NetworkError(
+            f"{target.name}: the server does not tell the size of the file", remedy="fetch it by other means"
+        )
+    hashed = _META_HASH.search(name)
+    digest = Digest("sha256", hashed[1]) if hashed else None
+    entry = next((entry for entry in ENCODER_CONFIGS.values() if entry.meta_file == name), None)
+    file = RemoteFile(name, target, size, digest, digest.value if digest else version, {})
+    return Plan(
+        kind="url",
+        source=target.name,
+        revision=version or (digest.value if digest else ""),
+        files=(file,),
+        entry=entry,
+        folder_name=entry.name if entry else name.rpartition(".")[0],
+    )

@@ -1,0 +1,158 @@
+"""The commands around weights: what a file is, other layouts, fetching, checking, finding out what is wrong."""
+
+import json as json_module
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from no_time_to_train.errors import ConfigError
+
+
+def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
+    """Tell what a weights file or folder is, from its tensors: layout, architecture, registry entry, hash, NaN.
+
+    Args:
+        path: A file or a folder, of an encoder or of SAM2.
+        headers_only: Read names and shapes alone: at once, however large the file is, but without hash and NaN.
+        json: Print JSON.
+    """
+    from no_time_to_train.weights import inspect_weights
+
+    report = inspect_weights(path, headers_only=headers_only)
+    print(report.as_json() if json else report.as_text())
+
+
+def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"]) -> None:
+    """Write an encoder's weights in another layout, byte by byte, however large they are.
+
+    Args:
+        source: A file or a folder in any layout.
+        destination: A new folder for `hf`, a new file for `meta` (.pth) and `equinox` (.eqx).
+        to: `hf` is a folder that transformers opens, `meta` is Meta's own layout, `equinox` is for the JAX models.
+    """
+    from no_time_to_train.models.conversion import convert_weights
+
+    print(convert_weights(source, destination, to))
+
+
+def fetch(
+    name: str,
+    root: Path | None = None,
+    source: Literal["hub", "timm", "url"] | None = None,
+    revision: str | None = None,
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
+    """Fetch an encoder's weights into a folder; what is there and whole is not fetched again.
+
+    The token comes from HF_TOKEN or from `hf auth login`, never from the command line.
+
+    Args:
+        name: A registry name such as dinov3_large, a Hub id, or a link (Meta's presigned ones, in quotes).
+        root: The folder; checkpoints/ with the repository's name if left out, where configurations look for it.
+        source: `timm` for timm's ungated copies; otherwise told by the name.
+        revision: Branch, tag or commit of a repository.
+        quiet: Show no progress.
+        json: Print what was done as JSON, and show no progress.
+    """
+    from no_time_to_train.weights.fetch import fetch as fetch_weights
+
+    done = fetch_weights(name, root, source=source, revision=revision, quiet=quiet or json)
+    if json:
+        print(json_module.dumps(asdict(done) | {"path": str(done.path)}, indent=2))
+    else:
+        state = "is there and whole" if done.was_there else "fetched and checked"
+        print(f"{done.path}: {state}, {done.encoder or 'in no registry entry'}, {done.size:,} bytes")
+
+
+def validate(root: Path, deep: bool = False) -> None:
+    """Check that a folder holds an encoder's weights, whole.
+
+    Args:
+        root: The folder.
+        deep: Read every byte and compare with the hashes recorded when it was fetched.
+    """
+    from no_time_to_train.weights.manifest import check_folder
+
+    report = check_folder(root, deep=deep)
+    print(f"{root}: whole, {report.encoder or report.description}")
+
+
+def doctor(
+    encoder: str | None = None,
+    root: Path | None = None,
+    source: Literal["hub", "timm"] | None = None,
+    json: bool = False,
+) -> int:
+    """Find out why weights cannot be had: network, token, access, disk, cache, files, one after another.
+
+    Args:
+        encoder: A registry name or a Hub id; without it, access and files are left out.
+        root: The folder that is to hold the weights.
+        source: `timm` for timm's ungated copies.
+        json: Print JSON.
+
+    Returns:
+        0 if nothing is wrong, 1 if something is.
+    """
+    from no_time_to_train.weights.doctor import as_text, examine
+
+    findings = examine(encoder, root, source=source)
+    if json:
+        print(json_module.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        print(as_text(findings))
+    return int(any(finding.state == "failed" for finding in findings))
+
+
+def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, json: bool = False) -> None:
+    """Fetch the DINOv3 weights that a training's JSON configuration wants.
+
+    It reads `train.dino_root`, the folder that is to hold them (relative to the configuration's own folder), or else
+    `paths.dataset_root`, in which a folder with the model's name is made; and `train.dino_model`, if it is there.
+
+    Args:
+        config_file: The configuration; written `--config`.
+        model: A registry name or a Hub id, before the configuration's.
+        quiet: Show no progress.
+        json: Print what was done as JSON, and show no progress.
+    """
+    from no_time_to_train.weights.fetch import DEFAULT_MODEL
+
+    settings = _read_settings(config_file)
+    train, paths = _section(settings, "train", config_file), _section(settings, "paths", config_file)
+    name = model or _text(train, "dino_model", config_file) or DEFAULT_MODEL
+    root, data = _text(train, "dino_root", config_file), _text(paths, "dataset_root", config_file)
+    if root is None and data is None:
+        raise ConfigError(
+            f"{config_file} says neither train.dino_root nor paths.dataset_root",
+            remedy="set train.dino_root to the folder that is to hold the weights",
+        )
+    folder = config_file.parent / (root if root is not None else Path(data or "") / name.rpartition("/")[2])
+    fetch(name, folder, quiet=quiet, json=json)
+
+
+def _read_settings(path: Path) -> dict[str, object]:
+    try:
+        settings = json_module.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", remedy="check --config") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}", remedy="correct it") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds a {type(settings).__name__}, expected an object", remedy="correct it")
+    return settings
+
+
+def _section(settings: dict[str, object], name: str, path: Path) -> dict[str, object]:
+    section = settings.get(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name} in {path} is no object", remedy="correct it")
+    return section
+
+
+def _text(section: dict[str, object], name: str, path: Path) -> str | None:
+    value = section.get(name)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(f"{name} in {path} is {value!r}, expected a text", remedy="correct it")
+    return value
