@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "no_time_to_train"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "distributed", "registry"),
-    ("matching", "weights", "data"),
-    ("models",),
+    ("matching", "weights", "data", "image_sizes"),
+    ("models", "jax_models"),
     ("evaluation", "visualization"),
     ("quickstart",),
     ("pl_wrapper", "weights_commands"),

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.models.encoder import architecture_of
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.registry import (
     ALIASES,
@@ -14,6 +13,7 @@ from no_time_to_train.registry import (
     EncoderConfig,
     resolve_encoder,
 )
+from no_time_to_train.weights.entries import architecture_of
 
 
 def test_the_table_is_whole() -> None:

@@ -1,4 +1,4 @@
-"""`ntt convert`: an encoder's weights from any layout to a Hugging Face folder or to Meta's file."""
+"""`ntt convert`: an encoder's weights from any layout to a Hugging Face folder, Meta's file, or an Equinox file."""
 
 import json
 from dataclasses import replace
@@ -10,16 +10,18 @@ from torch import Tensor
 
 from no_time_to_train.errors import OutputError
 from no_time_to_train.files import atomic_folder, write_text_atomic
-from no_time_to_train.models.encoder import entry_of
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import EncoderConfig
-from no_time_to_train.weights.convert import meta_tensors, transformers_tensors, write_pickle, write_safetensors
+from no_time_to_train.weights.convert import meta_tensors, transformers_tensors
+from no_time_to_train.weights.entries import entry_of
+from no_time_to_train.weights.equinox_source import periods_of, read_equinox_source, rope_periods
 from no_time_to_train.weights.files import read_stored
+from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.layouts import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
-from no_time_to_train.weights.load import ROPE_PERIODS, periods_in, source_of
+from no_time_to_train.weights.load import ROPE_PERIODS, source_of
 from no_time_to_train.weights.ranges import locate_tensors
+from no_time_to_train.weights.writing import write_equinox, write_pickle, write_safetensors
 
-Target = Literal["hf", "meta"]
+Target = Literal["hf", "meta", "equinox"]
 
 _META = {"dinov3_vit": META_DINOV3_VIT, "dinov3_convnext": META_DINOV3_CONVNEXT, "dinov2": META_DINOV2}
 _PROCESSORS = {
@@ -38,31 +40,33 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
 
     Args:
         source: What `build_encoder_from_checkpoint` reads.
-        destination: A new or empty folder for `hf`; a new file for `meta`.
-        to: `hf` is a folder that transformers' `AutoModel` opens; `meta` is a state dict by Meta's names (`.pth`).
+        destination: A new or empty folder for `hf`; a new file for `meta` and `equinox`.
+        to: `hf` is a folder that transformers' `AutoModel` opens; `meta` is a state dict by Meta's names (`.pth`);
+            `equinox` holds the leaves of `no_time_to_train.jax_models` (`.eqx`).
 
     Returns:
         The destination.
 
     Raises:
         WeightsNotFoundError: There is no source.
-        WeightsFormatError: The source is damaged, in no known layout, or does not fit Meta's.
+        WeightsFormatError: The source is damaged, in no known layout, or the other has no place for it.
         OutputError: The destination is taken, or cannot be written.
     """
     source, destination = Path(source), Path(destination)
     taken = destination.exists() and not (destination.is_dir() and to == "hf" and not any(destination.iterdir()))
     if taken:
         raise OutputError(f"{destination} is there already", remedy="name a new one, or remove it first")
+    if to == "equinox":
+        _write_equinox(source, destination)
+        return destination
     stored = read_stored(source, headers_only=True)
-    found = source_of(stored, source)
-    located = locate_tensors(source)
+    found, located = source_of(stored, source), locate_tensors(source)
     tensors = transformers_tensors(located, str(source))
-    # In the dtype in which they are stored.
-    periods = located["rope_embed.periods"].load() if "rope_embed.periods" in located else periods_in(stored.metadata)
+    periods = periods_of(stored, located)
     if to == "meta":
         layout = _META[found.architecture.family]
         if layout is META_DINOV3_VIT and periods is None:
-            periods = _periods(entry_of(found), float(found.model_config.get("rope_theta", 100)))
+            periods = rope_periods(entry_of(found), float(found.model_config.get("rope_theta", 100)))
         write_pickle(destination, meta_tensors(tensors, layout, rope_periods=periods, source=str(source)))
         return destination
     entry = entry_of(found)
@@ -87,10 +91,13 @@ def _as_json(periods: Tensor) -> str:
     return json.dumps({"dtype": dtype, "values": periods.double().tolist()})
 
 
-def _periods(entry: EncoderConfig, base: float) -> Tensor:
-    """Return the RoPE periods by the formula, in float32, as Meta computes them."""
-    quarter = entry.embed_dim // entry.num_heads // 4
-    return base ** (torch.arange(quarter, dtype=torch.float32) / quarter)
+def _write_equinox(source: Path, destination: Path) -> None:
+    if destination.suffix != ".eqx":
+        raise OutputError(f"{destination} is no name of an Equinox file", remedy="let it end in .eqx")
+    found = read_equinox_source(source)
+    files = read_stored(source, headers_only=True).files
+    header = {**found.header(), "source": {file.name: sha256_of(file) for file in files}}
+    write_equinox(destination, found.leaves, header)
 
 
 def preprocessor_config(

@@ -5,28 +5,28 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from no_time_to_train.errors import ImageSizeError, ShapeMismatchError, WeightsNotFoundError
+from no_time_to_train.errors import WeightsNotFoundError
+from no_time_to_train.image_sizes import check_image_size, grid_size
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig, resolve_encoder
-from no_time_to_train.weights.architecture import fitting_entries, known_sizes, matches
+from no_time_to_train.registry import EncoderConfig, resolve_encoder
+from no_time_to_train.weights.architecture import matches
+from no_time_to_train.weights.entries import architecture_of, entry_of, stated_normalisation, wrong_architecture
 from no_time_to_train.weights.load import assign_tensors, read_source
-from no_time_to_train.weights.source import Architecture, WeightsSource
+from no_time_to_train.weights.source import WeightsSource
 
 log = logging.getLogger(__name__)
 
 # What decides features beside the tensors. The rest of a config.json says how its file was made.
 _NOT_IN_TENSORS = ("model_type", "num_attention_heads", "layer_norm_eps", "hidden_act")
-_POSITIONS_OF_518 = (518 // 14) ** 2 + 1
 
 
 class EncoderFeatures(NamedTuple):
@@ -132,38 +132,6 @@ class FeatureEncoder(nn.Module):
         )
 
 
-def grid_size(height: int, width: int, config: EncoderConfig) -> tuple[int, int]:
-    """Return the rows and columns of patch tokens for an image of that size in pixels.
-
-    Example:
-        >>> from no_time_to_train.registry import resolve_encoder
-        >>> grid_size(64, 96, resolve_encoder("small"))
-        (4, 6)
-    """
-    return height // config.patch_size, width // config.patch_size
-
-
-def check_image_size(height: int, width: int, config: EncoderConfig) -> None:
-    """Refuse a size in pixels that the encoder would crop silently.
-
-    Raises:
-        ImageSizeError: With the nearest sizes that fit.
-    """
-    patch = config.patch_size
-    if config.family == "dinov3_convnext":
-        if min(height, width) < patch:
-            raise ImageSizeError(
-                f"{config.name} got an image of {height}x{width}, expected at least {patch}x{patch}",
-                remedy=f"resize to {patch} pixels or more",
-            )
-    elif height % patch or width % patch or min(height, width) < patch:
-        near = [max(patch, round(side / patch) * patch) for side in (height, width)]
-        raise ImageSizeError(
-            f"{config.name} got an image of {height}x{width}, expected multiples of its patch size {patch}",
-            remedy=f"use {near[0]}x{near[1]}",
-        )
-
-
 def build_encoder(
     name: str,
     ckpt_path: Path | str | None = None,
@@ -195,7 +163,7 @@ def build_encoder(
     if ckpt_path is not None:
         source = read_source(ckpt_path)
         if not matches(entry, source.architecture):
-            raise _wrong_architecture(entry, source)
+            raise wrong_architecture(entry, source.path, source.architecture)
         if entry.ffn_from_checkpoint:
             entry = replace(entry, ffn=source.architecture.ffn, ffn_dim=source.architecture.ffn_dim)
         _warn_about_preprocessor(entry, source)
@@ -246,25 +214,6 @@ def build_encoder_from_checkpoint(
     return _from_source(source, entry_of(source), img_size=img_size, dtype=dtype, device=device)
 
 
-def architecture_of(entry: EncoderConfig) -> Architecture:
-    """Return the architecture that a registry entry describes."""
-    return Architecture(
-        family=entry.family,
-        embed_dim=entry.embed_dim,
-        depth=entry.depth,
-        num_heads=entry.num_heads,
-        ffn=entry.ffn,
-        ffn_dim=entry.ffn_dim,
-        patch_size=entry.patch_size,
-        num_storage_tokens=entry.num_storage_tokens,
-        stage_depths=entry.stage_depths,
-        stage_dims=entry.stage_dims,
-        query_bias=entry.qkv_bias,
-        key_bias=entry.family == "dinov2",
-        num_positions=_POSITIONS_OF_518 if entry.family == "dinov2" else 0,
-    )
-
-
 def _from_source(
     source: WeightsSource,
     entry: EncoderConfig,
@@ -305,53 +254,8 @@ def _restore_rope(
     rope.inv_freq = inverse.to(device if device is not None else next(model.parameters()).device)
 
 
-def entry_of(source: WeightsSource) -> EncoderConfig:
-    """Find the registry entry of a checkpoint's architecture, or make one; a stated normalisation goes before."""
-    architecture = source.architecture
-    fitting = fitting_entries(architecture)
-    if fitting:
-        entry = fitting[0]
-    else:
-        patch = architecture.patch_size
-        entry = EncoderConfig(
-            name=f"{architecture.family}_{architecture.embed_dim}x{architecture.depth}",
-            family=architecture.family,
-            embed_dim=architecture.embed_dim,
-            depth=architecture.depth,
-            num_heads=_num_heads(source),
-            ffn=architecture.ffn,
-            ffn_dim=architecture.ffn_dim,
-            patch_size=patch,
-            num_storage_tokens=architecture.num_storage_tokens,
-            stage_depths=architecture.stage_depths,
-            stage_dims=architecture.stage_dims,
-            qkv_bias=architecture.query_bias,
-            default_img_size=max(1, 592 // patch) * patch,
-            license="unknown",
-        )
-    stated = _stated_normalisation(source.preprocessor)
-    return replace(entry, image_mean=stated[0], image_std=stated[1]) if stated else entry
-
-
-def _num_heads(source: WeightsSource) -> int:
-    if source.architecture.num_heads is not None:
-        return source.architecture.num_heads
-    stated = source.model_config.get("num_attention_heads")
-    # Heads of 64 are the rule in the whole DINO family but for the 7B, which the registry knows.
-    return int(stated) if stated else max(1, math.ceil(source.architecture.embed_dim / 64))
-
-
-def _stated_normalisation(
-    preprocessor: Mapping[str, Any],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
-    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
-    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3):
-        return None
-    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
-
-
 def _warn_about_preprocessor(entry: EncoderConfig, source: WeightsSource) -> None:
-    stated = _stated_normalisation(source.preprocessor)
+    stated = stated_normalisation(source.preprocessor)
     if stated and not all(
         math.isclose(a, b, abs_tol=5e-4)  # the Hub's files round to three digits
         for a, b in zip((*stated[0], *stated[1]), (*entry.image_mean, *entry.image_std), strict=True)
@@ -362,14 +266,3 @@ def _warn_about_preprocessor(entry: EncoderConfig, source: WeightsSource) -> Non
             UserWarning,
             stacklevel=3,
         )
-
-
-def _wrong_architecture(entry: EncoderConfig, source: WeightsSource) -> ShapeMismatchError:
-    fitting = [other.name for other in ENCODER_CONFIGS.values() if matches(other, source.architecture)]
-    held = f"the file is {' or '.join(fitting)}" if fitting else "the file is in no registry entry"
-    remedy = f"set encoder_cfg.name to {fitting[0]}" if fitting else "name the encoder that the file was made for"
-    return ShapeMismatchError(
-        f"{source.path} does not hold {entry.name}: {held} ({known_sizes(source.architecture)}, "
-        f"expected {known_sizes(architecture_of(entry))})",
-        remedy=f"{remedy}, or give the weights of {entry.name}",
-    )

@@ -1,41 +1,25 @@
-"""From one layout to another, tensor by tensor, without loading a file that may be larger than the memory."""
+"""From one layout's names and shapes to another's, without loading what may be larger than the memory."""
 
-import json
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
-from no_time_to_train.files import atomic_path
+from no_time_to_train.weights.layout import Layout, Split
 from no_time_to_train.weights.layouts import (
     META_DINOV3_CONVNEXT,
     META_DINOV3_VIT,
-    Layout,
-    Split,
     check_parts,
     detect_layout,
     find_rule,
     refuse_unknown,
+    shape_in_transformers,
 )
-from no_time_to_train.weights.ranges import StoredTensor, of_values, parts_of, stacked
-
-_BLOCK = 1 << 24
-_KINDS = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-}
+from no_time_to_train.weights.layouts_jax import in_order_of_leaves
+from no_time_to_train.weights.ranges import StoredTensor, of_values, stacked
 
 
 def transformers_tensors(stored: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
@@ -68,9 +52,10 @@ def transformers_tensors(stored: Mapping[str, StoredTensor], source: str) -> dic
         elif isinstance(rule, str):
             mapped[prefix + rule] = tensor
     refuse_unknown(unknown, layout, source)
-    mask = mapped.get("embeddings.mask_token")
-    if mask is not None and layout.family == "dinov3_vit":
-        mapped["embeddings.mask_token"] = replace(mask, shape=(1, 1, mask.shape[-1]))
+    mapped = {
+        name: replace(tensor, shape=shape_in_transformers(name, tensor.shape, layout.family))
+        for name, tensor in mapped.items()
+    }
     return _without_zero_key_biases(mapped)
 
 
@@ -88,6 +73,51 @@ def meta_tensors(
     Raises:
         KeyMismatchError: Tensors that Meta's layout has no place for.
     """
+    renamed = _in_layout(mapped, layout, source)
+    if layout is META_DINOV3_VIT:
+        if "mask_token" in renamed:
+            mask = renamed["mask_token"]
+            renamed["mask_token"] = replace(mask, shape=(1, mask.shape[-1]))
+        if rope_periods is not None:
+            renamed["rope_embed.periods"] = of_values(rope_periods)
+        for name in [name for name in renamed if name.endswith("attn.qkv.bias")]:
+            renamed[f"{name}_mask"] = _bias_mask(renamed[name])
+    if layout is META_DINOV3_CONVNEXT:
+        renamed |= {f"norms.3.{part}": mapped[f"layer_norm.{part}"] for part in ("weight", "bias")}
+    return renamed
+
+
+def equinox_tensors(
+    mapped: Mapping[str, StoredTensor], layout: Layout, *, rope_periods: Tensor | None, source: str
+) -> dict[str, StoredTensor]:
+    """Give tensors by transformers' current names the names, shapes and order of the leaves of our Equinox models.
+
+    Args:
+        mapped: As `transformers_tensors` gave them.
+        layout: Which of our Equinox layouts.
+        rope_periods: Of a ViT.
+        source: The file's name, for messages.
+
+    Raises:
+        KeyMismatchError: Tensors that the model has no place for.
+    """
+    renamed = _in_layout(mapped, layout, source)
+    if rope_periods is not None:
+        renamed["rope_periods"] = of_values(rope_periods)
+    for name, tensor in renamed.items():
+        # Equinox adds a convolution's bias to (channels, height, width).
+        convolution = renamed.get(f"{name.removesuffix('.bias')}.weight") if name.endswith(".bias") else None
+        if convolution is not None and len(convolution.shape) == 4:
+            renamed[name] = replace(tensor, shape=(*tensor.shape, 1, 1))
+    return {name: renamed[name] for name in in_order_of_leaves(renamed, layout)}
+
+
+def _in_layout(mapped: Mapping[str, StoredTensor], layout: Layout, source: str) -> dict[str, StoredTensor]:
+    """Give tensors by transformers' current names those of another layout.
+
+    Raises:
+        KeyMismatchError: Tensors that the layout has no place for.
+    """
     renamed: dict[str, StoredTensor] = {}
     placed: set[str] = set()
     for name, rule in layout.top.items():
@@ -95,121 +125,25 @@ def meta_tensors(
             renamed[name] = mapped[rule]
             placed.add(rule)
     blocks = _blocks(mapped, layout)
-    for meta_prefix, (prefix, leaves) in blocks.items():
+    for prefix_there, (prefix, leaves) in blocks.items():
         gated = "mlp.gate_proj.weight" in leaves
         for name, rule in layout.leaf.items():
             if isinstance(rule, Split) and rule.names[0] in leaves:
-                renamed[meta_prefix + name] = _joined([mapped.get(prefix + part) for part in rule.names])
+                renamed[prefix_there + name] = _joined([mapped.get(prefix + part) for part in rule.names])
                 placed |= {prefix + part for part in rule.names}
             elif isinstance(rule, str) and rule in leaves and not _of_other_ffn(name, gated=gated):
-                renamed[meta_prefix + name] = mapped[prefix + rule]
+                renamed[prefix_there + name] = mapped[prefix + rule]
                 placed.add(prefix + rule)
         for name in leaves & {"weight", "bias"}:  # of a ConvNeXt's downsampling
-            renamed[meta_prefix + name] = mapped[prefix + name]
+            renamed[prefix_there + name] = mapped[prefix + name]
             placed.add(prefix + name)
-        if f"{meta_prefix}attn.qkv.bias" in renamed and layout is META_DINOV3_VIT:
-            renamed[f"{meta_prefix}attn.qkv.bias_mask"] = _bias_mask(renamed[f"{meta_prefix}attn.qkv.bias"])
     left = sorted(mapped.keys() - placed)
     if left:
         raise KeyMismatchError(
             f"{len(left)} tensors of {source} have no place in the layout {layout.name}: {', '.join(left[:10])}",
             remedy="convert it to hf instead",
         )
-    if layout is META_DINOV3_VIT:
-        if "mask_token" in renamed:
-            mask = renamed["mask_token"]
-            renamed["mask_token"] = replace(mask, shape=(1, mask.shape[-1]))
-        if rope_periods is not None:
-            renamed["rope_embed.periods"] = of_values(rope_periods)
-    if layout is META_DINOV3_CONVNEXT:
-        renamed |= {f"norms.3.{part}": mapped[f"layer_norm.{part}"] for part in ("weight", "bias")}
     return renamed
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, copying bytes.
-
-    Raises:
-        WeightsFormatError: A dtype that no encoder has, or a source that ended early.
-        OutputError: The file cannot be written.
-    """
-    tensors = dict(sorted(tensors.items()))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
-    end = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _KINDS:
-            raise WeightsFormatError(f"{name} is {tensor.dtype}, which no encoder has", remedy="name the original file")
-        begin, end = end, end + tensor.num_bytes
-        header[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    content = json.dumps(header).encode()
-    content += b" " * (-len(content) % 8)
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(content)) + content)
-        for tensor in tensors.values():
-            _copy(tensor, stream, checksum=False)
-        # A hole at the end is no part of the file yet.
-        stream.truncate(8 + len(content) + end)
-
-
-def write_pickle(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a state dict as `torch.save` does, copying bytes.
-
-    Raises:
-        WeightsFormatError: A source that ended early.
-        OutputError: The file cannot be written.
-    """
-    with FakeTensorMode():
-        fakes = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        # torch reserves the space of each tensor; where it begins is known when the file is read again.
-        with torch.serialization.skip_data(materialize_fake_tensors=True):
-            torch.save(fakes, temporary)
-        with FakeTensorMode():
-            written = torch.load(temporary, weights_only=True)
-        offsets = {name: written[name].untyped_storage()._checkpoint_offset for name in tensors}
-        sums: dict[int, int] = {}
-        with temporary.open("r+b") as stream:
-            for name, tensor in tensors.items():
-                stream.seek(offsets[name])
-                sums[offsets[name]] = _copy(tensor, stream)
-        _mend_checksums(temporary, sums)
-
-
-def _mend_checksums(path: Path, sums: Mapping[int, int]) -> None:
-    """Put the right CRC-32 where a zip archive states that of a record, by where the record's bytes begin."""
-    with zipfile.ZipFile(path) as archive:
-        entries, start = archive.infolist(), archive.start_dir
-    with path.open("r+b") as stream:
-        for entry in entries:
-            stream.seek(start)
-            head = stream.read(46)
-            name_length, extra_length, comment_length = struct.unpack("<HHH", head[28:34])
-            stream.seek(entry.header_offset + 26)
-            local_name, local_extra = struct.unpack("<HH", stream.read(4))
-            begin = entry.header_offset + 30 + local_name + local_extra
-            if begin in sums:
-                checksum = struct.pack("<I", sums[begin])
-                stream.seek(start + 16)
-                stream.write(checksum)
-                # A record whose size was not known at first states its sum behind its bytes.
-                described_behind = entry.flag_bits & 8
-                stream.seek(begin + entry.file_size + 4 if described_behind else entry.header_offset + 14)
-                stream.write(checksum)
-            start += 46 + name_length + extra_length + comment_length
-
-
-def _copy(tensor: StoredTensor, stream: BinaryIO, *, checksum: bool = True) -> int:
-    """Append a tensor's bytes and return their CRC-32, or 0 if it is not asked for."""
-    total = 0
-    for piece in tensor.pieces:
-        for part in parts_of(piece, _BLOCK):
-            if not checksum and isinstance(part, int):
-                stream.seek(part, 1)
-                continue
-            content = bytes(part) if isinstance(part, int) else part
-            stream.write(content)
-            total = zlib.crc32(content, total) if checksum else 0
-    return total
 
 
 def _masked(name: str, tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> StoredTensor:

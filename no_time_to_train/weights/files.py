@@ -1,4 +1,4 @@
-"""Reading tensors from weight files: safetensors, sharded safetensors and Meta's pickled state dicts.
+"""Reading tensors from weight files: safetensors, sharded or not, pickled state dicts, Equinox files.
 
 Nothing here knows a model. Tensors are memory-mapped, so that looking at a file does not load it.
 """
@@ -17,10 +17,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.weights import eqx
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 LIGHTNING_KEY = "pytorch-lightning_version"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", *PICKLE_SUFFIXES, *eqx.SUFFIXES)
 # How torch 2.15 names what a pickle asks for and may not have.
 _REFUSED = re.compile(r"[^\n:]*(?:GLOBAL|Unsupported (?:class|global))[^\n]*?(?= Please|\n|$)")
 _DTYPES = {
@@ -49,7 +51,7 @@ def find_weights_file(path: Path) -> Path:
             if (path / name).is_file():
                 return find_weights_file(path / name)
         # A folder that was fetched from a link holds one file under its own name.
-        alone = [file for file in sorted(path.iterdir()) if file.suffix in (".safetensors", *PICKLE_SUFFIXES)]
+        alone = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
         if len(alone) == 1:
             return find_weights_file(alone[0])
         held = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
@@ -75,12 +77,14 @@ class StoredTensors:
         files: The files that hold them.
         container: What kind of files those are.
         metadata: What a safetensors file says beside its tensors.
+        header: What an Equinox file says before its arrays, or Equimo beside them.
     """
 
     tensors: dict[str, Tensor]
     files: tuple[Path, ...]
     container: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    header: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -93,8 +97,9 @@ def read_stored(path: Path, *, headers_only: bool = False) -> StoredTensors:
 
     Args:
         path: A `.safetensors` file, a Hugging Face folder (sharded or not), a pickled state dict (`.pth`, `.pt`), plain
-            or under the key ``model`` or ``state_dict``, or a checkpoint of this package's own training (`.ckpt`), of
-            which the tensors of the trained model are taken.
+            or under the key ``model`` or ``state_dict``, a checkpoint of this package's own training (`.ckpt`), of
+            which the tensors of the trained model are taken, an Equinox file that `ntt convert` wrote (`.eqx`), or an
+            Equimo archive (`.tar.lz4`).
         headers_only: Give tensors on the meta device, which have shape and dtype and no values.
 
     Raises:
@@ -110,8 +115,11 @@ def read_stored(path: Path, *, headers_only: bool = False) -> StoredTensors:
         return StoredTensors(tensors, (file,), "safetensors", metadata)
     if file.suffix in PICKLE_SUFFIXES:
         return _read_pickle(file, headers_only=headers_only)
+    if file.suffix in eqx.SUFFIXES:
+        found = eqx.read_eqx(file)
+        return StoredTensors(found.tensors(headers_only=headers_only), (file,), found.container, header=found.header)
     raise WeightsFormatError(
-        f"{file} has the ending {file.suffix!r}, expected .safetensors, {', '.join(PICKLE_SUFFIXES)} or a folder",
+        f"{file} has the ending {file.suffix!r}, expected {', '.join(SUFFIXES)} or a folder",
         remedy="name the weights file, or rename it if the ending is wrong",
     )
 

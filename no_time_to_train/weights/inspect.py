@@ -13,7 +13,8 @@ from torch import Tensor
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import fitting_entries, known_sizes
 from no_time_to_train.weights.files import StoredTensors, read_stored
-from no_time_to_train.weights.layouts import Drop, detect_layout, find_rule
+from no_time_to_train.weights.layout import Drop
+from no_time_to_train.weights.layouts import detect_layout, find_rule
 from no_time_to_train.weights.layouts_sam2 import (
     hiera_shape,
     image_part_of_transformers,

@@ -8,80 +8,32 @@ Source: state dicts of facebookresearch/dinov3 at 6876159, facebookresearch/dino
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
+from no_time_to_train.weights.layout import (
+    ATTENTION,
+    Drop,
+    Layout,
+    Rule,
+    Split,
+    identity,
+    weight_and_bias,
+)
+from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT, EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
 from no_time_to_train.weights.source import Family
 
-
-@dataclass(frozen=True)
-class Drop:
-    """A tensor that is left out on purpose."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Split:
-    """A tensor that becomes several of equal height, in this order."""
-
-    names: tuple[str, ...]
-
-
-Rule = str | Split | Drop
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one kind of file names its tensors.
-
-    Attributes:
-        name: For messages and reports.
-        family: The transformers model that takes the tensors.
-        signature: Names that are all in a file of this layout, and not all in one of another.
-        top: Rules by name, for tensors outside the blocks.
-        block: Pattern of the prefix of a block's tensors.
-        block_target: The prefix in transformers, with the pattern's groups.
-        leaf: Rules by the name within a block.
-        downsample: Like block, for a ConvNeXt's downsampling layers.
-    """
-
-    name: str
-    family: Family
-    signature: tuple[str, ...]
-    top: Mapping[str, Rule]
-    block: str
-    block_target: str
-    leaf: Mapping[str, Rule]
-    downsample: str | None = field(default=None)
-
-
-def _identity(*names: str) -> dict[str, Rule]:
-    return {name: name for name in names}
-
-
-def _weight_and_bias(rules: Mapping[str, str | tuple[str, ...]]) -> dict[str, Rule]:
-    """Write out the rules of modules for their weight and their bias."""
-    return {
-        f"{old}.{part}": f"{new}.{part}" if isinstance(new, str) else Split(tuple(f"{name}.{part}" for name in new))
-        for old, new in rules.items()
-        for part in ("weight", "bias")
-    }
-
-
-_ATTENTION = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
 _NO_LOCAL_CROPS = Drop("the norm of local crops; Meta uses it in training only")
 _MASKED_OUT = Drop("it zeroes the key bias, which has been applied")
 _ALIAS = Drop("an alias of norm")
 
 _META_BLOCK: dict[str, Rule] = {
-    **_weight_and_bias(
+    **weight_and_bias(
         {
             "norm1": "norm1",
-            "attn.qkv": _ATTENTION,
+            "attn.qkv": ATTENTION,
             "attn.proj": "attention.o_proj",
             "norm2": "norm2",
         }
@@ -98,7 +50,7 @@ META_DINOV3_VIT = Layout(
         "cls_token": "embeddings.cls_token",
         "storage_tokens": "embeddings.register_tokens",
         "mask_token": "embeddings.mask_token",
-        **_weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings", "norm": "norm"}),
+        **weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings", "norm": "norm"}),
         "rope_embed.periods": Drop("they go into the rotary embedding's buffer, not into a parameter"),
         "local_cls_norm.weight": _NO_LOCAL_CROPS,
         "local_cls_norm.bias": _NO_LOCAL_CROPS,
@@ -108,7 +60,7 @@ META_DINOV3_VIT = Layout(
     leaf={
         **_META_BLOCK,
         "attn.qkv.bias_mask": _MASKED_OUT,
-        **_weight_and_bias(
+        **weight_and_bias(
             {
                 "mlp.fc1": "mlp.up_proj",
                 "mlp.fc2": "mlp.down_proj",
@@ -125,7 +77,7 @@ META_DINOV3_CONVNEXT = Layout(
     family="dinov3_convnext",
     signature=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"),
     top={
-        **_weight_and_bias({"norm": "layer_norm"}),
+        **weight_and_bias({"norm": "layer_norm"}),
         "norms.3.weight": _ALIAS,
         "norms.3.bias": _ALIAS,
     },
@@ -133,7 +85,7 @@ META_DINOV3_CONVNEXT = Layout(
     block_target=r"model.stages.\1.layers.\2.",
     leaf={
         "gamma": "gamma",
-        **_weight_and_bias(
+        **weight_and_bias(
             {
                 "dwconv": "depthwise_conv",
                 "norm": "layer_norm",
@@ -154,13 +106,13 @@ META_DINOV2 = Layout(
         "pos_embed": "embeddings.position_embeddings",
         "register_tokens": "embeddings.register_tokens",
         "mask_token": "embeddings.mask_token",
-        **_weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm"}),
+        **weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm"}),
     },
     block=r"blocks\.(\d+)\.",
     block_target=r"encoder.layer.\1.",
     leaf={
         **_META_BLOCK,
-        **_weight_and_bias(
+        **weight_and_bias(
             {
                 "mlp.fc1": "mlp.fc1",
                 "mlp.fc2": "mlp.fc2",
@@ -172,16 +124,16 @@ META_DINOV2 = Layout(
 )
 
 _HF_VIT_TOP: dict[str, Rule] = {
-    **_identity("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token"),
-    **_weight_and_bias({"embeddings.patch_embeddings": "embeddings.patch_embeddings", "norm": "norm"}),
+    **identity("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token"),
+    **weight_and_bias({"embeddings.patch_embeddings": "embeddings.patch_embeddings", "norm": "norm"}),
 }
 _HF_VIT_LEAF: dict[str, Rule] = {
-    **_weight_and_bias(
+    **weight_and_bias(
         {
             name: name
             for name in (
                 "norm1",
-                *_ATTENTION,
+                *ATTENTION,
                 "attention.o_proj",
                 "norm2",
                 "mlp.up_proj",
@@ -190,7 +142,7 @@ _HF_VIT_LEAF: dict[str, Rule] = {
             )
         }
     ),
-    **_identity("layer_scale1.lambda1", "layer_scale2.lambda1"),
+    **identity("layer_scale1.lambda1", "layer_scale2.lambda1"),
 }
 
 HF_DINOV3_VIT = Layout(
@@ -214,14 +166,14 @@ HF_DINOV3_VIT_FLAT = Layout(
 
 _HF_CONVNEXT_LEAF: dict[str, Rule] = {
     "gamma": "gamma",
-    **_weight_and_bias({name: name for name in ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2")}),
+    **weight_and_bias({name: name for name in ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2")}),
 }
 
 HF_DINOV3_CONVNEXT = Layout(
     name="transformers DINOv3 ConvNeXt",
     family="dinov3_convnext",
     signature=("model.stages.0.downsample_layers.0.weight",),
-    top=_weight_and_bias({"layer_norm": "layer_norm"}),
+    top=weight_and_bias({"layer_norm": "layer_norm"}),
     block=r"model\.stages\.(\d+)\.layers\.(\d+)\.",
     block_target=r"model.stages.\1.layers.\2.",
     leaf=_HF_CONVNEXT_LEAF,
@@ -231,7 +183,7 @@ HF_DINOV3_CONVNEXT_FLAT = Layout(
     name="transformers DINOv3 ConvNeXt, before 5.4",
     family="dinov3_convnext",
     signature=("stages.0.downsample_layers.0.weight",),
-    top=_weight_and_bias({"layer_norm": "layer_norm"}),
+    top=weight_and_bias({"layer_norm": "layer_norm"}),
     block=r"stages\.(\d+)\.layers\.(\d+)\.",
     block_target=r"model.stages.\1.layers.\2.",
     leaf=_HF_CONVNEXT_LEAF,
@@ -243,13 +195,13 @@ HF_DINOV2 = Layout(
     family="dinov2",
     signature=("embeddings.position_embeddings", "embeddings.patch_embeddings.projection.weight"),
     top={
-        **_identity(
+        **identity(
             "embeddings.cls_token",
             "embeddings.position_embeddings",
             "embeddings.register_tokens",
             "embeddings.mask_token",
         ),
-        **_weight_and_bias(
+        **weight_and_bias(
             {
                 "embeddings.patch_embeddings.projection": "embeddings.patch_embeddings.projection",
                 "layernorm": "layernorm",
@@ -260,7 +212,7 @@ HF_DINOV2 = Layout(
     block_target=r"encoder.layer.\1.",
     leaf={
         **_HF_VIT_LEAF,
-        **_weight_and_bias(
+        **weight_and_bias(
             {
                 "mlp.fc1": "mlp.fc1",
                 "mlp.fc2": "mlp.fc2",
@@ -285,17 +237,17 @@ TIMM_DINOV3_VIT = Layout(
     top={
         "cls_token": "embeddings.cls_token",
         "reg_token": "embeddings.register_tokens",
-        **_weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings", "norm": "norm"}),
+        **weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings", "norm": "norm"}),
     },
     block=r"blocks\.(\d+)\.",
     block_target=r"model.layer.\1.",
     leaf={
-        "attn.qkv.weight": Split(tuple(f"{name}.weight" for name in _ATTENTION)),
+        "attn.qkv.weight": Split(tuple(f"{name}.weight" for name in ATTENTION)),
         "attn.q_bias": "attention.q_proj.bias",
         "attn.v_bias": "attention.v_proj.bias",
         "gamma_1": "layer_scale1.lambda1",
         "gamma_2": "layer_scale2.lambda1",
-        **_weight_and_bias(
+        **weight_and_bias(
             {
                 "norm1": "norm1",
                 "attn.proj": "attention.o_proj",
@@ -313,7 +265,7 @@ TIMM_DINOV3_CONVNEXT = Layout(
     name="timm DINOv3 ConvNeXt",
     family="dinov3_convnext",
     signature=("stem.0.weight", "stages.0.blocks.0.conv_dw.weight"),
-    top=_weight_and_bias(
+    top=weight_and_bias(
         {
             "stem.0": "model.stages.0.downsample_layers.0",
             "stem.1": "model.stages.0.downsample_layers.1",
@@ -324,7 +276,7 @@ TIMM_DINOV3_CONVNEXT = Layout(
     block_target=r"model.stages.\1.layers.\2.",
     leaf={
         "gamma": "gamma",
-        **_weight_and_bias(
+        **weight_and_bias(
             {
                 "conv_dw": "depthwise_conv",
                 "norm": "layer_norm",
@@ -337,6 +289,9 @@ TIMM_DINOV3_CONVNEXT = Layout(
 )
 
 ENCODER_LAYOUTS = (
+    EQUINOX_DINOV3_VIT,
+    EQUINOX_DINOV3_CONVNEXT,
+    EQUIMO_DINOV3_VIT,
     META_DINOV3_VIT,
     META_DINOV3_CONVNEXT,
     META_DINOV2,
@@ -350,6 +305,7 @@ ENCODER_LAYOUTS = (
 )
 
 _SHOWN = 10
+_TOKENS = ("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token")
 
 
 def detect_layout(tensors: Mapping[str, Tensor], source: str) -> Layout:
@@ -390,9 +346,29 @@ def to_transformers(tensors: Mapping[str, Tensor], layout: Layout, source: str) 
             for part, value in zip(rule.names, tensor.chunk(len(rule.names)), strict=True):
                 mapped[prefix + part] = value
     refuse_unknown(unknown, layout, source)
-    if "embeddings.mask_token" in mapped and layout.family == "dinov3_vit":
-        mapped["embeddings.mask_token"] = mapped["embeddings.mask_token"].reshape(1, 1, -1)
-    return mapped
+    return {
+        name: tensor.reshape(shape_in_transformers(name, tensor.shape, layout.family))
+        for name, tensor in mapped.items()
+    }
+
+
+def shape_in_transformers(name: str, shape: Sequence[int], family: Family) -> tuple[int, ...]:
+    """Return the shape that transformers gives a tensor; other layouts add or leave out axes of length one.
+
+    Args:
+        name: By transformers.
+        shape: In the file.
+        family: Of the encoder.
+
+    Example:
+        >>> shape_in_transformers("embeddings.mask_token", (1, 384), "dinov3_vit")
+        (1, 1, 384)
+    """
+    if family == "dinov3_vit" and name in _TOKENS:
+        return (1,) * (3 - len(shape)) + tuple(shape)
+    if name.endswith(".bias") and len(shape) == 3:  # of a convolution, in Equinox
+        return (shape[0],)
+    return tuple(shape)
 
 
 def check_parts(name: str, shape: Sequence[int], rule: Split, source: str) -> None:

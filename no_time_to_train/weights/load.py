@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.weights.architecture import read_architecture
 from no_time_to_train.weights.files import StoredTensors, read_stored
+from no_time_to_train.weights.layout import Layout
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
+from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT
 from no_time_to_train.weights.source import WeightsSource
 
 # Where a safetensors file keeps the RoPE periods of Meta's file that it was made from, as JSON.
 ROPE_PERIODS = "rope_periods"
+# The tensors that hold them: Meta's, those of our Equinox models, Equimo's.
+_PERIODS = ("rope_embed.periods", "rope_periods", "local_pos_embed.periods")
 _SHOWN = 10
 
 
@@ -112,12 +116,10 @@ def source_of(stored: StoredTensors, path: Path) -> WeightsSource:
     """Map the tensors of an encoder's file, as `read_stored` gave them; see `read_source`."""
     raw = stored.tensors
     layout = detect_layout(raw, str(path))
-    periods = raw.get("rope_embed.periods")
-    if periods is None:
-        periods = periods_in(stored.metadata)
+    periods = stored_periods(stored)
     tensors = to_transformers(raw, layout, str(path))
     _drop_zero_key_biases(tensors)
-    folder = path if path.is_dir() else path.parent
+    config, preprocessor = _settings_beside(stored, layout, path)
     return WeightsSource(
         path=path,
         layout=layout.name,
@@ -126,8 +128,8 @@ def source_of(stored: StoredTensors, path: Path) -> WeightsSource:
         ),
         tensors=tensors,
         rope_periods=None if periods is None else periods.float(),
-        model_config=_read_json(folder / "config.json") if layout.name.startswith("transformers") else {},
-        preprocessor=_read_json(folder / "preprocessor_config.json") if layout.name.startswith("transformers") else {},
+        model_config=config,
+        preprocessor=preprocessor,
     )
 
 
@@ -140,13 +142,32 @@ def _drop_zero_key_biases(tensors: dict[str, Tensor]) -> None:
             del tensors[name]
 
 
-def periods_in(metadata: Mapping[str, str]) -> Tensor | None:
-    """Return the RoPE periods that `ntt convert` keeps in a safetensors file's metadata."""
+def stored_periods(stored: StoredTensors) -> Tensor | None:
+    """Return the RoPE periods that a file states, in the dtype in which it does; None where it states none.
+
+    Meta's files hold them as a tensor, folders that `ntt convert` wrote as metadata. An Equinox file always holds
+    them, and says in its header whether they were stored in the file that it was made from.
+    """
+    computed = stored.header.get("rope_periods") == "computed"
+    for name in _PERIODS:
+        if name in stored.tensors and not computed:
+            return stored.tensors[name]
     try:
-        content = json.loads(metadata[ROPE_PERIODS])
+        content = json.loads(stored.metadata[ROPE_PERIODS])
         return torch.tensor(content["values"], dtype=getattr(torch, content["dtype"]))
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _settings_beside(stored: StoredTensors, layout: Layout, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what stands beside the tensors in the words of `config.json` and `preprocessor_config.json`."""
+    if layout.name.startswith("transformers"):
+        folder = path if path.is_dir() else path.parent
+        return _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
+    if layout is EQUIMO_DINOV3_VIT:
+        heads = stored.header.get("model_config", {}).get("num_heads")
+        return ({"num_attention_heads": heads} if isinstance(heads, int) else {}), {}
+    return dict(stored.header.get("config", {})), dict(stored.header.get("preprocessor", {}))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

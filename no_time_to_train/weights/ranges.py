@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import WeightsFormatError
+from no_time_to_train.weights import eqx
 from no_time_to_train.weights.files import PICKLE_SUFFIXES, pickled_tensors, read_stored
 
 
@@ -63,6 +67,12 @@ class StoredTensor:
         else:
             cut = piece[part * length : (part + 1) * length]
         return replace(self, shape=(self.shape[0] // parts, *self.shape[1:]), pieces=(cut,))
+
+    def load_array(self) -> Shaped[np.ndarray, "..."]:
+        """Read the values for NumPy and JAX; bfloat16 is that of `ml_dtypes`."""
+        content = b"".join(read_piece(piece) for piece in self.pieces)
+        kind = ml_dtypes.bfloat16 if self.dtype == torch.bfloat16 else str(self.dtype).removeprefix("torch.")
+        return np.frombuffer(content, dtype=kind).reshape(self.shape)
 
     def load(self) -> Tensor:
         """Read the values; for small tensors."""
@@ -142,6 +152,12 @@ def locate_tensors(path: Path) -> dict[str, StoredTensor]:
     stored = read_stored(path, headers_only=True)
     if stored.files[0].suffix in PICKLE_SUFFIXES:
         return _in_pickle(stored.files[0])
+    if stored.files[0].suffix in eqx.SUFFIXES:
+        found_file = eqx.read_eqx(stored.files[0])
+        return {
+            name: StoredTensor(array.dtype, array.shape, (FileRange(found_file.data, array.offset, array.num_bytes),))
+            for name, array in found_file.arrays.items()
+        }
     found: dict[str, StoredTensor] = {}
     for file in stored.files:
         with file.open("rb") as stream:

@@ -15,11 +15,12 @@ from transformers import AutoModel
 from no_time_to_train.cli import main
 from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import architecture_of, build_encoder_from_checkpoint
+from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.registry import SAT493M_MEAN, resolve_encoder
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.convert import transformers_tensors
+from no_time_to_train.weights.entries import architecture_of
 from no_time_to_train.weights.files import read_tensors
 from no_time_to_train.weights.ranges import of_values
 from tests.golden_files import NAMES, golden

@@ -31,12 +31,12 @@ from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, SAT493M_MEAN, 
 from no_time_to_train.models.encoder import (
     FeatureEncoder,
     _warn_about_preprocessor,
-    architecture_of,
     build_encoder,
     build_encoder_from_checkpoint,
 )
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.architecture import matches, read_architecture
+from no_time_to_train.weights.entries import architecture_of
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.load import read_source
 from tests.conftest import DATA

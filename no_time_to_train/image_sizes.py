@@ -1,0 +1,36 @@
+"""Which sizes in pixels an encoder takes, and the grid of patches that they give."""
+
+from no_time_to_train.errors import ImageSizeError
+from no_time_to_train.registry import EncoderConfig
+
+
+def grid_size(height: int, width: int, config: EncoderConfig) -> tuple[int, int]:
+    """Return the rows and columns of patch tokens for an image of that size in pixels.
+
+    Example:
+        >>> from no_time_to_train.registry import resolve_encoder
+        >>> grid_size(64, 96, resolve_encoder("small"))
+        (4, 6)
+    """
+    return height // config.patch_size, width // config.patch_size
+
+
+def check_image_size(height: int, width: int, config: EncoderConfig) -> None:
+    """Refuse a size in pixels that the encoder would crop silently.
+
+    Raises:
+        ImageSizeError: With the nearest sizes that fit.
+    """
+    patch = config.patch_size
+    if config.family == "dinov3_convnext":
+        if min(height, width) < patch:
+            raise ImageSizeError(
+                f"{config.name} got an image of {height}x{width}, expected at least {patch}x{patch}",
+                remedy=f"resize to {patch} pixels or more",
+            )
+    elif height % patch or width % patch or min(height, width) < patch:
+        near = [max(patch, round(side / patch) * patch) for side in (height, width)]
+        raise ImageSizeError(
+            f"{config.name} got an image of {height}x{width}, expected multiples of its patch size {patch}",
+            remedy=f"use {near[0]}x{near[1]}",
+        )

@@ -1,0 +1,117 @@
+"""DINOv3's ConvNeXt as an Equinox module: one image a call, any size, `jax.vmap` for batches.
+
+Source: the architecture of facebookresearch/dinov3 at 6876159, in the field names of this package's key maps.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from no_time_to_train.image_sizes import check_image_size
+from no_time_to_train.jax_models.features import EncoderFeatures, over_pixels
+from no_time_to_train.registry import EncoderConfig
+from no_time_to_train.weights.source import Architecture
+
+
+class ConvNeXtBlock(eqx.Module):
+    """A ConvNeXt block: a wide depthwise convolution, then a feed-forward network on every pixel."""
+
+    depthwise_conv: eqx.nn.Conv2d
+    norm: eqx.nn.LayerNorm
+    pointwise_conv1: eqx.nn.Linear
+    pointwise_conv2: eqx.nn.Linear
+    gamma: Float[Array, " D"]
+
+    def __init__(self, dim: int, *, eps: float, key: PRNGKeyArray) -> None:
+        keys = jax.random.split(key, 3)
+        self.depthwise_conv = eqx.nn.Conv2d(dim, dim, 7, padding=3, groups=dim, key=keys[0])
+        self.norm = eqx.nn.LayerNorm(dim, eps=eps)
+        self.pointwise_conv1 = eqx.nn.Linear(dim, 4 * dim, key=keys[1])
+        self.pointwise_conv2 = eqx.nn.Linear(4 * dim, dim, key=keys[2])
+        self.gamma = jnp.ones(dim)
+
+    def __call__(self, image: Float[Array, "D H W"]) -> Float[Array, "D H W"]:
+        """Add what the branch gives."""
+        pixels = over_pixels(self.norm, jnp.moveaxis(self.depthwise_conv(image), 0, -1))
+        hidden = jax.nn.gelu(over_pixels(self.pointwise_conv1, pixels), approximate=False)
+        return image + jnp.moveaxis(self.gamma * over_pixels(self.pointwise_conv2, hidden), -1, 0)
+
+
+class Stage(eqx.Module):
+    """A stage: downsampling, then blocks.
+
+    Attributes:
+        downsample: Convolution and norm in the first stage, norm and convolution in the others.
+    """
+
+    downsample: tuple[eqx.nn.Conv2d | eqx.nn.LayerNorm, eqx.nn.Conv2d | eqx.nn.LayerNorm]
+    blocks: tuple[ConvNeXtBlock, ...]
+
+    def __call__(self, image: Float[Array, "C H W"]) -> Float[Array, "D h w"]:
+        """Shrink the image, then transform it."""
+        for layer in self.downsample:
+            if isinstance(layer, eqx.nn.LayerNorm):
+                image = jnp.moveaxis(over_pixels(layer, jnp.moveaxis(image, 0, -1)), -1, 0)
+            else:
+                image = layer(image)
+        for block in self.blocks:
+            image = block(image)
+        return image
+
+
+class DinoV3ConvNeXt(eqx.Module):
+    """DINOv3's ConvNeXt.
+
+    Attributes:
+        config: The registry entry, or one made for this architecture.
+        architecture: What the weights show.
+        layer_norm_eps: Of all norms.
+    """
+
+    stages: tuple[Stage, ...]
+    norm: eqx.nn.LayerNorm
+    config: EncoderConfig = eqx.field(static=True)
+    architecture: Architecture = eqx.field(static=True)
+    layer_norm_eps: float = eqx.field(static=True)
+
+    def __init__(
+        self, architecture: Architecture, config: EncoderConfig, *, key: PRNGKeyArray, layer_norm_eps: float = 1e-6
+    ) -> None:
+        self.config, self.architecture, self.layer_norm_eps = config, architecture, layer_norm_eps
+        sizes = list(zip(architecture.stage_dims, architecture.stage_depths, strict=True))
+        stages = []
+        for index, (dim, depth) in enumerate(sizes):
+            key, sample_key, *keys = jax.random.split(key, 2 + depth)
+            if index == 0:
+                stem = eqx.nn.Conv2d(3, dim, 4, stride=4, key=sample_key)
+                downsample: tuple[eqx.nn.Conv2d | eqx.nn.LayerNorm, ...] = (stem, eqx.nn.LayerNorm(dim, layer_norm_eps))
+            else:
+                before = sizes[index - 1][0]
+                shrink = eqx.nn.Conv2d(before, dim, 2, stride=2, key=sample_key)
+                downsample = (eqx.nn.LayerNorm(before, layer_norm_eps), shrink)
+            blocks = tuple(ConvNeXtBlock(dim, eps=layer_norm_eps, key=key) for key in keys)
+            stages.append(Stage(downsample=(downsample[0], downsample[1]), blocks=blocks))
+        self.stages = tuple(stages)
+        self.norm = eqx.nn.LayerNorm(architecture.embed_dim, layer_norm_eps)
+
+    def __call__(self, pixel_values: Float[Array, "3 H W"]) -> EncoderFeatures:
+        """Encode one image.
+
+        Args:
+            pixel_values: RGB, normalised by the entry's mean and standard deviation; sides are floored at each stage.
+
+        Raises:
+            ImageSizeError: H or W is less than the total stride.
+        """
+        height, width = pixel_values.shape[-2:]
+        check_image_size(height, width, self.config)
+        image = pixel_values.astype(self.stages[0].blocks[0].gamma.dtype)
+        for stage in self.stages:
+            image = stage(image)
+        pixels = jnp.moveaxis(image, 0, -1)
+        return EncoderFeatures(
+            cls=self.norm(pixels.mean((0, 1))),
+            storage=jnp.zeros((0, self.config.embed_dim), pixels.dtype),
+            patches=over_pixels(self.norm, pixels),
+        )

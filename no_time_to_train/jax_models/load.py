@@ -1,0 +1,140 @@
+"""Equinox encoders from files of any layout, and to files of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.files import atomic_path
+from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
+from no_time_to_train.jax_models.vit import DinoV3ViT
+from no_time_to_train.registry import EncoderConfig, resolve_encoder, weights_at_hand
+from no_time_to_train.weights.architecture import matches
+from no_time_to_train.weights.entries import wrong_architecture
+from no_time_to_train.weights.equinox_source import EquinoxSource, equinox_header, read_equinox_source
+from no_time_to_train.weights.eqx import header_line
+
+EqxEncoder = DinoV3ViT | DinoV3ConvNeXt
+
+
+def load_eqx_encoder(
+    name_or_path: str | Path, path: str | Path | None = None, *, dtype: DTypeLike | None = jnp.float32
+) -> EqxEncoder:
+    """Load an encoder for JAX from any layout that the torch side loads.
+
+    Args:
+        name_or_path: A registry name, whose weights are looked for under `checkpoints/` unless `path` names them; or
+            a file or folder, whose architecture is read from its tensors.
+        path: A file or folder that must hold the named encoder.
+        dtype: Of the parameters; None for the stored one. RoPE periods keep theirs: angles are computed in float32.
+
+    Returns:
+        A module that takes one image `(3, H, W)` and gives `EncoderFeatures`; `jax.vmap` it for batches.
+
+    Raises:
+        UnknownEncoderError: It is neither a path nor the name of an entry.
+        WeightsNotFoundError: There are no weights.
+        WeightsFormatError: They are damaged, or of an encoder that has no Equinox model.
+        ShapeMismatchError: They are of another encoder than the named one.
+    """
+    entry: EncoderConfig | None = None
+    if path is None and not Path(name_or_path).exists():
+        if Path(name_or_path).suffix or isinstance(name_or_path, Path):
+            raise WeightsNotFoundError(f"no weights at {name_or_path}", remedy="check the path")
+        entry = resolve_encoder(str(name_or_path))
+        path = weights_at_hand(entry)
+        if path is None:
+            raise WeightsNotFoundError(
+                f"no weights of {entry.name} under checkpoints/", remedy=f"ntt fetch {entry.name}, or name them"
+            )
+    elif path is not None:
+        entry = resolve_encoder(str(name_or_path))
+    source = read_equinox_source(path if path is not None else name_or_path)
+    if entry is not None and not matches(entry, source.architecture):
+        raise wrong_architecture(entry, source.path, source.architecture)
+    return _filled(source, entry or source.entry, dtype)
+
+
+def save_eqx_encoder(model: EqxEncoder, path: str | Path) -> Path:
+    """Write an encoder as an Equinox file: a line of JSON that says what it is, then its leaves.
+
+    Args:
+        model: As `load_eqx_encoder` gives it.
+        path: The file (`.eqx`). `ntt inspect` tells what it is, and every part of this package reads it.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    path = Path(path)
+    config: dict[str, Any] = {"layer_norm_eps": model.layer_norm_eps}
+    if isinstance(model, DinoV3ViT):
+        config |= {"rope_theta": model.rope_theta, "hidden_act": model.activation}
+    header = equinox_header(
+        model.config,
+        model.architecture,
+        config,
+        periods_stored=isinstance(model, DinoV3ViT) and model.periods_stored,
+    )
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        stream.write(header_line(header, leaf_names(model)))
+        eqx.tree_serialise_leaves(stream, model)
+    return path
+
+
+def leaf_names(model: eqx.Module) -> list[str]:
+    """Return the names of a model's leaves in the order in which Equinox writes them.
+
+    Example:
+        >>> leaf_names(eqx.nn.Linear(1, 1, key=jax.random.key(0)))
+        ['weight', 'bias']
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(model)[0]
+    return [".".join(str(getattr(part, "name", getattr(part, "idx", part))) for part in place) for place, _ in leaves]
+
+
+def _filled(source: EquinoxSource, entry: EncoderConfig, dtype: DTypeLike | None) -> EqxEncoder:
+    """Build the model without values, and put the stored ones in."""
+    settings = dict(source.config)
+    eps = {"layer_norm_eps": float(settings["layer_norm_eps"])} if "layer_norm_eps" in settings else {}
+
+    def build(key: jax.Array) -> EqxEncoder:
+        if source.architecture.family == "dinov3_convnext":
+            return DinoV3ConvNeXt(source.architecture, entry, key=key, **eps)
+        return DinoV3ViT(
+            source.architecture,
+            entry,
+            key=key,
+            rope_theta=float(settings.get("rope_theta", 100)),
+            activation=settings.get("hidden_act"),
+            with_mask_token="mask_token" in source.leaves,
+            periods_stored=source.periods_stored,
+            **eps,
+        )
+
+    model = eqx.filter_eval_shape(build, jax.random.key(0))
+    names, (leaves, tree) = leaf_names(model), jax.tree_util.tree_flatten(model)
+    if names != list(source.leaves):
+        missing, other = set(names) - set(source.leaves), set(source.leaves) - set(names)
+        raise WeightsFormatError(
+            f"the tensors of {source.path} are not those of {type(model).__name__}: missing {sorted(missing)[:10]}, "
+            f"unexpected {sorted(other)[:10]}",
+            remedy="fetch the weights again",
+        )
+    values = []
+    for name, leaf in zip(names, leaves, strict=True):
+        stored = source.leaves[name]
+        if name != "rope_periods" and stored.shape != leaf.shape:
+            raise WeightsFormatError(
+                f"{name} in {source.path} is {stored.shape}, expected {leaf.shape}", remedy="fetch the weights again"
+            )
+        value = jnp.asarray(stored.load_array())
+        values.append(value if dtype is None or name == "rope_periods" else value.astype(dtype))
+    filled: EqxEncoder = jax.tree_util.tree_unflatten(tree, values)
+    return filled

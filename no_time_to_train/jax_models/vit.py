@@ -1,0 +1,217 @@
+"""DINOv3's ViT as an Equinox module: one image a call, any size, `jax.vmap` for batches.
+
+Source: the architecture of facebookresearch/dinov3 at 6876159, in the field names of this package's key maps.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from no_time_to_train.image_sizes import check_image_size, grid_size
+from no_time_to_train.jax_models.features import EncoderFeatures, over_tokens
+from no_time_to_train.registry import EncoderConfig
+from no_time_to_train.weights.source import Architecture
+
+Rope = tuple[Float[Array, "N d"], Float[Array, "N d"]]
+
+
+class Attention(eqx.Module):
+    """Self-attention with rotary position embedding on the patch tokens."""
+
+    q_proj: eqx.nn.Linear
+    k_proj: eqx.nn.Linear
+    v_proj: eqx.nn.Linear
+    o_proj: eqx.nn.Linear
+    num_heads: int = eqx.field(static=True)
+
+    def __init__(self, dim: int, num_heads: int, *, query_bias: bool, key_bias: bool, key: PRNGKeyArray) -> None:
+        keys = jax.random.split(key, 4)
+        self.q_proj = eqx.nn.Linear(dim, dim, use_bias=query_bias, key=keys[0])
+        self.k_proj = eqx.nn.Linear(dim, dim, use_bias=key_bias, key=keys[1])
+        self.v_proj = eqx.nn.Linear(dim, dim, use_bias=query_bias, key=keys[2])
+        self.o_proj = eqx.nn.Linear(dim, dim, key=keys[3])
+        self.num_heads = num_heads
+
+    def __call__(self, tokens: Float[Array, "N D"], rope: Rope) -> Float[Array, "N D"]:
+        """Let every token look at all tokens."""
+        count, dim = tokens.shape
+        heads = (count, self.num_heads, dim // self.num_heads)
+        query = _rotated(over_tokens(self.q_proj, tokens).reshape(heads), rope)
+        key = _rotated(over_tokens(self.k_proj, tokens).reshape(heads), rope)
+        value = over_tokens(self.v_proj, tokens).reshape(heads)
+        scores = jnp.einsum("nhd,mhd->hnm", query, key) / math.sqrt(heads[-1])
+        mixed = jnp.einsum("hnm,mhd->nhd", jax.nn.softmax(scores, axis=-1), value)
+        return over_tokens(self.o_proj, mixed.reshape(count, dim))
+
+
+class Mlp(eqx.Module):
+    """The feed-forward network: GELU, or gated by SiLU where there is a gate."""
+
+    gate_proj: eqx.nn.Linear | None
+    up_proj: eqx.nn.Linear
+    down_proj: eqx.nn.Linear
+    activation: str = eqx.field(static=True)
+
+    def __init__(self, dim: int, hidden: int, *, gated: bool, activation: str, key: PRNGKeyArray) -> None:
+        keys = jax.random.split(key, 3)
+        self.gate_proj = eqx.nn.Linear(dim, hidden, key=keys[0]) if gated else None
+        self.up_proj = eqx.nn.Linear(dim, hidden, key=keys[1])
+        self.down_proj = eqx.nn.Linear(hidden, dim, key=keys[2])
+        self.activation = activation
+
+    def __call__(self, tokens: Float[Array, "N D"]) -> Float[Array, "N D"]:
+        """Transform every token by itself."""
+        hidden = over_tokens(self.up_proj, tokens)
+        if self.gate_proj is None:
+            hidden = _activated(hidden, self.activation)
+        else:
+            hidden = _activated(over_tokens(self.gate_proj, tokens), self.activation) * hidden
+        return over_tokens(self.down_proj, hidden)
+
+
+class Block(eqx.Module):
+    """A transformer block, its branches scaled by learned factors."""
+
+    norm1: eqx.nn.LayerNorm
+    attention: Attention
+    layer_scale1: Float[Array, " D"]
+    norm2: eqx.nn.LayerNorm
+    mlp: Mlp
+    layer_scale2: Float[Array, " D"]
+
+    def __call__(self, tokens: Float[Array, "N D"], rope: Rope) -> Float[Array, "N D"]:
+        """Add what attention and feed-forward network give."""
+        tokens = tokens + self.layer_scale1 * self.attention(over_tokens(self.norm1, tokens), rope)
+        return tokens + self.layer_scale2 * self.mlp(over_tokens(self.norm2, tokens))
+
+
+class DinoV3ViT(eqx.Module):
+    """DINOv3's ViT.
+
+    Attributes:
+        rope_periods: In the dtype in which they were stored; angles are computed in float32.
+        mask_token: Of no use at inference; None where the weights have none.
+        config: The registry entry, or one made for this architecture.
+        architecture: What the weights show.
+        layer_norm_eps: Of all norms.
+        rope_theta: The base of the RoPE periods.
+        periods_stored: Whether the weights came with RoPE periods, or they were computed.
+    """
+
+    patch_embed: eqx.nn.Conv2d
+    cls_token: Float[Array, "1 1 D"]
+    storage_tokens: Float[Array, "1 S D"]
+    mask_token: Float[Array, "1 1 D"] | None
+    rope_periods: Float[Array, " quarter_head"]
+    blocks: tuple[Block, ...]
+    norm: eqx.nn.LayerNorm
+    config: EncoderConfig = eqx.field(static=True)
+    architecture: Architecture = eqx.field(static=True)
+    layer_norm_eps: float = eqx.field(static=True)
+    rope_theta: float = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+    periods_stored: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        config: EncoderConfig,
+        *,
+        key: PRNGKeyArray,
+        layer_norm_eps: float = 1e-5,
+        rope_theta: float = 100.0,
+        activation: str | None = None,
+        with_mask_token: bool = True,
+        periods_stored: bool = False,
+    ) -> None:
+        self.config, self.architecture = config, architecture
+        self.layer_norm_eps, self.rope_theta, self.periods_stored = layer_norm_eps, rope_theta, periods_stored
+        self.activation = activation or ("silu" if architecture.ffn == "swiglu" else "gelu")
+        dim, patch, quarter = architecture.embed_dim, architecture.patch_size, config.embed_dim // config.num_heads // 4
+        embed_key, cls_key, storage_key, *keys = jax.random.split(key, 3 + architecture.depth)
+        self.patch_embed = eqx.nn.Conv2d(3, dim, patch, stride=patch, key=embed_key)
+        self.cls_token = 0.02 * jax.random.normal(cls_key, (1, 1, dim))
+        self.storage_tokens = 0.02 * jax.random.normal(storage_key, (1, architecture.num_storage_tokens, dim))
+        self.mask_token = jnp.zeros((1, 1, dim)) if with_mask_token else None
+        self.rope_periods = rope_theta ** (jnp.arange(quarter, dtype=jnp.float32) / quarter)
+        self.blocks = tuple(self._block(key) for key in keys)
+        self.norm = eqx.nn.LayerNorm(dim, eps=layer_norm_eps)
+
+    def _block(self, key: PRNGKeyArray) -> Block:
+        architecture, dim = self.architecture, self.architecture.embed_dim
+        attention_key, mlp_key = jax.random.split(key)
+        return Block(
+            norm1=eqx.nn.LayerNorm(dim, eps=self.layer_norm_eps),
+            attention=Attention(
+                dim,
+                self.config.num_heads,
+                query_bias=architecture.query_bias,
+                key_bias=architecture.key_bias,
+                key=attention_key,
+            ),
+            layer_scale1=jnp.ones(dim),
+            norm2=eqx.nn.LayerNorm(dim, eps=self.layer_norm_eps),
+            mlp=Mlp(
+                dim, architecture.ffn_dim, gated=architecture.ffn == "swiglu", activation=self.activation, key=mlp_key
+            ),
+            layer_scale2=jnp.ones(dim),
+        )
+
+    def __call__(self, pixel_values: Float[Array, "3 H W"]) -> EncoderFeatures:
+        """Encode one image.
+
+        Args:
+            pixel_values: RGB, normalised by the entry's mean and standard deviation; sides of whole patches.
+
+        Raises:
+            ImageSizeError: H or W is no multiple of the patch size.
+        """
+        height, width = pixel_values.shape[-2:]
+        check_image_size(height, width, self.config)
+        grid = grid_size(height, width, self.config)
+        dtype = self.patch_embed.weight.dtype
+        patches = self.patch_embed(pixel_values.astype(dtype)).reshape(self.config.embed_dim, -1).T
+        prefix = jnp.concatenate([self.cls_token[0], self.storage_tokens[0]])
+        tokens = jnp.concatenate([prefix, patches])
+        rope = rotary_embedding(self.rope_periods, grid, num_prefix=len(prefix), dtype=dtype)
+        for block in self.blocks:
+            tokens = block(tokens, rope)
+        tokens = over_tokens(self.norm, tokens)
+        return EncoderFeatures(
+            cls=tokens[0], storage=tokens[1 : len(prefix)], patches=tokens[len(prefix) :].reshape(*grid, -1)
+        )
+
+
+def rotary_embedding(
+    periods: Float[Array, " quarter_head"], grid: tuple[int, int], *, num_prefix: int, dtype: DTypeLike
+) -> Rope:
+    """Return the cosines and sines that turn queries and keys, by the centres of patches in [-1, 1].
+
+    Args:
+        periods: A quarter of the head width of them.
+        grid: Rows and columns of patches.
+        num_prefix: Tokens before the patches, which are not turned.
+        dtype: Of the result; the angles are in float32.
+    """
+    rows, columns = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side * 2 - 1 for side in grid)
+    centres = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    angles = 2 * math.pi * centres[:, :, None] / periods.astype(jnp.float32)
+    angles = jnp.tile(angles.reshape(len(centres), -1), 2)
+    angles = jnp.pad(angles, ((num_prefix, 0), (0, 0)))  # an angle of zero turns nothing
+    return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
+
+
+def _rotated(heads: Float[Array, "N heads d"], rope: Rope) -> Float[Array, "N heads d"]:
+    cosines, sines = (values[:, None, :] for values in rope)
+    first, second = jnp.split(heads, 2, axis=-1)
+    return heads * cosines + jnp.concatenate([-second, first], axis=-1) * sines
+
+
+def _activated(hidden: Float[Array, "N F"], activation: str) -> Float[Array, "N F"]:
+    if activation == "silu":
+        return jax.nn.silu(hidden)
+    return jax.nn.gelu(hidden, approximate=False)

@@ -1,0 +1,92 @@
+"""The registry entry that a checkpoint is of."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from no_time_to_train.errors import ShapeMismatchError
+from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
+from no_time_to_train.weights.architecture import fitting_entries, known_sizes, matches
+from no_time_to_train.weights.source import Architecture, WeightsSource
+
+_POSITIONS_OF_518 = (518 // 14) ** 2 + 1
+
+
+def entry_of(source: WeightsSource) -> EncoderConfig:
+    """Find the registry entry of a checkpoint's architecture, or make one; a stated normalisation goes before."""
+    architecture = source.architecture
+    fitting = fitting_entries(architecture)
+    if fitting:
+        entry = fitting[0]
+    else:
+        patch = architecture.patch_size
+        entry = EncoderConfig(
+            name=f"{architecture.family}_{architecture.embed_dim}x{architecture.depth}",
+            family=architecture.family,
+            embed_dim=architecture.embed_dim,
+            depth=architecture.depth,
+            num_heads=num_heads_of(source),
+            ffn=architecture.ffn,
+            ffn_dim=architecture.ffn_dim,
+            patch_size=patch,
+            num_storage_tokens=architecture.num_storage_tokens,
+            stage_depths=architecture.stage_depths,
+            stage_dims=architecture.stage_dims,
+            qkv_bias=architecture.query_bias,
+            default_img_size=max(1, 592 // patch) * patch,
+            license="unknown",
+        )
+    stated = stated_normalisation(source.preprocessor)
+    return replace(entry, image_mean=stated[0], image_std=stated[1]) if stated else entry
+
+
+def num_heads_of(source: WeightsSource) -> int:
+    """Return the attention heads: as the tensors tell, as the configuration states, or by the family's rule."""
+    if source.architecture.num_heads is not None:
+        return source.architecture.num_heads
+    stated = source.model_config.get("num_attention_heads")
+    # Heads of 64 are the rule in the whole DINO family but for the 7B, which the registry knows.
+    return int(stated) if stated else max(1, math.ceil(source.architecture.embed_dim / 64))
+
+
+def stated_normalisation(
+    preprocessor: Mapping[str, Any],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+    """Return the mean and standard deviation that a `preprocessor_config.json` states; None if it states none."""
+    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
+    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3):
+        return None
+    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def architecture_of(entry: EncoderConfig) -> Architecture:
+    """Return the architecture that a registry entry describes."""
+    return Architecture(
+        family=entry.family,
+        embed_dim=entry.embed_dim,
+        depth=entry.depth,
+        num_heads=entry.num_heads,
+        ffn=entry.ffn,
+        ffn_dim=entry.ffn_dim,
+        patch_size=entry.patch_size,
+        num_storage_tokens=entry.num_storage_tokens,
+        stage_depths=entry.stage_depths,
+        stage_dims=entry.stage_dims,
+        query_bias=entry.qkv_bias,
+        key_bias=entry.family == "dinov2",
+        num_positions=_POSITIONS_OF_518 if entry.family == "dinov2" else 0,
+    )
+
+
+def wrong_architecture(entry: EncoderConfig, path: Path, found: Architecture) -> ShapeMismatchError:
+    """Make the error for a file that holds another encoder than the named one."""
+    fitting = [other.name for other in ENCODER_CONFIGS.values() if matches(other, found)]
+    held = f"the file is {' or '.join(fitting)}" if fitting else "the file is in no registry entry"
+    remedy = f"set encoder_cfg.name to {fitting[0]}" if fitting else "name the encoder that the file was made for"
+    return ShapeMismatchError(
+        f"{path} does not hold {entry.name}: {held} ({known_sizes(found)}, "
+        f"expected {known_sizes(architecture_of(entry))})",
+        remedy=f"{remedy}, or give the weights of {entry.name}",
+    )

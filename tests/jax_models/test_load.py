@@ -1,0 +1,154 @@
+"""Equinox encoders: Meta's features, torch's features, and the same bytes there and back."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from no_time_to_train.errors import (
+    ImageSizeError,
+    ShapeMismatchError,
+    UnknownEncoderError,
+    WeightsFormatError,
+    WeightsNotFoundError,
+)
+from no_time_to_train.jax_models import load_eqx_encoder, save_eqx_encoder
+from no_time_to_train.jax_models.load import leaf_names
+from no_time_to_train.models.conversion import convert_weights
+from no_time_to_train.models.encoder import build_encoder, build_encoder_from_checkpoint
+from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.equinox_source import read_equinox_source
+from no_time_to_train.weights.files import read_tensors
+from tests.golden_files import NAMES, golden
+
+# As for torch: fp32 noise of Meta's code against fp64 is 4e-6; the mildest mistake known (tanh GELU) costs 6e-4.
+TOLERANCE = 2e-5
+
+
+def largest(one: object, other: object) -> float:
+    return float(np.abs(np.asarray(one) - np.asarray(other)).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", ["64x64", "48x96", "80x112"])
+def test_agrees_with_metas_own_code(name: str, size: str) -> None:
+    expected = load_file(golden(name, ".safetensors"))
+    pixels = jnp.asarray(load_file(golden("inputs", ".safetensors"))[size].numpy())
+    features = jax.vmap(load_eqx_encoder(golden(name)))(pixels)
+    assert largest(features.cls, expected[f"{size}.x_norm_clstoken"]) <= TOLERANCE
+    patches = features.patches.reshape(len(pixels), -1, features.patches.shape[-1])
+    assert largest(patches, expected[f"{size}.x_norm_patchtokens"]) <= TOLERANCE
+    if f"{size}.x_storage_tokens" in expected:
+        assert largest(features.storage, expected[f"{size}.x_storage_tokens"]) <= TOLERANCE
+    else:
+        assert features.storage.shape[1] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_meta_to_equinox_and_back(name: str, tmp_path: Path) -> None:
+    source = golden(name)
+    hf = convert_weights(source, tmp_path / "hf", "hf")
+    meta = convert_weights(hf, tmp_path / "back.pth", "meta")
+    file = convert_weights(meta, tmp_path / "encoder.eqx", "equinox")
+    # Bit for bit, whichever way it went.
+    again = convert_weights(file, tmp_path / "again", "hf")
+    assert (again / "model.safetensors").read_bytes() == (hf / "model.safetensors").read_bytes()
+    assert (again / "preprocessor_config.json").read_bytes() == (hf / "preprocessor_config.json").read_bytes()
+    last = convert_weights(file, tmp_path / "last.pth", "meta")
+    first, back = read_tensors(meta), read_tensors(last)
+    assert first.keys() == back.keys()
+    for key, tensor in first.items():
+        assert tensor.dtype == back[key].dtype
+        assert torch.equal(tensor, back[key]), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_what_equinox_writes(name: str, tmp_path: Path) -> None:
+    file = convert_weights(golden(name), tmp_path / "converted.eqx", "equinox")
+    model = load_eqx_encoder(file, dtype=None)
+    leaves = tmp_path / "leaves.eqx"
+    eqx.tree_serialise_leaves(leaves, model)
+    assert file.read_bytes().partition(b"\n")[2] == leaves.read_bytes()
+    saved = save_eqx_encoder(model, tmp_path / "saved.eqx")
+    assert saved.read_bytes().partition(b"\n")[2] == leaves.read_bytes()
+    # And what Equinox reads, without this package's reader.
+    with file.open("rb") as stream:
+        stream.readline()
+        plain = eqx.tree_deserialise_leaves(stream, eqx.filter_eval_shape(lambda: model))
+    assert eqx.tree_equal(plain, model)
+    report, other = inspect_weights(file), inspect_weights(saved)
+    assert report.architecture == other.architecture
+    assert report.layout.startswith("Equinox DINOv3")
+    assert report.container == "Equinox file"
+
+
+def test_both_sides_read_a_saved_encoder(tmp_path: Path) -> None:
+    model = load_eqx_encoder(golden("vit_mlp_released"))
+    saved = save_eqx_encoder(model, tmp_path / "saved.eqx")
+    pixels = torch.randn(1, 3, 48, 64)
+    encoder = build_encoder_from_checkpoint(saved)
+    with torch.inference_mode():
+        torch_features = encoder(pixels)
+    # The periods, bf16 in Meta's file, come along: recomputed ones are 6.6e-3 off.
+    assert largest(model(jnp.asarray(pixels[0].numpy())).patches, torch_features.patches[0]) <= TOLERANCE
+    original = build_encoder_from_checkpoint(golden("vit_mlp_released"))
+    with torch.inference_mode():
+        assert torch.equal(original(pixels).patches, torch_features.patches)
+
+
+@pytest.mark.parametrize("name", ["dinov3_small", "dinov3_small_plus", "dinov3_convnext_tiny"])
+def test_full_size_random_encoders_agree_with_torch(name: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="random weights"):
+        encoder = build_encoder(name, random_init=True)
+    save_file(encoder.model.state_dict(), tmp_path / "model.safetensors")
+    model = eqx.filter_jit(load_eqx_encoder(name, tmp_path / "model.safetensors"))
+    for size in ((224, 224), (256, 384)):
+        pixels = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            expected = encoder(pixels)
+        features = model(jnp.asarray(pixels[0].numpy()))
+        for ours, theirs in zip(features, expected, strict=True):
+            assert ours.shape == theirs.shape[1:]
+            assert ours.size == 0 or largest(ours, theirs[0]) <= TOLERANCE
+
+
+def test_gradients_and_jit_go_through() -> None:
+    model = load_eqx_encoder(golden("vit_mlp_released"))
+    pixels = jnp.ones((3, 32, 48))
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def slope(model: eqx.Module) -> jax.Array:
+        assert callable(model)
+        total: jax.Array = model(pixels).patches[0, 0, 0]
+        return total
+
+    assert float(jnp.abs(slope(model).patch_embed.weight).max()) > 0
+
+
+def test_names_follow_the_fields() -> None:
+    for name in NAMES:
+        source = read_equinox_source(golden(name))
+        assert leaf_names(load_eqx_encoder(golden(name))) == list(source.leaves)
+
+
+def test_wrong_names_sizes_and_files(tmp_path: Path) -> None:
+    with pytest.raises(ShapeMismatchError, match="does not hold dinov3_small"):
+        load_eqx_encoder("dinov3_small", golden("vit_mlp_released"))
+    with pytest.raises(UnknownEncoderError, match="did you mean"):
+        load_eqx_encoder("dinov3_smal", golden("vit_mlp_released"))
+    with pytest.raises(WeightsNotFoundError, match="ntt fetch dinov3_small"):
+        load_eqx_encoder("dinov3_small")
+    with pytest.raises(WeightsNotFoundError, match="check the path"):
+        load_eqx_encoder("nothing.pth")
+    with pytest.raises(ImageSizeError, match="use 32x48"):
+        load_eqx_encoder(golden("vit_mlp_released"))(jnp.zeros((3, 30, 48)))
+    with pytest.warns(UserWarning, match="random weights"):
+        save_file(build_encoder("dinov2_small", random_init=True).model.state_dict(), tmp_path / "dinov2.safetensors")
+    with pytest.raises(WeightsFormatError, match="convert it to hf"):
+        load_eqx_encoder(tmp_path / "dinov2.safetensors")
