@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("files", "distributed", "registry"),
     ("matching", "weights", "data", "image_sizes"),
     ("models", "jax_models"),
-    ("evaluation", "visualization"),
+    ("evaluation", "visualization", "distill"),
     ("quickstart",),
     ("pl_wrapper", "weights_commands"),
     ("cli", "lightning_cli"),

@@ -24,7 +24,7 @@ from no_time_to_train.weights.writing import write_equinox, write_pickle, write_
 Target = Literal["hf", "meta", "equinox"]
 
 _META = {"dinov3_vit": META_DINOV3_VIT, "dinov3_convnext": META_DINOV3_CONVNEXT, "dinov2": META_DINOV2}
-_PROCESSORS = {
+PROCESSORS = {
     "dinov3_vit": "DINOv3ViTImageProcessorFast",
     "dinov3_convnext": "DINOv3ViTImageProcessorFast",
     "dinov2": "BitImageProcessorFast",
@@ -75,9 +75,7 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
     with torch.device("meta"):
         model = build_model(architecture, num_heads=entry.num_heads, settings=found.model_config)
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
-    preprocessor = preprocessor_config(
-        _HUB_SIZE, entry.image_mean, entry.image_std, processor=_PROCESSORS[entry.family]
-    )
+    preprocessor = preprocessor_config(_HUB_SIZE, entry.image_mean, entry.image_std, processor=PROCESSORS[entry.family])
     metadata = {} if periods is None else {ROPE_PERIODS: _as_json(periods)}
     with atomic_folder(destination) as folder:
         for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):

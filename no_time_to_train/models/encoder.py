@@ -196,8 +196,9 @@ def build_encoder_from_checkpoint(
 ) -> FeatureEncoder:
     """Build the encoder that a checkpoint holds, of any size, also one that is in no registry entry.
 
-    The architecture is read from the tensors; normalisation from the folder's `preprocessor_config.json`, else from
-    the registry entry of that architecture, else it is ImageNet's.
+    The architecture is read from the tensors. The normalisation is the registry's where a fetched folder's manifest
+    names the encoder; else the one in the folder's `preprocessor_config.json`; else that of the registry entry of this
+    architecture, or ImageNet's.
 
     Args:
         path: A Hugging Face folder, a `.safetensors` file or Meta's `.pth`.
@@ -211,7 +212,9 @@ def build_encoder_from_checkpoint(
         ImageSizeError: `img_size` does not fit the patch size.
     """
     source = read_source(path)
-    return _from_source(source, entry_of(source), img_size=img_size, dtype=dtype, device=device)
+    entry = entry_of(source)
+    _warn_about_preprocessor(entry, source)
+    return _from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
 
 
 def _from_source(

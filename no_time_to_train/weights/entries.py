@@ -6,17 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from no_time_to_train.errors import ShapeMismatchError
+from no_time_to_train.errors import LocalEntryNotFoundError, ShapeMismatchError
 from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.weights.architecture import fitting_entries, known_sizes, matches
+from no_time_to_train.weights.manifest import read_manifest
 from no_time_to_train.weights.source import Architecture, WeightsSource
 
 _POSITIONS_OF_518 = (518 // 14) ** 2 + 1
 
 
 def entry_of(source: WeightsSource) -> EncoderConfig:
-    """Find the registry entry of a checkpoint's architecture, or make one; a stated normalisation goes before."""
+    """Find the registry entry of a checkpoint, or make one.
+
+    What a fetched folder's manifest records goes first, since of two encoders with one architecture nothing else tells
+    which it is; and its normalisation, since the Hub's satellite folders state another. Otherwise the architecture
+    decides, and a stated normalisation goes before the entry's.
+    """
     architecture = source.architecture
+    recorded = _recorded(source)
+    if recorded is not None:
+        return recorded
     fitting = fitting_entries(architecture)
     if fitting:
         entry = fitting[0]
@@ -40,6 +49,16 @@ def entry_of(source: WeightsSource) -> EncoderConfig:
         )
     stated = stated_normalisation(source.preprocessor)
     return replace(entry, image_mean=stated[0], image_std=stated[1]) if stated else entry
+
+
+def _recorded(source: WeightsSource) -> EncoderConfig | None:
+    """Return the entry that a fetched folder's manifest records, if the weights are of its architecture."""
+    try:
+        manifest = read_manifest(source.path if source.path.is_dir() else source.path.parent)
+    except LocalEntryNotFoundError:
+        return None
+    entry = ENCODER_CONFIGS.get(manifest.encoder) if manifest is not None and manifest.encoder else None
+    return entry if entry is not None and matches(entry, source.architecture) else None
 
 
 def num_heads_of(source: WeightsSource) -> int:
