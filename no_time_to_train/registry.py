@@ -322,12 +322,12 @@ def resolve_encoder(name: str, *, prefer_plus: bool = False, root: Path | str = 
 def weights_at_hand(entry: EncoderConfig, root: Path | str = "checkpoints") -> Path | None:
     """Return where the weights of an encoder lie under `root`, or None.
 
-    Looks for the entry's own folder, or one named as the entry or as its Hub repository, that holds safetensors, and
-    for Meta's file.
+    Looks for the entry's own folder, or one named as the entry or as its Hub repository, that holds safetensors or
+    Meta's file, and for Meta's file itself.
     """
     root = Path(root)
     for folder in (entry.folder, entry.name, entry.hub_id and entry.hub_id.removeprefix("facebook/")):
-        if folder and any((root / folder).glob("*.safetensors")):
+        if folder and any(any((root / folder).glob(f"*{suffix}")) for suffix in (".safetensors", ".pth")):
             return root / folder
     if entry.meta_file and (root / entry.meta_file).is_file():
         return root / entry.meta_file

@@ -65,3 +65,20 @@ def test_no_file_is_long() -> None:
 def test_what_is_light_stays_light(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def packages_of(path: Path) -> set[str]:
+    """Return the names of the packages that a file imports, also within functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+    return names
+
+
+def test_jax_and_torch_keep_to_their_rooms() -> None:
+    with_jax = {room_of(path) for path in FILES if packages_of(path) & {"jax", "equinox"}}
+    assert with_jax == {"jax_models"}
+    assert not [path for path in FILES if room_of(path) == "jax_models" and "torch" in packages_of(path)]

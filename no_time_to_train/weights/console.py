@@ -37,6 +37,8 @@ class FetchDisplay:
             disable=quiet,
         )
         self._task: TaskID | None = None
+        self._file = ("", 0)
+        self._announced: list[str] = []
 
     def __enter__(self) -> "FetchDisplay":
         self._progress.start()
@@ -52,15 +54,27 @@ class FetchDisplay:
         if not self.quiet:
             self._console.print(text, markup=False)
 
-    def insist(self, text: str) -> None:
-        """Show a line in any case."""
-        self._console.print(text, markup=False)
+    def announce(self, text: str, *, always: bool = False) -> None:
+        """Show a line before the first byte comes; not at all if none does.
+
+        Args:
+            text: The line.
+            always: Even if it is to be quiet.
+        """
+        if always or not self.quiet:
+            self._announced.append(text)
 
     def begin(self, name: str, size: int) -> None:
-        """Begin the bar of a file of so many bytes."""
-        self._task = self._progress.add_task(name, total=size)
+        """Begin a file of so many bytes; its bar appears with the first of them."""
+        self._file, self._task = (name, size), None
 
     def advance(self, count: int) -> None:
         """Move the bar on by so many bytes, or back."""
+        if self._task is None and count:
+            for text in self._announced:
+                self._console.print(text, markup=False)
+            self._announced.clear()
+            name, size = self._file
+            self._task = self._progress.add_task(name, total=size)
         if self._task is not None:
             self._progress.advance(self._task, count)

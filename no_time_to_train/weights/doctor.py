@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -204,6 +204,15 @@ def _cache(folder: Path | None, repository: str | None) -> str:
     except (CacheNotFound, ValueError):
         pass
     return "; ".join(said) or "nothing of it is there yet"
+
+
+def _files_looked_at(folder: Path | None, encoder: str | None) -> Finding:
+    if folder is None:
+        return _left_out("files", "no encoder and no folder is named")
+    finding = _looked("files", lambda: _files(folder))
+    if finding.state == "failed" and encoder is not None:
+        return replace(finding, remedy=f"ntt fetch {encoder} --root {folder}")
+    return finding
 
 
 def _files(folder: Path) -> str:

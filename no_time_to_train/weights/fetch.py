@@ -20,7 +20,16 @@ from no_time_to_train.weights.download import RemoteFile, Retries, download
 from no_time_to_train.weights.inspect import WeightsReport, sha256_of
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, SHORT, is_dinov3
 from no_time_to_train.weights.manifest import MANIFEST, Manifest, check_folder, is_whole, read_manifest
-from no_time_to_train.weights.remote import Kind, Plan, is_link, plan_hub, plan_link, repository_of
+from no_time_to_train.weights.remote import (
+    Kind,
+    Plan,
+    entry_of_link,
+    file_name_of,
+    is_link,
+    plan_hub,
+    plan_link,
+    repository_of,
+)
 from no_time_to_train.weights.responses import without_secrets
 
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
@@ -128,8 +137,7 @@ def fetch(
         raise ConfigError(f"{without_secrets(name)} cannot come from {source}", remedy="leave --source out")
     if is_link(name) and revision is not None:
         raise ConfigError("a link has no revisions", remedy="leave --revision out")
-    folder = Path(root) if root is not None else CHECKPOINTS / _folder_name(name, source)
-    folder = folder.resolve()
+    folder = (Path(root) if root is not None else _default_folder(name, source)).resolve()
     with FetchDisplay(quiet=quiet) as display:
         there = _at_hand(folder, name, source=source, revision=revision)
         if there is not None:
@@ -141,10 +149,13 @@ def fetch(
             )
 
 
-def _folder_name(name: str, source: Kind | None) -> str:
+def _default_folder(name: str, source: Kind | None) -> Path:
+    """Return where configurations look for an encoder's weights: a folder named as its repository, or as its entry."""
     if is_link(name):
-        return without_secrets(name).rpartition("/")[2].rpartition(".")[0] or "weights"
-    return repository_of(name, source)[1].rpartition("/")[2]
+        entry = entry_of_link(name)
+        return CHECKPOINTS / (entry.name if entry else file_name_of(name).rpartition(".")[0] or "weights")
+    kind, repository, entry = repository_of(name, source)
+    return CHECKPOINTS / (entry.name if entry and kind == "timm" else repository.rpartition("/")[2])
 
 
 def _at_hand(folder: Path, name: str, *, source: Kind | None, revision: str | None) -> Fetched | None:
@@ -223,8 +234,8 @@ def _fetch(
     staging = _staging(folder, plan)
     _check_room(staging, plan)
     if is_dinov3(plan.entry, plan.source):
-        display.insist(SHORT)
-    display.say(f"{plan.source} ({plan.revision[:12]}) -> {folder}")
+        display.announce(SHORT, always=True)
+    display.announce(f"{plan.source} ({plan.revision[:12]}) -> {folder}")
     for file in plan.files:
         display.begin(file.name, file.size)
         _take_from_cache(file, plan, staging, display, retries)

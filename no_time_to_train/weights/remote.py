@@ -44,7 +44,6 @@ class Plan:
         revision: The commit, or the ETag of a link.
         files: All files, the largest last.
         entry: The registry entry; None where the name does not tell it.
-        folder_name: What the folder is called where none is named.
     """
 
     kind: Kind
@@ -52,7 +51,6 @@ class Plan:
     revision: str
     files: tuple[RemoteFile, ...]
     entry: EncoderConfig | None = field(repr=False)
-    folder_name: str
 
     @property
     def size(self) -> int:
@@ -155,7 +153,6 @@ def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: R
         revision=info.sha or "",
         files=tuple(sorted(files, key=lambda file: file.size)),
         entry=entry,
-        folder_name=repository.rpartition("/")[2],
     )
 
 
@@ -233,6 +230,16 @@ def _hub_file(sibling: RepoSibling, repository: str, commit: str, page: str, hea
     return RemoteFile(sibling.rfilename, target, size, digest, digest.value, headers)
 
 
+def file_name_of(url: str) -> str:
+    """Return the name of the file behind a link."""
+    return unquote(urlsplit(url).path).rpartition("/")[2]
+
+
+def entry_of_link(url: str) -> EncoderConfig | None:
+    """Return the registry entry of the file behind a link, if it is one of Meta's under its own name."""
+    return next((entry for entry in ENCODER_CONFIGS.values() if entry.meta_file == file_name_of(url)), None)
+
+
 def plan_link(url: str, *, retries: Retries) -> Plan:
     """Ask a server for the size of the file behind a link, such as Meta's presigned ones.
 
@@ -243,7 +250,7 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
         RepositoryNotFoundError: The link names no file.
     """
     target = Target(without_secrets(url), url)
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    name = file_name_of(url)
     if not re.fullmatch(r"[\w.+-]+\.(pth|pt|safetensors)", name):
         raise RepositoryNotFoundError(
             f"the link {target.name} names no weights file: expected it to end in .pth, .pt or .safetensors",
@@ -269,13 +276,11 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
         )
     hashed = _META_HASH.search(name)
     digest = Digest("sha256", hashed[1]) if hashed else None
-    entry = next((entry for entry in ENCODER_CONFIGS.values() if entry.meta_file == name), None)
     file = RemoteFile(name, target, size, digest, digest.value if digest else version, {})
     return Plan(
         kind="url",
         source=target.name,
         revision=version or (digest.value if digest else ""),
         files=(file,),
-        entry=entry,
-        folder_name=entry.name if entry else name.rpartition(".")[0],
+        entry=entry_of_link(url),
     )

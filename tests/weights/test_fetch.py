@@ -34,11 +34,13 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
+from no_time_to_train.registry import resolve_encoder, weights_at_hand
 from no_time_to_train.weights import check_folder, fetch_dinov3, validate_dinov3
 from no_time_to_train.weights.download import Retries
 from no_time_to_train.weights.fetch import WORKSHOP, Fetched, fetch
 from no_time_to_train.weights.licence import NOTICE_FILE
 from no_time_to_train.weights.manifest import MANIFEST, read_manifest
+from no_time_to_train.weights.remote import entry_of_link
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import TOKEN, Fault, Hub, running_hub
@@ -619,3 +621,25 @@ def test_the_commands(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "fetch it again" in captured
     assert main(["fetch", "dinov3_smal", "--root", str(root)]) == 2
     assert "did you mean dinov3_small?" in capsys.readouterr().err
+
+
+def test_configurations_find_what_was_fetched(hub: Hub) -> None:
+    """Without a folder named, weights come to where `encoder_ckpt_path: null` looks for them."""
+    small, content = resolve_encoder("dinov3_small"), golden("vit_mlp_released").read_bytes()
+    files = hub.repositories[REPOSITORY]
+    assert small.hub_id is not None
+    for repository in (small.hub_id, "timm/vit_small_patch16_dinov3.lvd1689m"):
+        hub.repositories[repository], hub.revisions[repository] = files, "1" * 40
+    name = meta_name(content)
+    hub.repositories["weights"] = {name: content}
+    fetch("small", quiet=True)
+    assert weights_at_hand(small) == Path("checkpoints/dinov3-vits16-pretrain-lvd1689m")
+    shutil.rmtree("checkpoints")
+    fetch("dinov3_small", source="timm", quiet=True)
+    assert weights_at_hand(small) == Path("checkpoints/dinov3_small")
+    shutil.rmtree("checkpoints")
+    folder = fetch(f"{hub.url}/weights/{name}", quiet=True).path
+    assert folder == Path("checkpoints").resolve() / name.removesuffix(".pth")
+    folder.rename("checkpoints/dinov3_small")
+    assert weights_at_hand(small) == Path("checkpoints/dinov3_small")
+    assert entry_of_link(f"https://host/x/{small.meta_file}?Signature=s") == small
