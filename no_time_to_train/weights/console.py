@@ -54,6 +54,10 @@ class FetchDisplay:
         if not self.quiet:
             self._console.print(text, markup=False)
 
+    def tell(self, text: str) -> None:
+        """Show a line in any case."""
+        self._console.print(text, markup=False)
+
     def announce(self, text: str, *, always: bool = False) -> None:
         """Show a line before the first byte comes; not at all if none does.
 

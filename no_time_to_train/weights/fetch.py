@@ -11,12 +11,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
 
-from no_time_to_train.errors import ChecksumMismatchError, ConfigError, DiskFullError, NoTimeToTrainError, OutputError
+from no_time_to_train.errors import (
+    ChecksumMismatchError,
+    ConfigError,
+    DiskFullError,
+    LocalEntryNotFoundError,
+    NoTimeToTrainError,
+    OutputError,
+    WeightsFormatError,
+    WeightsNotFoundError,
+)
 from no_time_to_train.files import put_in_place, write_text_atomic
-from no_time_to_train.registry import EncoderConfig
-from no_time_to_train.weights.architecture import known_sizes, matches
+from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.console import FetchDisplay
 from no_time_to_train.weights.download import RemoteFile, Retries, download
+from no_time_to_train.weights.files import read_stored
 from no_time_to_train.weights.inspect import WeightsReport, sha256_of
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, SHORT, is_dinov3
 from no_time_to_train.weights.manifest import MANIFEST, Manifest, check_folder, is_whole, read_manifest
@@ -35,17 +44,9 @@ from no_time_to_train.weights.responses import without_secrets
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 CHECKPOINTS = Path("checkpoints")
 WORKSHOP = ".ntt-fetch"
-# What may lie in a folder that a fetch replaces: all of it comes from a repository, or from fetching it.
-_REPLACEABLE = {
-    "config.json",
-    "preprocessor_config.json",
-    "README.md",
-    ".gitattributes",
-    ".cache",
-    MANIFEST,
-    NOTICE_FILE,
-}
-_REPLACEABLE_SUFFIXES = (".safetensors", ".index.json", ".incomplete")
+# What a fetch puts into a folder beside the weights; the Hub's own tool adds the last three, and marks its folders.
+_COMPANIONS = {"config.json", "preprocessor_config.json", MANIFEST, NOTICE_FILE}
+_HUB_MARK, _OF_HUB = ".cache", {".cache", "README.md", ".gitattributes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +140,12 @@ def fetch(
         raise ConfigError("a link has no revisions", remedy="leave --revision out")
     folder = (Path(root) if root is not None else _default_folder(name, source)).resolve()
     with FetchDisplay(quiet=quiet) as display:
-        there = _at_hand(folder, name, source=source, revision=revision)
+        there = _at_hand(folder, name, display, source=source, revision=revision)
         if there is not None:
             return there
         with _alone(folder, display):
             # Another process may have fetched it while this one waited.
-            return _at_hand(folder, name, source=source, revision=revision) or _fetch(
+            return _at_hand(folder, name, display, source=source, revision=revision) or _fetch(
                 name, folder, source=source, revision=revision, display=display, retries=retries
             )
 
@@ -158,33 +159,24 @@ def _default_folder(name: str, source: Kind | None) -> Path:
     return CHECKPOINTS / (entry.name if entry and kind == "timm" else repository.rpartition("/")[2])
 
 
-def _at_hand(folder: Path, name: str, *, source: Kind | None, revision: str | None) -> Fetched | None:
+def _at_hand(
+    folder: Path, name: str, display: FetchDisplay, *, source: Kind | None, revision: str | None
+) -> Fetched | None:
     """Return what lies in the folder if it is whole and what is asked for."""
-    if not is_whole(folder):
+    wanted, entry = (without_secrets(name), None) if is_link(name) else repository_of(name, source)[1:]
+    try:
+        report, manifest = check_folder(folder), read_manifest(folder)
+    except LocalEntryNotFoundError:
         return None
-    report, manifest = check_folder(folder), read_manifest(folder)
-    if manifest is None:
-        if revision is not None or source is not None or is_link(name):
-            return None
-    elif revision not in (None, manifest.revision) or source not in (None, manifest.kind):
+    if manifest is not None:
+        same = manifest.source == wanted or (entry is not None and manifest.encoder == entry.name)
+        fits = same and revision in (None, manifest.revision) and source in (None, manifest.kind)
+        return _described(folder, report, manifest, was_there=True) if fits else None
+    if revision is not None or source is not None or is_link(name):
         return None
-    elif is_link(name) and manifest.source != without_secrets(name):
-        return None
-    if not is_link(name):
-        entry = repository_of(name, source)[2]
-        if entry is None:
-            if manifest is None or manifest.source != name:
-                return None
-        elif not _is(entry, report, manifest):
-            return None
-    return _described(folder, report, manifest, was_there=True)
-
-
-def _is(entry: EncoderConfig, report: WeightsReport, manifest: Manifest | None) -> bool:
-    """Tell whether weights are a registry entry's: what the manifest says, else what the tensors show."""
-    if manifest is not None and manifest.encoder is not None:
-        return manifest.encoder == entry.name
-    return report.architecture is not None and matches(entry, report.architecture)
+    if entry is not None and not (report.architecture and matches(entry, report.architecture)):
+        display.tell(f"{folder} was not fetched, and holds {report.description}, not {entry.name}; it is left as it is")
+    return _described(folder, report, None, was_there=True)
 
 
 def _described(folder: Path, report: WeightsReport, manifest: Manifest | None, *, was_there: bool) -> Fetched:
@@ -246,46 +238,45 @@ def _fetch(
 
 
 def _refuse_taken(folder: Path, plan: Plan) -> None:
-    """Refuse a folder in which something else lies, which would be lost.
+    """Refuse a folder in which something lies that would be lost, and that no fetch brings back.
 
     Raises:
-        OutputError: It holds another encoder, or files that no fetch puts there.
+        OutputError: It holds another encoder, weights that were not fetched, or other files.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file", remedy="name a folder")
-    fetched = {file.name for file in plan.files}
-    other = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name not in _REPLACEABLE | fetched
-        and not path.name.endswith(_REPLACEABLE_SUFFIXES)
-        and not path.name.startswith("LICENSE")
-    )
+    remedy = "name a new folder with --root, or remove this one"
+    recorded, damaged = None, False
     try:
         recorded = read_manifest(folder)
-    except NoTimeToTrainError:
-        recorded = None
-    other = [name for name in other if recorded is None or name not in recorded.files]
+    except LocalEntryNotFoundError:
+        damaged = True
+    if recorded is not None and recorded.source != plan.source:
+        if plan.entry is None or recorded.encoder != plan.entry.name:
+            raise OutputError(
+                f"{folder} holds another encoder, {recorded.encoder or recorded.source}, which would be lost",
+                remedy=remedy,
+            )
+    ours = _COMPANIONS | {file.name for file in plan.files} | set(recorded.files if recorded else ())
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("LICENSE")}
+    other = sorted(names - ours - (_OF_HUB if _HUB_MARK in names else set()))
     if other:
         raise OutputError(
-            f"{folder} holds files of its own, which would be lost: {', '.join(other[:5])}",
-            remedy="name a new folder with --root",
+            f"{folder} holds files of its own, which would be lost: {', '.join(other[:5])}", remedy=remedy
         )
-    if plan.entry is None or not is_whole(folder):
-        return
-    report = check_folder(folder)
-    if not _is(plan.entry, report, recorded):
-        held = (recorded.encoder if recorded else None) or report.encoder or known_sizes_of(report)
-        raise OutputError(
-            f"{folder} holds another encoder, {held}, which would be lost", remedy="name a new folder with --root"
-        )
+    if recorded is None and not damaged and _is_readable(folder):
+        raise OutputError(f"{folder} holds weights that were not fetched, which would be lost", remedy=remedy)
 
 
-def known_sizes_of(report: WeightsReport) -> str:
-    """Describe the architecture that a report tells."""
-    return known_sizes(report.architecture) if report.architecture else report.layout
+def _is_readable(folder: Path) -> bool:
+    """Tell whether a folder holds a whole file of weights, whatever they are."""
+    try:
+        read_stored(folder, headers_only=True)
+    except (WeightsFormatError, WeightsNotFoundError):
+        return False
+    return True
 
 
 def _staging(folder: Path, plan: Plan) -> Path:

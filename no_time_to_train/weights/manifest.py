@@ -58,6 +58,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        texts = (manifest.kind, manifest.source, manifest.revision, manifest.fetched, manifest.encoder or "")
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(texts)
         for name, entry in manifest.files.items():
             if Path(name).name != name or not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
                 raise ValueError(name)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +29,7 @@ from tests.golden_files import NAMES, golden
 
 # As for torch: fp32 noise of Meta's code against fp64 is 4e-6; the mildest mistake known (tanh GELU) costs 6e-4.
 TOLERANCE = 2e-5
+WEIGHTS = "model.safetensors"
 
 
 def largest(one: object, other: object) -> float:
@@ -115,6 +117,34 @@ def test_full_size_random_encoders_agree_with_torch(name: str, tmp_path: Path) -
         for ours, theirs in zip(features, expected, strict=True):
             assert ours.shape == theirs.shape[1:]
             assert ours.size == 0 or largest(ours, theirs[0]) <= TOLERANCE
+
+
+def test_every_layout_loads(tmp_path: Path) -> None:
+    vit = timm.create_model("vit_small_plus_patch16_dinov3", embed_dim=96, depth=2, num_heads=3, num_classes=0)
+    convnext = timm.create_model(
+        "convnext_tiny.dinov3_lvd1689m", depths=(1, 1, 2, 1), dims=(16, 24, 32, 40), num_classes=0
+    )
+    for name, model in (("vit", vit), ("convnext", convnext)):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        save_file({key: value.clone() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors")
+    flat = {
+        key.removeprefix("model.") if key.startswith("model.layer") else key: value
+        for key, value in load_file(
+            convert_weights(golden("vit_swiglu64_untied"), tmp_path / "hf", "hf") / WEIGHTS
+        ).items()
+    }
+    save_file(flat, tmp_path / "flat.safetensors")
+    state = {f"model.{key}": value for key, value in load_file(tmp_path / "hf" / WEIGHTS).items()}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.6.6"}, tmp_path / "run.ckpt")
+    pixels = torch.randn(1, 3, 64, 96)
+    for name in ("vit.safetensors", "convnext.safetensors", "flat.safetensors", "run.ckpt", "hf"):
+        with torch.inference_mode():
+            expected = build_encoder_from_checkpoint(tmp_path / name)(pixels)
+        features = load_eqx_encoder(tmp_path / name)(jnp.asarray(pixels[0].numpy()))
+        assert largest(features.patches, expected.patches[0]) <= TOLERANCE
+        assert largest(features.cls, expected.cls[0]) <= TOLERANCE
 
 
 def test_gradients_and_jit_go_through() -> None:

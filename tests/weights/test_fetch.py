@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -315,17 +316,29 @@ def test_folders_with_something_else_are_left_alone(hub: Hub, tmp_path: Path) ->
 
 
 def test_a_folder_of_another_encoder_is_left_alone(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
-    for encoder in ("vits16", "vitb16"):
-        repository = f"facebook/dinov3-{encoder}-pretrain-lvd1689m"
+    for repository in ("facebook/dinov3-vits16-pretrain-lvd1689m", "facebook/dinov3-vitb16-pretrain-lvd1689m", "a/b"):
         hub.repositories[repository], hub.revisions[repository] = dict(hub.repositories[REPOSITORY]), "3" * 40
+    fetch_tiny(tmp_path / "small", "dinov3_small")
+    for name in ("dinov3_base", "a/b"):
+        with pytest.raises(OutputError, match="another encoder, dinov3_small"):
+            fetch_tiny(tmp_path / "small", name)
+    assert same_files(tmp_path / "small", tiny_folder)
+
+
+def test_weights_that_were_not_fetched_are_left_alone(
+    hub: Hub, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may be a training's, and nothing would bring them back."""
     root = tmp_path / "dino"
     shutil.copytree(tiny_folder, root)
-    with pytest.raises(OutputError, match="another encoder, dinov3_vit, width 64"):
-        fetch_tiny(root, "dinov3_small")
+    assert fetch_tiny(root, "dinov3_small").was_there
+    assert "not dinov3_small; it is left as it is" in capsys.readouterr().err
+    with pytest.raises(OutputError, match="not fetched, which would be lost"):
+        fetch_tiny(root, revision="1" * 40)
+    (root / "mine.safetensors").write_bytes(b"x")
+    with pytest.raises(OutputError, match=r"mine\.safetensors"):
+        fetch_tiny(root, revision="1" * 40)
     assert same_files(root, tiny_folder)
-    fetch_tiny(tmp_path / "small", "dinov3_small")
-    with pytest.raises(OutputError, match="another encoder, dinov3_small"):
-        fetch_tiny(tmp_path / "small", "dinov3_base")
 
 
 def test_a_folder_that_other_programs_made_is_good_enough(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
@@ -335,7 +348,11 @@ def test_a_folder_that_other_programs_made_is_good_enough(hub: Hub, tiny_folder:
     assert not validate_dinov3(root, deep=True)  # nobody recorded what the bytes should be
     with pytest.raises(LocalEntryNotFoundError, match="no hashes to compare with"):
         check_folder(root, deep=True)
+    # A download of the Hub's own tool that was cut off.
     (root / WEIGHTS).write_bytes((root / WEIGHTS).read_bytes()[:-10])
+    (root / "README.md").write_text("a model card")
+    with pytest.raises(OutputError, match=r"README\.md"):
+        fetch_tiny(root)
     (root / ".cache").mkdir()
     assert not validate_dinov3(root)
     fetch_tiny(root)
@@ -360,6 +377,7 @@ SPOILED: list[tuple[str, Callable[[Path], object], bool]] = [
     ("preprocessor_config.json", lambda path: path.write_text(""), False),
     ("preprocessor_config.json", Path.unlink, False),
     (MANIFEST, lambda path: path.write_text("{}"), False),
+    (MANIFEST, lambda path: path.write_text(path.read_text().replace("null", "[3]", 1)), False),
     (MANIFEST, lambda path: path.write_text("no JSON"), False),
 ]
 
@@ -593,7 +611,7 @@ def test_killed_at_any_moment(hub: Hub, tiny_folder: Path, tmp_path: Path) -> No
         while not hub.requests and process.poll() is None:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.4))
-        process.kill() if attempt % 2 else process.terminate()
+        process.send_signal(signal.SIGKILL if attempt % 2 else signal.SIGINT)
         process.communicate()
         hub.requests.clear()
         assert validate_dinov3(root) == root.exists()
