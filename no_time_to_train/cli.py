@@ -130,7 +130,10 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
     except (NoTimeToTrainError, ArgumentError, OSError) as error:
         if debug:
             raise
-        remedy = f" ({prog} --help lists what there is)" if isinstance(error, ArgumentError) else ""
+        remedy = ""
+        if not isinstance(error, NoTimeToTrainError):
+            hint = f"{prog} --help lists what there is" if isinstance(error, ArgumentError) else "check the path"
+            remedy = f" ({hint})"
         print(f"error: {' '.join(str(error).split())}{remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

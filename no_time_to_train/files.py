@@ -110,15 +110,23 @@ def put_in_place(new: Path, root: Path) -> None:
         _sync(new)
         if not root.exists():
             new.rename(root)
-        elif _exchange(new, root):
-            shutil.rmtree(new)
-        else:
-            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.old.") as old:
-                root.rename(Path(old) / root.name)
+        elif not _exchange(new, root):
+            old = root.with_name(f".{root.name}.{secrets.token_hex(6)}")
+            root.rename(old)
+            try:
                 new.rename(root)
+            except OSError:
+                old.rename(root)
+                raise
+            new = old
         _sync(root.parent)
     except OSError as error:
-        raise _cannot_write(root, error) from error
+        raise OutputError(
+            f"cannot put a folder at {root}: {error.strerror or error}",
+            remedy="name a folder in one that you may write to, and that is no mount point",
+        ) from error
+    # The new one is in place, whatever becomes of the old.
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.errors import ConfigError, WeightsFormatError
 
 
 def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
@@ -117,7 +117,7 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
         quiet: Show no progress.
         json: Print what was done as JSON, and show no progress.
     """
-    from no_time_to_train.weights.fetch import DEFAULT_MODEL
+    from no_time_to_train.weights.fetch import DEFAULT_MODEL, default_folder
 
     settings = _read_settings(config_file)
     train, paths = _section(settings, "train", config_file), _section(settings, "paths", config_file)
@@ -128,20 +128,17 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
             f"{config_file} says neither train.dino_root nor paths.dataset_root",
             remedy="set train.dino_root to the folder that is to hold the weights",
         )
-    folder = config_file.parent / (root if root is not None else Path(data or "") / name.rpartition("/")[2])
+    folder = config_file.parent / (root if root is not None else Path(data or "") / default_folder(name, None).name)
     fetch(name, folder, quiet=quiet, json=json)
 
 
 def _read_settings(path: Path) -> dict[str, object]:
+    from no_time_to_train.weights.json_files import read_object
+
     try:
-        settings = json_module.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", remedy="check --config") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}", remedy="correct it") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds a {type(settings).__name__}, expected an object", remedy="correct it")
-    return settings
+        return read_object(path)
+    except WeightsFormatError as error:
+        raise ConfigError(error.message, remedy="check --config") from error
 
 
 def _section(settings: dict[str, object], name: str, path: Path) -> dict[str, object]:

@@ -102,6 +102,11 @@ def leaf_names(model: eqx.Module) -> list[str]:
 def _filled(source: EquinoxSource, entry: EncoderConfig, dtype: DTypeLike | None) -> EqxEncoder:
     """Build the model without values, and put the stored ones in."""
     settings = dict(source.config)
+    if settings.get("hidden_act", "gelu") not in ("gelu", "silu"):
+        raise WeightsFormatError(
+            f"{source.path} states the activation {settings['hidden_act']!r}, expected gelu or silu",
+            remedy="use it with torch",
+        )
     eps = {"layer_norm_eps": float(settings["layer_norm_eps"])} if "layer_norm_eps" in settings else {}
 
     def build(key: jax.Array) -> EqxEncoder:

@@ -15,6 +15,7 @@ from transformers import (
     DINOv3ViTModel,
     PreTrainedModel,
 )
+from transformers.activations import ACT2FN
 
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.weights.source import Architecture
@@ -43,6 +44,10 @@ def build_model(
             remedy="check num_attention_heads in config.json",
         )
     taken = {key: value for key, value in (settings or {}).items() if key in _SETTINGS}
+    if taken.get("hidden_act", "gelu") not in ACT2FN:
+        raise WeightsFormatError(
+            f"the activation {taken['hidden_act']!r} is not known", remedy="correct hidden_act in config.json"
+        )
     if architecture.family == "dinov3_vit":
         return _dinov3_vit(architecture, heads, taken)
     if architecture.family == "dinov3_convnext":

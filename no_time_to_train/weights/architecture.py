@@ -41,6 +41,10 @@ def read_architecture(
             f"{source} lacks {error.args[0]}, without which its architecture cannot be told",
             remedy="fetch the file again, it may be incomplete",
         ) from error
+    except (IndexError, ZeroDivisionError, ValueError) as error:
+        raise WeightsFormatError(
+            f"{source} holds tensors of shapes that no encoder has", remedy="fetch the file again"
+        ) from error
 
 
 def matches(entry: EncoderConfig, architecture: Architecture) -> bool:

@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Literal
 
 import httpx2
-from huggingface_hub import get_session, get_token, scan_cache_dir
+from huggingface_hub import get_token, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, OfflineModeIsEnabled
 
 from no_time_to_train.errors import (
     AuthenticationError,
+    ConfigError,
     DiskFullError,
     NetworkError,
     NoTimeToTrainError,
 )
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
 from no_time_to_train.weights.download import TIMEOUT, Retries
-from no_time_to_train.weights.fetch import CHECKPOINTS, WORKSHOP
+from no_time_to_train.weights.fetch import CHECKPOINTS, default_folder, unfinished
 from no_time_to_train.weights.inspect import inspect_weights
 from no_time_to_train.weights.manifest import check_folder
-from no_time_to_train.weights.remote import Kind, Plan, endpoint, plan_hub, repository_of, token_header
-from no_time_to_train.weights.responses import TOKEN_PAGE, Target, refusal, unreachable
+from no_time_to_train.weights.remote import Kind, Plan, endpoint, is_link, plan_hub, repository_of, token_header
+from no_time_to_train.weights.responses import TOKEN_PAGE, Target, refusal, session, unreachable
 
 State = Literal["fine", "failed", "left out"]
 
@@ -57,8 +58,10 @@ def examine(encoder: str | None, root: Path | None, *, source: Kind | None = Non
         UnknownEncoderError: No entry has that name.
         WeightsNotFoundError: No weights of that encoder were released there.
     """
+    if encoder is not None and is_link(encoder):
+        raise ConfigError("a link has nothing to look at but itself", remedy="ntt fetch says what is wrong with it")
     repository = repository_of(encoder, source)[1] if encoder is not None else None
-    folder = root or _default_folder(encoder, repository)
+    folder = root if root is not None or encoder is None else _folder_of(encoder, source)
     network = _looked("network", _network)
     token = _looked("token", _token) if network.state == "fine" else _left_out("token", "the Hub is not reached")
     plan: Plan | None = None
@@ -82,9 +85,7 @@ def examine(encoder: str | None, root: Path | None, *, source: Kind | None = Non
         reached,
         _looked("disk", lambda: _disk(folder, plan)),
         _looked("cache", lambda: _cache(folder, repository)),
-        _looked("files", lambda: _files(folder))
-        if folder
-        else _left_out("files", "no encoder and no folder was named"),
+        _files_looked_at(folder, encoder),
     ]
 
 
@@ -104,13 +105,12 @@ def as_text(findings: list[Finding]) -> str:
 _ONCE = Retries(attempts=2, first_wait=0.5, longest_wait=5.0)
 
 
-def _default_folder(encoder: str | None, repository: str | None) -> Path | None:
-    if encoder is None or repository is None:
-        return None
-    named = CHECKPOINTS / repository.rpartition("/")[2]
-    if named.exists() or "/" in encoder:
-        return named
-    return weights_at_hand(resolve_encoder(encoder)) or named
+def _folder_of(encoder: str, source: Kind | None) -> Path:
+    """Return where the weights lie: where they are fetched to, or wherever configurations find them."""
+    folder = default_folder(encoder, source)
+    if not folder.exists() and source is None and "/" not in encoder:
+        return weights_at_hand(resolve_encoder(encoder)) or folder
+    return folder
 
 
 def _looked(check: str, look: Callable[[], str]) -> Finding:
@@ -118,6 +118,8 @@ def _looked(check: str, look: Callable[[], str]) -> Finding:
         return Finding(check, "fine", look())
     except NoTimeToTrainError as error:
         return Finding(check, "failed", error.message, error.remedy)
+    except OSError as error:
+        return Finding(check, "failed", str(error), "check the path and its permissions")
 
 
 def _left_out(check: str, why: str) -> Finding:
@@ -127,7 +129,7 @@ def _left_out(check: str, why: str) -> Finding:
 def _get(path: str, *, with_token: bool) -> httpx2.Response:
     target = Target(endpoint(), f"{endpoint()}{path}", endpoint())
     try:
-        return get_session().get(target.url, headers=token_header() if with_token else {}, timeout=TIMEOUT)
+        return session().get(target.url, headers=token_header() if with_token else {}, timeout=TIMEOUT)
     except OfflineModeIsEnabled as error:
         raise NetworkError("HF_HUB_OFFLINE forbids every request", remedy="unset HF_HUB_OFFLINE") from error
     except httpx2.HTTPError as error:
@@ -165,7 +167,7 @@ def _readable(plan: Plan) -> None:
     """Ask for one byte of the smallest file: a gated repository lists its files to everybody."""
     file = plan.files[0]
     try:
-        with get_session().stream(
+        with session().stream(
             "GET", file.target.url, headers={**file.headers, "Range": "bytes=0-0"}, timeout=TIMEOUT
         ) as response:
             if response.status_code >= 400:
@@ -193,7 +195,7 @@ def _disk(folder: Path | None, plan: Plan | None) -> str:
 def _cache(folder: Path | None, repository: str | None) -> str:
     said = []
     if folder is not None:
-        begun = list((folder.parent / WORKSHOP).glob(f"{folder.name}@*/*"))
+        begun = [path for staging in unfinished(folder) for path in staging.iterdir() if path.is_file()]
         if begun:
             size = sum(path.stat().st_size for path in begun)
             said.append(f"{size / 1e9:.2f} GB have come of an unfinished fetch, which the next one takes up")

@@ -7,16 +7,13 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
 import httpx2
-from huggingface_hub import get_session
 
 from no_time_to_train.errors import ChecksumMismatchError, DiskFullError, FetchError, NetworkError, OutputError
-from no_time_to_train.weights.responses import Target, refusal, unreachable
+from no_time_to_train.weights.responses import Target, asked_wait, refusal, session, unreachable
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +55,7 @@ class RemoteFile:
         digest: What it must hash to; None where nobody says.
         version: Two downloads with the same one give the same bytes; empty where a download cannot be resumed.
         headers: What goes with the request, to that host alone.
+        etag: What every answer must name as the file's version, if it names one.
     """
 
     name: str
@@ -66,6 +64,7 @@ class RemoteFile:
     digest: Digest | None
     version: str
     headers: Mapping[str, str]
+    etag: str = ""
 
     def partial(self, folder: Path) -> Path:
         """Return where what has come of it is kept."""
@@ -115,7 +114,7 @@ def download(file: RemoteFile, folder: Path, *, advance: Advance, retries: Retri
         retries: When to try again.
 
     Returns:
-        The whole, checked file. One that lies there already was checked when it was put there.
+        The whole, checked file.
 
     Raises:
         FetchError: What the server answers, or that it cannot be reached.
@@ -123,7 +122,7 @@ def download(file: RemoteFile, folder: Path, *, advance: Advance, retries: Retri
         DiskFullError: The disk is full; what came is kept.
     """
     whole = folder / file.name
-    if whole.is_file() and whole.stat().st_size == file.size:
+    if whole.is_file() and file.digest is not None and file.digest.fits(whole):
         advance(file.size)
         return whole
     partial = file.partial(folder)
@@ -158,7 +157,7 @@ def _stream(file: RemoteFile, partial: Path, advance: Advance) -> None:
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        with get_session().stream("GET", file.target.url, headers=headers, timeout=TIMEOUT) as response:
+        with session().stream("GET", file.target.url, headers=headers, timeout=TIMEOUT) as response:
             if response.status_code == 416:
                 _start_over(partial, have, advance)
                 none = NetworkError(f"{file.target.name}: the server has no byte {have}", remedy="run it again")
@@ -170,7 +169,7 @@ def _stream(file: RemoteFile, partial: Path, advance: Advance) -> None:
             with _opened(partial) as stream:
                 for part in response.iter_raw():
                     _write(stream, part, file, advance)
-    except (httpx2.TransportError, httpx2.DecodingError) as error:
+    except httpx2.HTTPError as error:
         raise _Passing(unreachable(error, file.target)) from error
     if partial.stat().st_size < file.size:
         came = partial.stat().st_size
@@ -185,26 +184,16 @@ def _stream(file: RemoteFile, partial: Path, advance: Advance) -> None:
 def _refused(response: httpx2.Response, target: Target) -> NoReturn:
     error = refusal(response, target)
     if response.status_code in _PASSING and isinstance(error, FetchError):
-        raise _Passing(error, _asked_wait(response.headers.get("Retry-After")))
+        raise _Passing(error, asked_wait(response))
     raise error
-
-
-def _asked_wait(value: str | None) -> float | None:
-    """Return the seconds that `Retry-After` asks for, given as such or as a date."""
-    if not value:
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):
-        return None
 
 
 def _check_range(response: httpx2.Response, file: RemoteFile, partial: Path, have: int, advance: Advance) -> None:
     """Refuse an answer that is about other bytes than those asked for."""
+    if file.etag and response.headers.get("ETag", file.etag) != file.etag:
+        if partial.is_file():
+            _start_over(partial, partial.stat().st_size, advance)
+        raise NetworkError(f"{file.target.name} changed while it came", remedy="run it again")
     length = response.headers.get("Content-Length", "")
     if response.status_code == 206:
         begin, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")

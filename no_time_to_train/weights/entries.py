@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from no_time_to_train.errors import LocalEntryNotFoundError, ShapeMismatchError
+from no_time_to_train.errors import LocalEntryNotFoundError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.weights.architecture import fitting_entries, known_sizes, matches
 from no_time_to_train.weights.manifest import read_manifest
@@ -77,6 +77,11 @@ def stated_normalisation(
     mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
     if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3):
         return None
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (*mean, *std)) or 0 in std:
+        raise WeightsFormatError(
+            f"the preprocessor states the mean {mean} and standard deviation {std}, expected three numbers each",
+            remedy="correct preprocessor_config.json, or fetch the folder again",
+        )
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
 
 

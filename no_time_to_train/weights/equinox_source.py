@@ -62,7 +62,7 @@ def equinox_header(
     return {
         "encoder": entry.name,
         "architecture": asdict(architecture),
-        "config": {**config, "num_attention_heads": entry.num_heads},
+        "config": {**config, **({"num_attention_heads": entry.num_heads} if entry.num_heads else {})},
         "preprocessor": {"image_mean": entry.image_mean, "image_std": entry.image_std},
         "rope_periods": "stored" if periods_stored else "computed",
     }

@@ -23,7 +23,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from no_time_to_train.errors import DiskFullError, UnsafeWeightsError, WeightsFormatError
+from no_time_to_train.errors import DiskFullError, NoTimeToTrainError, UnsafeWeightsError, WeightsFormatError
+from no_time_to_train.weights.json_files import FETCH_AGAIN, parse_object, read_object
 
 FORMAT = "no_time_to_train/equinox"
 SUFFIXES = (".eqx", ".lz4")
@@ -32,8 +33,8 @@ _BLOCK = 1 << 22
 _LONGEST_HEADER = 1 << 20
 # Weights hardly shrink: an archive that grows more than this is made to fill disks.
 _LARGEST_GROWTH = 8
+_LONGEST_SIDE = 1 << 32
 _ALWAYS_ALLOWED = 1 << 28
-_FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 # How NumPy names the dtypes; it knows no bfloat16 and calls it two bytes of anything.
 _DTYPES = {
     "<f4": torch.float32,
@@ -118,19 +119,20 @@ def read_eqx(path: Path) -> EquinoxFile:
                 f"{path} holds arrays without names, and there is no metadata.json beside it",
                 remedy="give Equimo's folder or archive whole, or a file that ntt convert --to equinox wrote",
             )
-        metadata = _json(beside.read_bytes(), beside)
+        metadata = read_object(beside)
         return EquinoxFile(path, _named_by_equimo(list(_arrays(path, 0)), metadata, path), metadata, "Equimo folder")
     with path.open("rb") as stream:
         line = stream.readline(_LONGEST_HEADER)
-    header = _json(line, path)
+    header = parse_object(line, f"the first line of {path}")
     names = header.get("leaves")
-    if header.get("format") != FORMAT or not isinstance(names, list):
+    settings = (header.get("config", {}), header.get("preprocessor", {}))
+    if header.get("format") != FORMAT or not isinstance(names, list) or not all(isinstance(s, dict) for s in settings):
         raise WeightsFormatError(
             f"{path} is no Equinox file of this package", remedy="write one with: ntt convert SRC DST.eqx --to equinox"
         )
     arrays = list(_arrays(path, len(line)))
     if len(arrays) != len(names):
-        raise WeightsFormatError(f"{path} holds {len(arrays)} arrays, expected {len(names)}", remedy=_FETCH_AGAIN)
+        raise WeightsFormatError(f"{path} holds {len(arrays)} arrays, expected {len(names)}", remedy=FETCH_AGAIN)
     return EquinoxFile(path, dict(zip(map(str, names), arrays, strict=True)), header, "Equinox file")
 
 
@@ -161,7 +163,7 @@ def _arrays(path: Path, position: int) -> Iterator[StoredArray]:
             stream.seek(position)
             array = _array_at(stream, path)
             if array.offset + array.num_bytes > end:
-                raise WeightsFormatError(f"{path} ends within its array of {array.shape}", remedy=_FETCH_AGAIN)
+                raise WeightsFormatError(f"{path} ends within its array of {array.shape}", remedy=FETCH_AGAIN)
             yield array
             position = array.offset + array.num_bytes
 
@@ -170,31 +172,23 @@ def _array_at(stream: IO[bytes], path: Path) -> StoredArray:
     begin = stream.read(len(_MAGIC) + 2)
     width = {1: 2, 2: 4, 3: 4}.get(begin[-2]) if len(begin) == len(_MAGIC) + 2 else None
     if not begin.startswith(_MAGIC) or width is None:
-        raise WeightsFormatError(f"{path} holds something else than NumPy arrays", remedy=_FETCH_AGAIN)
+        raise WeightsFormatError(f"{path} holds something else than NumPy arrays", remedy=FETCH_AGAIN)
     length = int.from_bytes(stream.read(width), "little")
     text = stream.read(min(length, _LONGEST_HEADER)).decode("latin-1")
     try:
         header = ast.literal_eval(text.strip())
         shape, description, fortran = header["shape"], header["descr"], header["fortran_order"]
-        if not all(isinstance(side, int) and side >= 0 for side in shape):
+        if not all(type(side) is int and 0 <= side <= _LONGEST_SIDE for side in shape):
             raise ValueError(shape)
+        if not isinstance(description, str):
+            raise TypeError(description)
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
-        raise WeightsFormatError(f"{path} holds a damaged array header", remedy=_FETCH_AGAIN) from error
+        raise WeightsFormatError(f"{path} holds a damaged array header", remedy=FETCH_AGAIN) from error
     if description not in _DTYPES or (fortran and len(shape) > 1):
         raise WeightsFormatError(
             f"{path} holds an array of the kind {description!r}, which no encoder has", remedy="name the original file"
         )
     return StoredArray(_DTYPES[description], tuple(shape), stream.tell())
-
-
-def _json(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise WeightsFormatError(f"{path} does not begin with JSON", remedy=_FETCH_AGAIN) from error
-    if not isinstance(header, dict):
-        raise WeightsFormatError(f"{path} does not begin with a JSON object", remedy=_FETCH_AGAIN)
-    return header
 
 
 def _named_by_equimo(arrays: Sequence[StoredArray], metadata: Mapping[str, Any], path: Path) -> dict[str, StoredArray]:
@@ -274,15 +268,16 @@ def _unpacked(path: Path) -> tuple[Path, dict[str, Any]]:
         folder = Path(tempfile.mkdtemp(dir=_workshop.name))
         try:
             _unpack(path, folder)
-        except (tarfile.TarError, RuntimeError, EOFError, OSError) as error:
+        except NoTimeToTrainError:
             shutil.rmtree(folder)
-            if isinstance(error, DiskFullError):
-                raise
-            raise WeightsFormatError(f"{path} is no whole archive: {error}", remedy=_FETCH_AGAIN) from error
+            raise
+        except (tarfile.TarError, RuntimeError, EOFError, OSError, ValueError) as error:
+            shutil.rmtree(folder)
+            raise WeightsFormatError(f"{path} is no whole archive: {error}", remedy=FETCH_AGAIN) from error
         except BaseException:
             shutil.rmtree(folder)
             raise
-        metadata = _json((folder / "metadata.json").read_bytes(), path)
+        metadata = parse_object((folder / "metadata.json").read_bytes(), path)
         _check_recorded(folder / "weights.eqx", metadata, path)
         _unpacked_archives[key] = folder / "weights.eqx", metadata
     return _unpacked_archives[key]
@@ -317,7 +312,7 @@ def _unpack(path: Path, folder: Path) -> None:
             with (folder / member.name).open("wb") as target:
                 shutil.copyfileobj(inside, target, _BLOCK)
     if limits:
-        raise WeightsFormatError(f"{path} lacks {' and '.join(limits)}", remedy=_FETCH_AGAIN)
+        raise WeightsFormatError(f"{path} lacks {' and '.join(limits)}", remedy=FETCH_AGAIN)
 
 
 def _check_recorded(weights: Path, metadata: Mapping[str, Any], path: Path) -> None:
@@ -328,4 +323,4 @@ def _check_recorded(weights: Path, metadata: Mapping[str, Any], path: Path) -> N
     with weights.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != recorded.removeprefix("sha256:"):
-        raise WeightsFormatError(f"the weights in {path} have another hash than it records", remedy=_FETCH_AGAIN)
+        raise WeightsFormatError(f"the weights in {path} have another hash than it records", remedy=FETCH_AGAIN)

@@ -1,6 +1,8 @@
 """Fetching weights into a folder that is whole or not there, whatever happens on the way."""
 
 import errno
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ from no_time_to_train.weights.remote import (
     entry_of_link,
     file_name_of,
     is_link,
+    is_of_repository,
     plan_hub,
     plan_link,
     repository_of,
@@ -133,12 +136,15 @@ def fetch(
         ConfigError: Arguments that contradict each other.
         OutputError: The folder holds something else, or cannot be written.
     """
-    retries = retries or Retries()
+    retries, name = retries or Retries(), name.strip()
     if (source == "url") != is_link(name) and (source == "url" or source is not None):
         raise ConfigError(f"{without_secrets(name)} cannot come from {source}", remedy="leave --source out")
     if is_link(name) and revision is not None:
         raise ConfigError("a link has no revisions", remedy="leave --revision out")
-    folder = (Path(root) if root is not None else _default_folder(name, source)).resolve()
+    try:
+        folder = (Path(root) if root is not None else default_folder(name, source)).resolve()
+    except ValueError as error:
+        raise ConfigError(f"{str(root)!r} is no folder's name: {error}", remedy="name another") from error
     with FetchDisplay(quiet=quiet) as display:
         there = _at_hand(folder, name, display, source=source, revision=revision)
         if there is not None:
@@ -150,7 +156,7 @@ def fetch(
             )
 
 
-def _default_folder(name: str, source: Kind | None) -> Path:
+def default_folder(name: str, source: Kind | None) -> Path:
     """Return where configurations look for an encoder's weights: a folder named as its repository, or as its entry."""
     if is_link(name):
         entry = entry_of_link(name)
@@ -164,10 +170,10 @@ def _at_hand(
 ) -> Fetched | None:
     """Return what lies in the folder if it is whole and what is asked for."""
     wanted, entry = (without_secrets(name), None) if is_link(name) else repository_of(name, source)[1:]
-    try:
-        report, manifest = check_folder(folder), read_manifest(folder)
-    except LocalEntryNotFoundError:
+    whole = _whole(folder)
+    if whole is None:
         return None
+    report, manifest = whole
     if manifest is not None:
         same = manifest.source == wanted or (entry is not None and manifest.encoder == entry.name)
         fits = same and revision in (None, manifest.revision) and source in (None, manifest.kind)
@@ -177,6 +183,14 @@ def _at_hand(
     if entry is not None and not (report.architecture and matches(entry, report.architecture)):
         display.tell(f"{folder} was not fetched, and holds {report.description}, not {entry.name}; it is left as it is")
     return _described(folder, report, None, was_there=True)
+
+
+def _whole(folder: Path) -> tuple[WeightsReport, Manifest | None] | None:
+    """Return what a folder holds, if it is whole."""
+    try:
+        return check_folder(folder), read_manifest(folder)
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _described(folder: Path, report: WeightsReport, manifest: Manifest | None, *, was_there: bool) -> Fetched:
@@ -222,6 +236,10 @@ def _fetch(
         if is_link(name)
         else plan_hub(name, source=source, revision=revision, retries=retries)
     )
+    whole = _whole(folder)
+    if whole is not None and whole[1] is not None and _is_of(whole[1], plan):
+        # A branch or a tag was named, and it is this commit.
+        return _described(folder, *whole, was_there=True)
     _refuse_taken(folder, plan)
     staging = _staging(folder, plan)
     _check_room(staging, plan)
@@ -233,6 +251,8 @@ def _fetch(
         _take_from_cache(file, plan, staging, display, retries)
         download(file, staging, advance=display.advance, retries=retries)
     report = _finish(staging, plan)
+    # Somebody may have put something there in the meantime.
+    _refuse_taken(folder, plan)
     put_in_place(staging, folder)
     return _described(folder, report, read_manifest(folder), was_there=False)
 
@@ -247,6 +267,9 @@ def _refuse_taken(folder: Path, plan: Plan) -> None:
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file", remedy="name a folder")
+    if folder.is_mount() or Path.cwd().is_relative_to(folder):
+        what = "a mount point" if folder.is_mount() else "where this command runs"
+        raise OutputError(f"{folder} is {what}, and cannot be replaced", remedy="name a folder in it with --root")
     remedy = "name a new folder with --root, or remove this one"
     recorded, damaged = None, False
     try:
@@ -259,9 +282,7 @@ def _refuse_taken(folder: Path, plan: Plan) -> None:
                 f"{folder} holds another encoder, {recorded.encoder or recorded.source}, which would be lost",
                 remedy=remedy,
             )
-    ours = _COMPANIONS | {file.name for file in plan.files} | set(recorded.files if recorded else ())
-    names = {path.name for path in folder.iterdir() if not path.name.startswith("LICENSE")}
-    other = sorted(names - ours - (_OF_HUB if _HUB_MARK in names else set()))
+    other = _foreign(folder, recorded)
     if other:
         raise OutputError(
             f"{folder} holds files of its own, which would be lost: {', '.join(other[:5])}", remedy=remedy
@@ -270,8 +291,26 @@ def _refuse_taken(folder: Path, plan: Plan) -> None:
         raise OutputError(f"{folder} holds weights that were not fetched, which would be lost", remedy=remedy)
 
 
+def _foreign(folder: Path, recorded: Manifest | None) -> list[str]:
+    """Return the names of what no fetch puts into a folder."""
+    try:
+        paths = {path.name: path for path in folder.iterdir()}
+    except OSError as error:
+        raise OutputError(
+            f"cannot look into {folder}: {error.strerror}", remedy="name a folder that you may read"
+        ) from error
+    ours = _COMPANIONS | set(recorded.files if recorded else ()) | (_OF_HUB if _HUB_MARK in paths else set())
+    return sorted(
+        name
+        for name, path in paths.items()
+        if not (name in ours or is_of_repository(name)) or (path.is_dir() and name != _HUB_MARK)
+    )
+
+
 def _is_readable(folder: Path) -> bool:
-    """Tell whether a folder holds a whole file of weights, whatever they are."""
+    """Tell whether a folder holds a whole file of weights, whatever they are, or one that may not be read."""
+    if not all(os.access(path, os.R_OK) for path in folder.iterdir()):
+        return True
     try:
         read_stored(folder, headers_only=True)
     except (WeightsFormatError, WeightsNotFoundError):
@@ -279,18 +318,40 @@ def _is_readable(folder: Path) -> bool:
     return True
 
 
+def _is_of(manifest: Manifest, plan: Plan) -> bool:
+    """Tell whether a manifest records what a plan would fetch."""
+    return (manifest.source, manifest.revision) == (plan.source, plan.revision)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the folders in which files of unfinished fetches into a folder lie."""
+    workshop = folder.parent / WORKSHOP
+    named = re.compile(re.escape(folder.name) + "@[0-9a-f]{12}")
+    if not workshop.is_dir():
+        return []
+    return [path for path in workshop.iterdir() if named.fullmatch(path.name) and path.is_dir()]
+
+
 def _staging(folder: Path, plan: Plan) -> Path:
     """Return the folder in which this plan's files gather; those of other plans for the same folder go."""
-    workshop = folder.parent / WORKSHOP
-    staging = workshop / f"{folder.name}@{plan.mark}"
+    staging = folder.parent / WORKSHOP / f"{folder.name}@{plan.mark}"
     try:
-        for other in workshop.glob(f"{folder.name}@*"):
-            if other != staging:
-                shutil.rmtree(other)
+        for path in unfinished(folder):
+            if path != staging or not _is_taken_up(path, plan):
+                shutil.rmtree(path)
         staging.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {staging}: {error}", remedy="name a folder that you may write to") from error
     return staging
+
+
+def _is_taken_up(staging: Path, plan: Plan) -> bool:
+    """Tell whether a staging folder can be gone on with; whoever was killed may have left an old folder there."""
+    try:
+        recorded = read_manifest(staging)
+    except LocalEntryNotFoundError:
+        return False
+    return recorded is None or _is_of(recorded, plan)
 
 
 def _check_room(staging: Path, plan: Plan) -> None:
@@ -329,7 +390,9 @@ def _finish(staging: Path, plan: Plan) -> WeightsReport:
     if is_dinov3(plan.entry, plan.source):
         write_text_atomic(staging / NOTICE_FILE, NOTICE.format(source=f"{plan.source}, {plan.revision}"))
     for path in staging.iterdir():
-        if path.name not in names | {NOTICE_FILE}:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in names | {NOTICE_FILE}:
             path.unlink()
     Manifest(
         kind=plan.kind,

@@ -3,7 +3,7 @@
 Nothing here knows a model. Tensors are memory-mapped, so that looking at a file does not load it.
 """
 
-import json
+import os
 import pickle
 import re
 import zipfile
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights import eqx
+from no_time_to_train.weights.json_files import FETCH_AGAIN, read_object
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 LIGHTNING_KEY = "pytorch-lightning_version"
@@ -37,7 +38,6 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 
 
 def find_weights_file(path: Path) -> Path:
@@ -64,7 +64,9 @@ def find_weights_file(path: Path) -> Path:
             f"no weights at {path}", remedy="check the path, or put the file there; checkpoints/README.md says where"
         )
     if path.stat().st_size == 0:
-        raise WeightsNotFoundError(f"the weights file {path} is empty", remedy=_FETCH_AGAIN)
+        raise WeightsNotFoundError(f"the weights file {path} is empty", remedy=FETCH_AGAIN)
+    if not os.access(path, os.R_OK):
+        raise WeightsNotFoundError(f"the weights file {path} may not be read", remedy="check its permissions")
     return path
 
 
@@ -142,17 +144,17 @@ def _read_safetensors(file: Path, *, headers_only: bool) -> tuple[dict[str, Tens
             f"{file} holds numbers of the kind {error.args[0]}, which no encoder has", remedy="name the original file"
         ) from error
     except (SafetensorError, OSError) as error:
-        raise WeightsFormatError(f"{file} is no whole safetensors file: {error}", remedy=_FETCH_AGAIN) from error
+        raise WeightsFormatError(f"{file} is no whole safetensors file: {error}", remedy=FETCH_AGAIN) from error
 
 
 def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise WeightsFormatError(f"{index} is no safetensors index: {error!r}", remedy=_FETCH_AGAIN) from error
+        weight_map = read_object(index).get("weight_map")
+    except WeightsFormatError as error:
+        raise WeightsFormatError(f"{index} is no safetensors index: {error.message}", remedy=error.remedy) from error
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise WeightsFormatError(
-            f"{index} is no safetensors index: its weight_map does not give a file for each tensor", remedy=_FETCH_AGAIN
+            f"{index} is no safetensors index: its weight_map does not give a file for each tensor", remedy=FETCH_AGAIN
         )
     tensors: dict[str, Tensor] = {}
     files: list[Path] = []
@@ -166,7 +168,7 @@ def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise WeightsFormatError(
-            f"{index} lists {len(missing)} tensors that no shard holds, first {missing[0]}", remedy=_FETCH_AGAIN
+            f"{index} lists {len(missing)} tensors that no shard holds, first {missing[0]}", remedy=FETCH_AGAIN
         )
     return StoredTensors(tensors, tuple(files), "sharded safetensors")
 
@@ -183,13 +185,19 @@ def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
                 f"{file} is a pickle that asks for more than tensors, so it was not loaded: {reason[0].strip()}",
                 remedy="export the plain state dict with torch.save(model.state_dict(), ...), or use safetensors",
             ) from error
-        raise WeightsFormatError(f"{file} is no PyTorch weights file", remedy=_FETCH_AGAIN) from error
+        raise WeightsFormatError(f"{file} is no PyTorch weights file", remedy=FETCH_AGAIN) from error
     except Exception as error:  # what a damaged pickle does to its reader has no limits
         first_line = str(error).split("\n")[0]
         raise WeightsFormatError(
-            f"{file} is no whole PyTorch weights file: {first_line}", remedy=_FETCH_AGAIN
+            f"{file} is no whole PyTorch weights file: {first_line}", remedy=FETCH_AGAIN
         ) from error
-    return pickled_tensors(loaded, file)
+    stored = pickled_tensors(loaded, file)
+    if not headers_only and any(tensor.is_meta for tensor in stored.tensors.values()):
+        raise WeightsFormatError(
+            f"{file} holds tensors without values: the model was saved from the meta device",
+            remedy="save the state dict of a model that has weights",
+        )
+    return stored
 
 
 def pickled_tensors(loaded: Any, file: Path) -> StoredTensors:

@@ -366,7 +366,7 @@ def shape_in_transformers(name: str, shape: Sequence[int], family: Family) -> tu
     """
     if family == "dinov3_vit" and name in _TOKENS:
         return (1,) * (3 - len(shape)) + tuple(shape)
-    if name.endswith(".bias") and len(shape) == 3:  # of a convolution, in Equinox
+    if name.endswith(".bias") and tuple(shape[1:]) == (1, 1):  # of a convolution, in Equinox
         return (shape[0],)
     return tuple(shape)
 

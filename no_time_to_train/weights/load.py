@@ -1,6 +1,6 @@
 """Strict loading: a model on the meta device takes the tensors of a file by assignment, or says why not."""
 
-import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.weights.architecture import read_architecture
 from no_time_to_train.weights.files import StoredTensors, read_stored
+from no_time_to_train.weights.json_files import parse_object, read_object
 from no_time_to_train.weights.layout import Layout
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT
@@ -120,6 +121,7 @@ def source_of(stored: StoredTensors, path: Path) -> WeightsSource:
     tensors = to_transformers(raw, layout, str(path))
     _drop_zero_key_biases(tensors)
     config, preprocessor = _settings_beside(stored, layout, path)
+    _check_settings(config, path)
     return WeightsSource(
         path=path,
         layout=layout.name,
@@ -152,35 +154,49 @@ def stored_periods(stored: StoredTensors) -> Tensor | None:
     for name in _PERIODS:
         if name in stored.tensors and not computed:
             return stored.tensors[name]
-    try:
-        content = json.loads(stored.metadata[ROPE_PERIODS])
-        return torch.tensor(content["values"], dtype=getattr(torch, content["dtype"]))
-    except (KeyError, ValueError, TypeError, AttributeError):
+    if ROPE_PERIODS not in stored.metadata:
         return None
+    content = parse_object(stored.metadata[ROPE_PERIODS], f"{ROPE_PERIODS} in {stored.files[0]}")
+    kinds = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.bfloat16, torch.float16)}
+    try:
+        return torch.tensor(content["values"], dtype=kinds[content["dtype"]])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise WeightsFormatError(
+            f"{stored.files[0]} holds RoPE periods that are no numbers", remedy="convert the original weights again"
+        ) from error
+
+
+def _check_settings(config: dict[str, Any], path: Path) -> None:
+    """Refuse settings of other types than the models', and make numbers of one kind.
+
+    Raises:
+        WeightsFormatError: One of them is none.
+    """
+    for name in ("layer_norm_eps", "rope_theta", "num_attention_heads", "hidden_act"):
+        if name not in config:
+            continue
+        value = config[name]
+        if name == "hidden_act":
+            fits = isinstance(value, str)
+        else:
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+        if not fits:
+            raise WeightsFormatError(
+                f"{path} states {name} as {value!r}, which no encoder takes", remedy="correct it, or fetch it again"
+            )
+        if name in ("layer_norm_eps", "rope_theta"):
+            config[name] = float(value)
 
 
 def _settings_beside(stored: StoredTensors, layout: Layout, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what stands beside the tensors in the words of `config.json` and `preprocessor_config.json`."""
     if layout.name.startswith("transformers"):
         folder = path if path.is_dir() else path.parent
-        return _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
+        beside = (folder / "config.json", folder / "preprocessor_config.json")
+        config, preprocessor = (read_object(file) if file.is_file() else {} for file in beside)
+        return config, preprocessor
     if layout is EQUIMO_DINOV3_VIT:
-        heads = stored.header.get("model_config", {}).get("num_heads")
+        model = stored.header.get("model_config")
+        heads = model.get("num_heads") if isinstance(model, dict) else None
         return ({"num_attention_heads": heads} if isinstance(heads, int) else {}), {}
     return dict(stored.header.get("config", {})), dict(stored.header.get("preprocessor", {}))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsFormatError(
-            f"{path} is no JSON: {error}", remedy="fetch the folder again, the file may have been cut off"
-        ) from error
-    if not isinstance(content, dict):
-        raise WeightsFormatError(
-            f"{path} holds a {type(content).__name__}, expected an object", remedy="fetch it again"
-        )
-    return content

@@ -16,6 +16,7 @@ from no_time_to_train.errors import (
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.weights.files import find_weights_file
 from no_time_to_train.weights.inspect import WeightsReport, inspect_weights, sha256_of
+from no_time_to_train.weights.json_files import read_object
 from no_time_to_train.weights.source import Architecture
 
 MANIFEST = ".ntt-manifest.json"
@@ -57,7 +58,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        manifest = Manifest(**read_object(path))
         texts = (manifest.kind, manifest.source, manifest.revision, manifest.fetched, manifest.encoder or "")
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(texts)
@@ -65,7 +66,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             if Path(name).name != name or not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
                 raise ValueError(name)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LocalEntryNotFoundError(f"{path} is no whole manifest: {error!r}", remedy=_AGAIN) from error
+        raise LocalEntryNotFoundError(f"{path} is no whole manifest", remedy=_AGAIN) from error
     return manifest
 
 
@@ -98,6 +99,12 @@ def check_folder(folder: Path, *, deep: bool = False) -> WeightsReport:
     if report.architecture is None:
         raise LocalEntryNotFoundError(f"{folder} holds {report.layout}, expected an encoder", remedy=_AGAIN)
     _check_config(folder, report.architecture)
+    added = sorted(set(report.files) - set(manifest.files)) if manifest is not None else []
+    if added:
+        raise LocalEntryNotFoundError(
+            f"{folder} holds weights that were not fetched into it: {', '.join(added)}",
+            remedy=f"remove them, or {_AGAIN}",
+        )
     if deep:
         _check_hashes(folder, manifest)
     return report
@@ -137,18 +144,22 @@ def _check_present(folder: Path, manifest: Manifest | None) -> None:
         if not path.is_file() or path.stat().st_size == 0:
             state = "is empty" if path.is_file() else "is missing"
             raise LocalEntryNotFoundError(f"{path} {state}", remedy=_AGAIN)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise LocalEntryNotFoundError(f"{path} is no JSON: {error}", remedy=_AGAIN) from error
-        if not isinstance(content, dict):
-            raise LocalEntryNotFoundError(f"{path} holds no object", remedy=_AGAIN)
+        if manifest is not None and name not in manifest.files:
+            raise LocalEntryNotFoundError(f"{path} is not in the manifest beside it", remedy=_AGAIN)
+        _object_in(path)
+
+
+def _object_in(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except WeightsFormatError as error:
+        raise LocalEntryNotFoundError(error.message, remedy=_AGAIN) from error
 
 
 def _check_config(folder: Path, found: Architecture) -> None:
     """Compare what a config.json says of the sizes with what the tensors show."""
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = _object_in(path) if path.is_file() else {}
     shown: dict[str, Any] = {
         "hidden_size": found.embed_dim,
         "num_features": found.embed_dim,  # timm's

@@ -88,7 +88,15 @@ def of_values(tensor: Tensor) -> StoredTensor:
 
 
 def stacked(parts: list[StoredTensor]) -> StoredTensor:
-    """Put tensors of equal width on top of each other."""
+    """Put tensors of equal width on top of each other.
+
+    Raises:
+        WeightsFormatError: Their widths or dtypes differ, or they have no height.
+    """
+    if any(not part.shape or (part.dtype, part.shape[1:]) != (parts[0].dtype, parts[0].shape[1:]) for part in parts):
+        raise WeightsFormatError(
+            f"tensors of {[part.shape for part in parts]} cannot be joined", remedy="check the file with ntt inspect"
+        )
     height = sum(part.shape[0] for part in parts)
     pieces = tuple(piece for part in parts for piece in part.pieces)
     return StoredTensor(parts[0].dtype, (height, *parts[0].shape[1:]), pieces)

@@ -9,25 +9,36 @@ from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from no_time_to_train.errors import (
+    AuthenticationError,
+    ConfigError,
     LocalEntryNotFoundError,
     NetworkError,
+    ProxyRefusedError,
     RepositoryNotFoundError,
     UnknownEncoderError,
     WeightsNotFoundError,
 )
 from no_time_to_train.registry import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.download import TIMEOUT, Digest, RemoteFile, Retries
-from no_time_to_train.weights.responses import META_PAGE, Target, refusal, unreachable, without_secrets
+from no_time_to_train.weights.responses import (
+    META_PAGE,
+    Target,
+    asked_wait,
+    refusal,
+    session,
+    unreachable,
+    without_secrets,
+)
 
 Kind = Literal["hub", "timm", "url"]
 T = TypeVar("T")
 
-_META_HASH = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$")
+_META_HASH = re.compile(r"dino\w*-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _LICENCE = re.compile(r"LICENSE(\.\w+)?")
@@ -65,19 +76,43 @@ class Plan:
 
 
 def endpoint() -> str:
-    """Return the Hub's address: `HF_ENDPOINT`, or the public one."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+    """Return the Hub's address: `HF_ENDPOINT`, or the public one.
+
+    Raises:
+        ConfigError: `HF_ENDPOINT` is no address.
+    """
+    address = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or str(constants.ENDPOINT)
+    if not _is_address(address):
+        raise ConfigError(
+            f"HF_ENDPOINT is {address!r}, expected an address", remedy="set it to https://HOST, or unset it"
+        )
+    return address
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return is_link(text) and bool(urlsplit(text).hostname) and bool(httpx2.URL(text).host)
+    except (httpx2.InvalidURL, ValueError):
+        return False
 
 
 def token_header() -> dict[str, str]:
-    """Return the header that shows the user's token to the Hub; empty without a token."""
+    """Return the header that shows the user's token to the Hub; empty without a token.
+
+    Raises:
+        AuthenticationError: It is no token at all.
+    """
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    if token and not (token.isascii() and token.isprintable()):
+        raise AuthenticationError(
+            "the token holds characters that no token has", remedy="set HF_TOKEN anew, or run: hf auth login"
+        )
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def is_link(name: str) -> bool:
     """Tell whether a name is a link."""
-    return name.startswith(("http://", "https://"))
+    return name.lower().startswith(("http://", "https://"))
 
 
 def repository_of(name: str, source: Kind | None) -> tuple[Kind, str, EncoderConfig | None]:
@@ -94,6 +129,10 @@ def repository_of(name: str, source: Kind | None) -> tuple[Kind, str, EncoderCon
         UnknownEncoderError: It is neither a known name nor an id.
         WeightsNotFoundError: There are no released weights of that encoder there.
     """
+    if "?" in name or "://" in name:
+        raise RepositoryNotFoundError(
+            f"{without_secrets(name)!r} is neither a name nor a link", remedy="let a link begin with https://"
+        )
     by_timm = {repository: ENCODER_CONFIGS[entry] for entry, repository in TIMM_IDS.items()}
     if name in by_timm:
         return "timm", name, by_timm[name]
@@ -135,16 +174,19 @@ def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: R
         WeightsNotFoundError: The repository lacks a file without which its weights are of no use.
     """
     kind, repository, entry = repository_of(name, source)
+    headers = token_header()
     api = HfApi(endpoint=endpoint())
     page = f"{endpoint()}/{repository}"
     target = Target(repository, f"{endpoint()}/api/models/{repository}", page)
 
     def ask() -> ModelInfo:
-        return api.model_info(repository, revision=revision, files_metadata=True, timeout=_API_SECONDS)
+        found = api.model_info(repository, revision=revision, files_metadata=True, timeout=_API_SECONDS)
+        _check_listing(found)
+        return found
 
+    session()  # so that a wrong proxy is not taken for a wrong answer
     info = asked(ask, target, retries)
     present = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    headers = token_header()
     chosen = _chosen(present, repository, with_preprocessor=kind == "hub")
     files = [_hub_file(present[file], repository, info.sha or "", page, headers) for file in chosen]
     return Plan(
@@ -178,11 +220,15 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
         except HfHubHTTPError as error:
             failure = refusal(error.response, target)
             passing = isinstance(failure, NetworkError)
-            wait = _seconds(error.response.headers.get("Retry-After"))
+            wait = asked_wait(error.response)
             cause: Exception = error
         except httpx2.HTTPError as error:
             failure, passing, cause = unreachable(error, target), True, error
-        except ValueError as error:  # no JSON
+        except ImportError as error:  # a kind of proxy that needs another package
+            raise ProxyRefusedError(
+                f"the proxy cannot be used: {str(error).splitlines()[0]}", remedy="check ALL_PROXY and HTTPS_PROXY"
+            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # no JSON, or another one
             failure = NetworkError(
                 f"{target.name}: the answer is not the Hub's", remedy="check HF_ENDPOINT and the proxy"
             )
@@ -193,8 +239,20 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
     raise AssertionError  # retries.attempts is at least 1
 
 
-def _seconds(value: str | None) -> float | None:
-    return float(value) if value and value.replace(".", "", 1).isdigit() else None
+def _check_listing(info: ModelInfo) -> None:
+    """Refuse a listing whose parts are of other types than the Hub's.
+
+    Raises:
+        TypeError: They are.
+    """
+    if not isinstance(info.sha, str):
+        raise TypeError("sha")
+    for sibling in info.siblings or []:
+        size, digest = sibling.size, sibling.blob_id
+        if sibling.lfs is not None:
+            size, digest = sibling.lfs.size, sibling.lfs.sha256
+        if not isinstance(sibling.rfilename, str) or not isinstance(size, int) or not isinstance(digest, str):
+            raise TypeError("siblings")
 
 
 def _chosen(present: Mapping[str, RepoSibling], repository: str, *, with_preprocessor: bool) -> list[str]:
@@ -222,12 +280,17 @@ def _hub_file(sibling: RepoSibling, repository: str, commit: str, page: str, hea
     url = hf_hub_url(repository, sibling.rfilename, revision=commit, endpoint=endpoint())
     if sibling.lfs is not None:
         digest, size = Digest("sha256", sibling.lfs.sha256), sibling.lfs.size
-    elif sibling.blob_id is not None and sibling.size is not None:
-        digest, size = Digest("git", sibling.blob_id), sibling.size
     else:
-        raise NetworkError(f"{repository}: the Hub does not tell the size of its files", remedy="check HF_ENDPOINT")
+        assert sibling.blob_id is not None  # _check_listing saw to it
+        assert sibling.size is not None
+        digest, size = Digest("git", sibling.blob_id), sibling.size
     target = Target(repository, url, page)
     return RemoteFile(sibling.rfilename, target, size, digest, digest.value, headers)
+
+
+def is_of_repository(name: str) -> bool:
+    """Tell whether a file's name is one under which repositories hold weights or their licence."""
+    return name in ("model.safetensors", _INDEX) or bool(_SHARD.fullmatch(name) or _LICENCE.fullmatch(name))
 
 
 def file_name_of(url: str) -> str:
@@ -249,6 +312,10 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
         FetchError: What the server answers, or that it cannot be reached.
         RepositoryNotFoundError: The link names no file.
     """
+    if not _is_address(url):
+        raise RepositoryNotFoundError(
+            f"{url.partition('?')[0]!r} is no whole link", remedy="give it in quotes, as it was mailed"
+        )
     target = Target(without_secrets(url), url)
     name = file_name_of(url)
     if not re.fullmatch(r"[\w.+-]+\.(pth|pt|safetensors)", name):
@@ -257,26 +324,27 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
             remedy="give the whole link in quotes, its signature included",
         )
 
-    def ask() -> tuple[int | None, str]:
+    def ask() -> tuple[int | None, str, str]:
         # One byte alone: a signature is often good for GET and not for HEAD.
         headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
-        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+        with session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
             if response.status_code >= 400:
                 response.read()
                 raise HfHubHTTPError("refused", response=response)
             total = response.headers.get("Content-Range", "").rpartition("/")[2]
             size = total if response.status_code == 206 else response.headers.get("Content-Length", "")
-            version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-            return int(size) if size.isdigit() else None, version
+            etag = response.headers.get("ETag", "")
+            return int(size) if size.isdecimal() else None, etag, etag or response.headers.get("Last-Modified", "")
 
-    size, version = asked(ask, target, retries)
+    session()
+    size, etag, version = asked(ask, target, retries)
     if size is None:
         raise NetworkError(
             f"{target.name}: the server does not tell the size of the file", remedy="fetch it by other means"
         )
-    hashed = _META_HASH.search(name)
+    hashed = _META_HASH.fullmatch(name)
     digest = Digest("sha256", hashed[1]) if hashed else None
-    file = RemoteFile(name, target, size, digest, digest.value if digest else version, {})
+    file = RemoteFile(name, target, size, digest, digest.value if digest else version, {}, etag="" if digest else etag)
     return Plan(
         kind="url",
         source=target.name,

@@ -3,13 +3,17 @@
 import base64
 import binascii
 import json
+import logging
+import math
 import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import parse_qs, urlsplit
+from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx2
+from huggingface_hub import get_session, get_token
 
 from no_time_to_train.errors import (
     AccessPendingError,
@@ -25,6 +29,7 @@ from no_time_to_train.errors import (
 TOKEN_PAGE = "huggingface.co/settings/tokens"
 META_PAGE = "ai.meta.com/resources/models-and-libraries/dinov3-downloads"
 _SHOWN = 200
+_SHORTEST_SECRET = 4
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,76 @@ def without_secrets(url: str) -> str:
         >>> without_secrets("https://a:b@host/x.pth?Signature=abc")
         'https://host/x.pth'
     """
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no whole address
+        return url.partition("?")[0]
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else parts.path
 
 
-def said_by(response: httpx2.Response) -> str:
-    """Return what a server says of its refusal, in one line; empty if it says nothing."""
-    stated = response.headers.get("X-Error-Message")
+def said_by(response: httpx2.Response, target: Target) -> str:
+    """Return what a server says of its refusal, in one line, without the user's secrets; empty if it says nothing.
+
+    Args:
+        response: Read whole.
+        target: What was asked for; its query opens it to whoever has it.
+    """
+    stated: object = response.headers.get("X-Error-Message")
     if not stated:
+        stated = text = response.content.decode("utf-8", "replace")
         try:
-            stated = response.text
-            content = json.loads(stated)
-            stated = content.get("error", "") if isinstance(content, dict) else stated
-        except (ValueError, httpx2.ResponseNotRead):
-            stated = stated or ""
-    return " ".join(re.sub(r"<[^>]*>", " ", str(stated)).split())[:_SHOWN]
+            content = json.loads(text)
+            stated = content.get("error", "") if isinstance(content, dict) else text
+        except (ValueError, RecursionError):
+            pass
+    said = str(stated)
+    query = urlsplit(target.url).query
+    values = [value for found in parse_qs(query).values() for value in found]
+    for secret in (get_token(), query, *values, *map(quote, values)):
+        if secret and len(secret) >= _SHORTEST_SECRET:
+            said = said.replace(secret, "...")
+    return " ".join(re.sub(r"<[^>]*>", " ", said).split())[:_SHOWN]
+
+
+def session() -> httpx2.Client:
+    """Return the client that `huggingface_hub` shares, which honours the proxy variables.
+
+    Raises:
+        ProxyRefusedError: A proxy variable is of a kind that is not known.
+    """
+    try:
+        return get_session()
+    except (ImportError, ValueError) as error:
+        raise _refused_by_proxy(f"the proxy cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def asked_wait(response: httpx2.Response) -> float | None:
+    """Return the seconds that a server asks to wait for, given as such or as a date; None if it does not."""
+    value = response.headers.get("Retry-After")
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return seconds if math.isfinite(seconds) else None
+
+
+class _WithoutQueries(logging.Filter):
+    """Takes the queries out of the addresses that the HTTP library logs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                without_secrets(str(arg)) if isinstance(arg, httpx2.URL) else arg for arg in record.args
+            )
+        return True
+
+
+logging.getLogger("httpx2").addFilter(_WithoutQueries())
 
 
 def refusal(response: httpx2.Response, target: Target) -> FetchError | WeightsNotFoundError:
@@ -73,7 +133,7 @@ def refusal(response: httpx2.Response, target: Target) -> FetchError | WeightsNo
         response: With a status of 400 or more.
         target: What was asked for.
     """
-    status, said, code = response.status_code, said_by(response), response.headers.get("X-Error-Code", "")
+    status, said, code = response.status_code, said_by(response, target), response.headers.get("X-Error-Code", "")
     if status == 407:
         return _refused_by_proxy(f"the proxy wants credentials (407) for {target.name}")
     if status in (401, 403) and target.page is None:

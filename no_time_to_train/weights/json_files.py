@@ -1,0 +1,40 @@
+"""JSON from files that anybody may have written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from no_time_to_train.errors import WeightsFormatError
+
+FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
+
+
+def parse_object(content: str | bytes, source: Path | str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        content: The text.
+        source: Where it is from, for messages.
+
+    Raises:
+        WeightsFormatError: It is no JSON, or none that can be read, or no object.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise WeightsFormatError(f"{source} is no JSON: {error}", remedy=FETCH_AGAIN) from error
+    if not isinstance(found, dict):
+        raise WeightsFormatError(f"{source} holds a {type(found).__name__}, expected an object", remedy=FETCH_AGAIN)
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object; see `parse_object`.
+
+    Raises:
+        WeightsFormatError: It holds none, or cannot be read.
+    """
+    try:
+        return parse_object(path.read_bytes(), path)
+    except OSError as error:
+        raise WeightsFormatError(f"cannot read {path}: {error.strerror}", remedy="check its permissions") from error
