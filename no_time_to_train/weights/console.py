@@ -41,13 +41,13 @@ class FetchDisplay:
         self._announced: list[str] = []
 
     def __enter__(self) -> "FetchDisplay":
-        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._progress.tasks:
+            self._progress.stop()
 
     def say(self, text: str) -> None:
         """Show a line, unless it is to be quiet."""
@@ -79,6 +79,7 @@ class FetchDisplay:
                 self._console.print(text, markup=False)
             self._announced.clear()
             name, size = self._file
+            self._progress.start()
             self._task = self._progress.add_task(name, total=size)
         if self._task is not None:
             self._progress.advance(self._task, count)

@@ -13,12 +13,11 @@ from typing import BinaryIO, Literal, NoReturn
 import httpx2
 
 from no_time_to_train.errors import ChecksumMismatchError, DiskFullError, FetchError, NetworkError, OutputError
-from no_time_to_train.weights.responses import Target, asked_wait, refusal, session, unreachable
+from no_time_to_train.weights.responses import PASSING, Target, asked_wait, refusal, session, unreachable
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = httpx2.Timeout(30, connect=10)
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def _stream(file: RemoteFile, partial: Path, advance: Advance) -> None:
 
 def _refused(response: httpx2.Response, target: Target) -> NoReturn:
     error = refusal(response, target)
-    if response.status_code in _PASSING and isinstance(error, FetchError):
+    if response.status_code in PASSING and isinstance(error, FetchError):
         raise _Passing(error, asked_wait(response))
     raise error
 

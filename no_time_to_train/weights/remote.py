@@ -27,6 +27,7 @@ from no_time_to_train.registry import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, 
 from no_time_to_train.weights.download import TIMEOUT, Digest, RemoteFile, Retries
 from no_time_to_train.weights.responses import (
     META_PAGE,
+    PASSING,
     Target,
     asked_wait,
     refusal,
@@ -43,6 +44,8 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _LICENCE = re.compile(r"LICENSE(\.\w+)?")
 _API_SECONDS = 30.0
+# What reading an answer of somebody else's may raise.
+_NOT_THE_HUBS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +222,7 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
             ) from error
         except HfHubHTTPError as error:
             failure = refusal(error.response, target)
-            passing = isinstance(failure, NetworkError)
+            passing = error.response.status_code in PASSING
             wait = asked_wait(error.response)
             cause: Exception = error
         except httpx2.HTTPError as error:
@@ -228,7 +231,7 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
             raise ProxyRefusedError(
                 f"the proxy cannot be used: {str(error).splitlines()[0]}", remedy="check ALL_PROXY and HTTPS_PROXY"
             ) from error
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # no JSON, or another one
+        except _NOT_THE_HUBS as error:
             failure = NetworkError(
                 f"{target.name}: the answer is not the Hub's", remedy="check HF_ENDPOINT and the proxy"
             )

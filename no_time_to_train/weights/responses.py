@@ -28,6 +28,8 @@ from no_time_to_train.errors import (
 
 TOKEN_PAGE = "huggingface.co/settings/tokens"
 META_PAGE = "ai.meta.com/resources/models-and-libraries/dinov3-downloads"
+# Statuses that may be gone at the next attempt.
+PASSING = (408, 425, 429, 500, 502, 503, 504)
 _SHOWN = 200
 _SHORTEST_SECRET = 4
 
