@@ -20,11 +20,12 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
 from no_time_to_train.weights.download import TIMEOUT, Retries
-from no_time_to_train.weights.fetch import CHECKPOINTS, default_folder, unfinished
+from no_time_to_train.weights.fetch import CHECKPOINTS, default_folder
 from no_time_to_train.weights.inspect import inspect_weights
 from no_time_to_train.weights.manifest import check_folder
 from no_time_to_train.weights.remote import Kind, Plan, endpoint, is_link, plan_hub, repository_of, token_header
 from no_time_to_train.weights.responses import TOKEN_PAGE, Target, refusal, session, unreachable
+from no_time_to_train.weights.workshop import unfinished
 
 State = Literal["fine", "failed", "left out"]
 

@@ -1,55 +1,41 @@
 """Fetching weights into a folder that is whole or not there, whatever happens on the way."""
 
-import errno
-import os
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
 
 from no_time_to_train.errors import (
     ChecksumMismatchError,
     ConfigError,
-    DiskFullError,
     LocalEntryNotFoundError,
     NoTimeToTrainError,
-    OutputError,
-    WeightsFormatError,
-    WeightsNotFoundError,
 )
 from no_time_to_train.files import put_in_place, write_text_atomic
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.console import FetchDisplay
 from no_time_to_train.weights.download import RemoteFile, Retries, download
-from no_time_to_train.weights.files import read_stored
 from no_time_to_train.weights.inspect import WeightsReport, sha256_of
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, SHORT, is_dinov3
-from no_time_to_train.weights.manifest import MANIFEST, Manifest, check_folder, is_whole, read_manifest
+from no_time_to_train.weights.manifest import Manifest, check_folder, is_whole, read_manifest
 from no_time_to_train.weights.remote import (
     Kind,
     Plan,
     entry_of_link,
     file_name_of,
     is_link,
-    is_of_repository,
     plan_hub,
     plan_link,
     repository_of,
 )
 from no_time_to_train.weights.responses import without_secrets
+from no_time_to_train.weights.workshop import alone, check_room, is_of, refuse_taken, staging_for
 
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 CHECKPOINTS = Path("checkpoints")
-WORKSHOP = ".ntt-fetch"
-# What a fetch puts into a folder beside the weights; the Hub's own tool adds the last three, and marks its folders.
-_COMPANIONS = {"config.json", "preprocessor_config.json", MANIFEST, NOTICE_FILE}
-_HUB_MARK, _OF_HUB = ".cache", {".cache", "README.md", ".gitattributes"}
+_SHA256_DIGITS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +135,7 @@ def fetch(
         there = _at_hand(folder, name, display, source=source, revision=revision)
         if there is not None:
             return there
-        with _alone(folder, display):
+        with alone(folder, display):
             # Another process may have fetched it while this one waited.
             return _at_hand(folder, name, display, source=source, revision=revision) or _fetch(
                 name, folder, source=source, revision=revision, display=display, retries=retries
@@ -205,29 +191,6 @@ def _described(folder: Path, report: WeightsReport, manifest: Manifest | None, *
     )
 
 
-@contextmanager
-def _alone(folder: Path, display: FetchDisplay) -> Iterator[None]:
-    """Keep other processes from fetching into a folder, and wait while one does."""
-    workshop = folder.parent / WORKSHOP
-    try:
-        workshop.mkdir(parents=True, exist_ok=True)
-        # The system gives the lock back however a process ends.
-        lock = FileLock(workshop / f"{folder.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            display.say(f"waiting for another process that fetches {folder}")
-            lock.acquire()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write beside {folder}: {error.strerror or error}", remedy="name a folder that you may write to"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _fetch(
     name: str, folder: Path, *, source: Kind | None, revision: str | None, display: FetchDisplay, retries: Retries
 ) -> Fetched:
@@ -237,12 +200,12 @@ def _fetch(
         else plan_hub(name, source=source, revision=revision, retries=retries)
     )
     whole = _whole(folder)
-    if whole is not None and whole[1] is not None and _is_of(whole[1], plan):
+    if whole is not None and whole[1] is not None and is_of(whole[1], plan):
         # A branch or a tag was named, and it is this commit.
         return _described(folder, *whole, was_there=True)
-    _refuse_taken(folder, plan)
-    staging = _staging(folder, plan)
-    _check_room(staging, plan)
+    refuse_taken(folder, plan)
+    staging = staging_for(folder, plan)
+    check_room(staging, plan)
     if is_dinov3(plan.entry, plan.source):
         display.announce(SHORT, always=True)
     display.announce(f"{plan.source} ({plan.revision[:12]}) -> {folder}")
@@ -252,118 +215,9 @@ def _fetch(
         download(file, staging, advance=display.advance, retries=retries)
     report = _finish(staging, plan)
     # Somebody may have put something there in the meantime.
-    _refuse_taken(folder, plan)
+    refuse_taken(folder, plan)
     put_in_place(staging, folder)
     return _described(folder, report, read_manifest(folder), was_there=False)
-
-
-def _refuse_taken(folder: Path, plan: Plan) -> None:
-    """Refuse a folder in which something lies that would be lost, and that no fetch brings back.
-
-    Raises:
-        OutputError: It holds another encoder, weights that were not fetched, or other files.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is a file", remedy="name a folder")
-    if folder.is_mount() or Path.cwd().is_relative_to(folder):
-        what = "a mount point" if folder.is_mount() else "where this command runs"
-        raise OutputError(f"{folder} is {what}, and cannot be replaced", remedy="name a folder in it with --root")
-    remedy = "name a new folder with --root, or remove this one"
-    recorded, damaged = None, False
-    try:
-        recorded = read_manifest(folder)
-    except LocalEntryNotFoundError:
-        damaged = True
-    if recorded is not None and recorded.source != plan.source:
-        if plan.entry is None or recorded.encoder != plan.entry.name:
-            raise OutputError(
-                f"{folder} holds another encoder, {recorded.encoder or recorded.source}, which would be lost",
-                remedy=remedy,
-            )
-    other = _foreign(folder, recorded)
-    if other:
-        raise OutputError(
-            f"{folder} holds files of its own, which would be lost: {', '.join(other[:5])}", remedy=remedy
-        )
-    if recorded is None and not damaged and _is_readable(folder):
-        raise OutputError(f"{folder} holds weights that were not fetched, which would be lost", remedy=remedy)
-
-
-def _foreign(folder: Path, recorded: Manifest | None) -> list[str]:
-    """Return the names of what no fetch puts into a folder."""
-    try:
-        paths = {path.name: path for path in folder.iterdir()}
-    except OSError as error:
-        raise OutputError(
-            f"cannot look into {folder}: {error.strerror}", remedy="name a folder that you may read"
-        ) from error
-    ours = _COMPANIONS | set(recorded.files if recorded else ()) | (_OF_HUB if _HUB_MARK in paths else set())
-    return sorted(
-        name
-        for name, path in paths.items()
-        if not (name in ours or is_of_repository(name)) or (path.is_dir() and name != _HUB_MARK)
-    )
-
-
-def _is_readable(folder: Path) -> bool:
-    """Tell whether a folder holds a whole file of weights, whatever they are, or one that may not be read."""
-    if not all(os.access(path, os.R_OK) for path in folder.iterdir()):
-        return True
-    try:
-        read_stored(folder, headers_only=True)
-    except (WeightsFormatError, WeightsNotFoundError):
-        return False
-    return True
-
-
-def _is_of(manifest: Manifest, plan: Plan) -> bool:
-    """Tell whether a manifest records what a plan would fetch."""
-    return (manifest.source, manifest.revision) == (plan.source, plan.revision)
-
-
-def unfinished(folder: Path) -> list[Path]:
-    """Return the folders in which files of unfinished fetches into a folder lie."""
-    workshop = folder.parent / WORKSHOP
-    named = re.compile(re.escape(folder.name) + "@[0-9a-f]{12}")
-    if not workshop.is_dir():
-        return []
-    return [path for path in workshop.iterdir() if named.fullmatch(path.name) and path.is_dir()]
-
-
-def _staging(folder: Path, plan: Plan) -> Path:
-    """Return the folder in which this plan's files gather; those of other plans for the same folder go."""
-    staging = folder.parent / WORKSHOP / f"{folder.name}@{plan.mark}"
-    try:
-        for path in unfinished(folder):
-            if path != staging or not _is_taken_up(path, plan):
-                shutil.rmtree(path)
-        staging.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {staging}: {error}", remedy="name a folder that you may write to") from error
-    return staging
-
-
-def _is_taken_up(staging: Path, plan: Plan) -> bool:
-    """Tell whether a staging folder can be gone on with; whoever was killed may have left an old folder there."""
-    try:
-        recorded = read_manifest(staging)
-    except LocalEntryNotFoundError:
-        return False
-    return recorded is None or _is_of(recorded, plan)
-
-
-def _check_room(staging: Path, plan: Plan) -> None:
-    held = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
-    needed, free = plan.size - held, shutil.disk_usage(staging).free
-    if needed > free:
-        error = DiskFullError(
-            f"{plan.source} needs {needed:,} more bytes, and the disk of {staging.parent.parent} has {free:,} free",
-            remedy=f"make room for {(needed - free) / 1e9:.1f} GB, or name a folder on another disk with --root",
-        )
-        error.errno = errno.ENOSPC
-        raise error
 
 
 def _take_from_cache(file: RemoteFile, plan: Plan, staging: Path, display: FetchDisplay, retries: Retries) -> None:
@@ -401,7 +255,7 @@ def _finish(staging: Path, plan: Plan) -> WeightsReport:
         encoder=plan.entry.name if plan.entry else None,
         fetched=datetime.now(UTC).isoformat(timespec="seconds"),
         files={
-            file.name: {"size": file.size, "sha256": sha256_of(staging / file.name)}
+            file.name: {"size": file.size, "sha256": _sha256(file, staging)}
             for file in sorted(plan.files, key=lambda file: file.name)
         },
     ).write(staging)
@@ -411,3 +265,10 @@ def _finish(staging: Path, plan: Plan) -> WeightsReport:
         # Every byte is as the server announced it: another try would bring the same.
         shutil.rmtree(staging)
         raise
+
+
+def _sha256(file: RemoteFile, staging: Path) -> str:
+    """Return a file's hash: the one that it was checked against, if it was that."""
+    digest = file.digest
+    known = digest is not None and digest.kind == "sha256" and len(digest.value) == _SHA256_DIGITS
+    return digest.value if digest is not None and known else sha256_of(staging / file.name)

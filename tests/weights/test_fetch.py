@@ -38,10 +38,11 @@ from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
 from no_time_to_train.weights import check_folder, fetch_dinov3, validate_dinov3
 from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.fetch import WORKSHOP, Fetched, fetch
+from no_time_to_train.weights.fetch import Fetched, fetch
 from no_time_to_train.weights.licence import NOTICE_FILE
 from no_time_to_train.weights.manifest import MANIFEST, read_manifest
 from no_time_to_train.weights.remote import entry_of_link
+from no_time_to_train.weights.workshop import WORKSHOP
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import TOKEN, Fault, Hub, running_hub
@@ -555,7 +556,7 @@ def test_two_at_once(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
     threads = [threading.Thread(target=lambda: done.append(fetch_tiny(tmp_path / "dino"))) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while not hub.asked_for(WEIGHTS):
+    while not hub.asked_for(WEIGHTS) and any(thread.is_alive() for thread in threads):
         time.sleep(0.01)
     hub.gate.set()
     for thread in threads:

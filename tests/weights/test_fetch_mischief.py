@@ -21,9 +21,10 @@ from no_time_to_train.errors import (
 from no_time_to_train.weights import check_folder, validate_dinov3
 from no_time_to_train.weights.doctor import examine
 from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.fetch import WORKSHOP, Fetched, fetch
+from no_time_to_train.weights.fetch import Fetched, fetch
 from no_time_to_train.weights.manifest import MANIFEST, read_manifest
 from no_time_to_train.weights.remote import Kind, plan_hub
+from no_time_to_train.weights.workshop import WORKSHOP
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import TOKEN, Fault, Hub
