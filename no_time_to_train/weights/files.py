@@ -207,6 +207,9 @@ def pickled_tensors(loaded: Any, file: Path) -> StoredTensors:
         WeightsFormatError: There is no state dict in it.
     """
     tensors = _state_dict_in(loaded, file)
+    other = next((name for name, tensor in tensors.items() if tensor.layout is not torch.strided), None)
+    if other is not None:
+        raise WeightsFormatError(f"{other} in {file} is a sparse tensor", remedy="save it with to_dense()")
     if isinstance(loaded, Mapping) and LIGHTNING_KEY in loaded:
         return StoredTensors(_trained_model_in(tensors, file), (file,), "Lightning checkpoint")
     return StoredTensors(tensors, (file,), "PyTorch pickle")

@@ -144,6 +144,16 @@ def test_pickles_without_values(tmp_path: Path, capsys: pytest.CaptureFixture[st
     refused(capsys, "convert", tmp_path / "meta.pth", tmp_path / "out", "--to", "hf")
 
 
+@pytest.mark.filterwarnings("ignore")  # torch warns of sparse tensors in several ways
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_pickles_of_sparse_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: torch.layout) -> None:
+    state = torch.load(golden("vit_mlp_released"), weights_only=True)
+    state["blocks.0.attn.proj.weight"] = state["blocks.0.attn.proj.weight"].to_sparse(layout=layout)
+    torch.save(state, tmp_path / "sparse.pth")
+    assert "is a sparse tensor" in refused(capsys, "inspect", tmp_path / "sparse.pth")
+    refused(capsys, "convert", tmp_path / "sparse.pth", tmp_path / "out", "--to", "hf")
+
+
 @pytest.mark.parametrize(
     "change",
     [
