@@ -1,62 +1,37 @@
-"""Fetching against a server that misbehaves: the right error, the right bytes, and never a wrong folder."""
+"""Fetching repositories: what becomes of the folder, and what is left alone."""
 
-import base64
 import hashlib
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import close_session
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import (
     AccessPendingError,
-    AccessRejectedError,
     AuthenticationError,
-    ChecksumMismatchError,
-    ConfigError,
-    DiskFullError,
     FetchError,
     LocalEntryNotFoundError,
     NetworkError,
-    NoTimeToTrainError,
     OutputError,
-    ProxyRefusedError,
     RepositoryNotFoundError,
     WeightsNotFoundError,
 )
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
 from no_time_to_train.weights import check_folder, fetch_dinov3, validate_dinov3
-from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.fetch import Fetched, fetch
+from no_time_to_train.weights.fetch import fetch
 from no_time_to_train.weights.licence import NOTICE_FILE
 from no_time_to_train.weights.manifest import MANIFEST, read_manifest
 from no_time_to_train.weights.remote import entry_of_link
 from no_time_to_train.weights.workshop import WORKSHOP
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
+from tests.weights.fetching import AT_ONCE, WEIGHTS, corrupt_last_byte, fetch_tiny, meta_name, same_files
 from tests.weights.hub_server import TOKEN, Fault, Hub, running_hub
-
-WEIGHTS = "model.safetensors"
-AT_ONCE = Retries(attempts=3, first_wait=0.0)
-
-
-def fetch_tiny(root: Path, name: str = REPOSITORY, *, revision: str | None = None) -> Fetched:
-    return fetch(name, root, quiet=True, retries=AT_ONCE, revision=revision)
-
-
-def same_files(root: Path, folder: Path) -> bool:
-    return all((root / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir())
 
 
 def left_beside(root: Path) -> list[str]:
@@ -104,101 +79,6 @@ def test_the_licence_is_shown_even_to_who_wants_quiet(
 
 
 # What the server does wrong, and the number of requests for the weights that it takes all the same.
-PASSING: list[tuple[list[Fault], int]] = [
-    ([Fault("cut", at=100_000, file=WEIGHTS)], 2),
-    ([Fault("cut", at=0, file=WEIGHTS)], 2),
-    ([Fault("drop", file=WEIGHTS)], 2),
-    ([Fault("status", status=500, file=WEIGHTS)], 2),
-    ([Fault("status", status=503, file=WEIGHTS), Fault("status", status=502, file=WEIGHTS)], 3),
-    ([Fault("status", status=429, headers={"Retry-After": "0"}, file=WEIGHTS)], 2),
-    ([Fault("cut", at=100_000, file=WEIGHTS), Fault("no_range", file=WEIGHTS)], 2),
-    ([Fault("cut", at=100_000, file=WEIGHTS), Fault("status", status=416, file=WEIGHTS)], 3),
-    ([Fault("cut", at=step * 50_000, file=WEIGHTS) for step in range(1, 7)], 7),
-    ([Fault("slow", file=WEIGHTS)], 1),
-]
-
-
-@pytest.mark.parametrize(("faults", "requests"), PASSING)
-def test_what_passes_is_gone_through(
-    hub: Hub, tiny_folder: Path, tmp_path: Path, faults: list[Fault], requests: int
-) -> None:
-    hub.faults = list(faults)
-    fetch_tiny(tmp_path / "dino")
-    assert same_files(tmp_path / "dino", tiny_folder)
-    assert len(hub.asked_for(WEIGHTS)) == requests
-    assert hub.faults == []
-
-
-def test_what_was_cut_is_resumed_from_its_last_byte(hub: Hub, tmp_path: Path) -> None:
-    hub.faults = [Fault("cut", at=100_000, file=WEIGHTS)]
-    fetch_tiny(tmp_path / "dino")
-    first, second = hub.asked_for(WEIGHTS)
-    assert "Range" not in first.headers
-    assert second.headers["Range"] == "bytes=100000-"
-
-
-def test_the_next_call_resumes_what_one_gave_up(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
-    hub.faults = [Fault("cut", at=100_000, file=WEIGHTS), *(Fault("drop", file=WEIGHTS) for _ in range(3))]
-    with pytest.raises(NetworkError, match="what has come is kept"):
-        fetch_tiny(tmp_path / "dino")
-    assert not (tmp_path / "dino").exists()
-    assert not validate_dinov3(tmp_path / "dino")
-    fetch_tiny(tmp_path / "dino")
-    assert hub.asked_for(WEIGHTS)[-1].headers["Range"] == "bytes=100000-"
-    assert same_files(tmp_path / "dino", tiny_folder)
-
-
-def test_retry_after_is_waited_for(hub: Hub, tmp_path: Path) -> None:
-    hub.faults = [Fault("status", status=429, headers={"Retry-After": "0.7"}, file=WEIGHTS)]
-    start = time.monotonic()
-    fetch_tiny(tmp_path / "dino")
-    assert time.monotonic() - start >= 0.7  # without the wait: some 0.1 s, as the first wait is 0
-
-
-def said(status: int, message: str) -> Fault:
-    return Fault("status", status=status, body=json.dumps({"error": message}))
-
-
-REFUSED: list[tuple[Fault, type[NoTimeToTrainError], str]] = [
-    (Fault("status", status=401, body='{"error": "Invalid credentials"}'), AuthenticationError, "HF_TOKEN"),
-    (Fault("status", status=403, body='{"error": "Your request is awaiting a review"}'), AccessPendingError, "timm"),
-    (Fault("status", status=403, body='{"error": "has been rejected by the authors"}'), AccessRejectedError, "timm"),
-    (
-        Fault("status", status=403, body='{"error": "enable access in your fine-grained token"}'),
-        AccessRejectedError,
-        "read token",
-    ),
-    (
-        Fault("status", status=403, body='{"error": "you are not in the authorized list"}'),
-        AccessPendingError,
-        "accept the licence",
-    ),
-    (Fault("status", status=404, headers={"X-Error-Code": "EntryNotFound"}), WeightsNotFoundError, "another revision"),
-    (Fault("status", status=404), RepositoryNotFoundError, "check the name"),
-    (Fault("status", status=500, body="oops"), NetworkError, "again later"),
-    (Fault("status", status=429, headers={"Retry-After": "0"}), NetworkError, "again later"),
-    (Fault("status", status=407), ProxyRefusedError, "NO_PROXY"),
-    (Fault("longer"), ChecksumMismatchError, "proxy on the way"),
-    (Fault("shorter"), ChecksumMismatchError, "proxy on the way"),
-    (Fault("flip", at=5), ChecksumMismatchError, "changes bytes"),
-    (Fault("drop"), NetworkError, "what has come is kept"),
-]
-
-
-@pytest.mark.parametrize(("fault", "error", "remedy"), REFUSED)
-def test_what_stays_is_named_with_its_remedy(
-    hub: Hub, tmp_path: Path, fault: Fault, error: type[NoTimeToTrainError], remedy: str
-) -> None:
-    hub.always = fault
-    with pytest.raises(error, match=remedy) as caught:
-        fetch_tiny(tmp_path / "dino")
-    assert TOKEN not in str(caught.value)
-    assert not (tmp_path / "dino").exists()
-    hub.always = None
-    assert fetch_tiny(tmp_path / "dino").path.is_dir()
-    assert validate_dinov3(tmp_path / "dino", deep=True)
-
-
 def test_answers_of_the_api(hub: Hub, tmp_path: Path) -> None:
     root = tmp_path / "dino"
     with pytest.raises(RepositoryNotFoundError, match="check the name"):
@@ -360,12 +240,6 @@ def test_a_folder_that_other_programs_made_is_good_enough(hub: Hub, tiny_folder:
     assert validate_dinov3(root, deep=True)
 
 
-def corrupt_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-
-
 SPOILED: list[tuple[str, Callable[[Path], object], bool]] = [
     (WEIGHTS, Path.unlink, False),
     (WEIGHTS, lambda path: path.write_bytes(b""), False),
@@ -397,14 +271,6 @@ def test_spoiled_folders_do_not_validate(
     if not passes_shallow:
         fetch_tiny(root)
         assert validate_dinov3(root, deep=True)
-
-
-def test_a_full_disk_is_known_beforehand(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(DiskFullError, match="1,000 free"):
-        fetch_tiny(tmp_path / "dino")
-    assert hub.asked_for(WEIGHTS) == []
 
 
 @pytest.fixture
@@ -447,66 +313,6 @@ def test_files_in_the_hubs_cache_are_taken_from_there(
     assert same_files(tmp_path / "dino", tiny_folder)
 
 
-def meta_name(content: bytes) -> str:
-    return f"dinov3_vits16_pretrain_lvd1689m-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-
-
-def test_presigned_links(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = golden("vit_mlp_released").read_bytes()
-    name = meta_name(content)
-    hub.repositories["weights"] = {name: content}
-    link = f"{hub.url}/weights/{name}?Policy=abc&Signature=verysecret&Key-Pair-Id=K"
-    hub.faults = [Fault("none"), Fault("cut", at=50_000)]
-    root = tmp_path / "dino"
-    done = fetch_tiny(root, link)
-    assert (root / name).read_bytes() == content
-    assert hub.asked_for(name)[-1].headers["Range"] == "bytes=50000-"
-    assert done.kind == "url"
-    assert not any("Authorization" in request.headers for request in hub.requests)
-    for path in root.iterdir():
-        assert b"verysecret" not in path.read_bytes()
-    assert validate_dinov3(root, deep=True)
-    assert build_encoder_from_checkpoint(root).embed_dim == 64
-    assert fetch_tiny(root, link).was_there
-    assert "verysecret" not in "".join(capsys.readouterr())
-    hub.faults = [Fault("none"), Fault("flip", at=1000)]
-    with pytest.raises(ChecksumMismatchError, match="sha256"):
-        fetch_tiny(tmp_path / "other", link)
-
-
-def test_links_that_are_refused(hub: Hub, tmp_path: Path) -> None:
-    content = golden("vit_mlp_released").read_bytes()
-    name = meta_name(content)
-    hub.repositories["weights"] = {name: content}
-    hub.always = Fault("status", status=403, body="<Error><Code>AccessDenied</Code></Error>")
-    policy = base64.b64encode(b'{"Condition":{"DateLessThan":{"AWS:EpochTime":1700000000}}}').decode()
-    for query in (f"Policy={policy.replace('+', '-').replace('=', '_').replace('/', '~')}", "Expires=1700000000"):
-        with pytest.raises(AccessRejectedError, match="expired on 2023-11-14") as caught:
-            fetch_tiny(tmp_path / "dino", f"{hub.url}/weights/{name}?{query}&Signature=verysecret")
-        assert "verysecret" not in str(caught.value)
-    with pytest.raises(AccessRejectedError, match="in quotes"):
-        fetch_tiny(tmp_path / "dino", f"{hub.url}/weights/{name}?Policy=no_policy")
-    hub.always = None
-    with pytest.raises(RepositoryNotFoundError, match="ask for a new one"):
-        fetch_tiny(tmp_path / "dino", f"{hub.url}/weights/none.pth")
-    with pytest.raises(RepositoryNotFoundError, match="names no weights file"):
-        fetch_tiny(tmp_path / "dino", f"{hub.url}/weights/")
-    with pytest.raises(ConfigError, match="leave --revision out"):
-        fetch_tiny(tmp_path / "dino", f"{hub.url}/weights/{name}", revision="main")
-
-
-def test_a_renewed_link_goes_on_where_the_old_one_stopped(hub: Hub, tmp_path: Path) -> None:
-    content = golden("vit_mlp_released").read_bytes()
-    name = meta_name(content)
-    hub.repositories["weights"] = {name: content}
-    hub.faults = [Fault("none"), Fault("cut", at=70_000), Fault("status", status=403)]
-    with pytest.raises(AccessRejectedError, match="what has come is kept"):
-        fetch_tiny(tmp_path / "dino", f"{hub.url}/weights/{name}?Signature=old")
-    fetch_tiny(tmp_path / "dino", f"{hub.url}/weights/{name}?Signature=new")
-    assert hub.requests[-1].headers["Range"] == "bytes=70000-"
-    assert hub.requests[-1].query == "Signature=new"
-
-
 def test_timms_copies(hub: Hub, tmp_path: Path) -> None:
     import timm
     import torch
@@ -529,101 +335,6 @@ def test_timms_copies(hub: Hub, tmp_path: Path) -> None:
     assert features.patches.shape == (1, 2, 2, 96)
     with pytest.raises(WeightsNotFoundError, match="timm has no"):
         fetch("dinov3_large_plus", root, source="timm")
-
-
-def test_a_proxy_that_refuses(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_hub() as proxy:
-        # To a proxy a request for https is CONNECT, which this server does not know: it refuses with 501.
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
-        close_session()
-        with pytest.raises(ProxyRefusedError, match="check HTTPS_PROXY"):
-            fetch_tiny(tmp_path / "dino")
-
-
-def test_a_network_that_is_down(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(NetworkError, match=r"cannot reach 127\.0\.0\.1"):
-        fetch_tiny(tmp_path / "dino")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(LocalEntryNotFoundError, match="unset HF_HUB_OFFLINE"):
-        fetch_tiny(tmp_path / "dino")
-
-
-def test_two_at_once(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
-    hub.always = Fault("hold", file=WEIGHTS)
-    done: list[Fetched] = []
-    threads = [threading.Thread(target=lambda: done.append(fetch_tiny(tmp_path / "dino"))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    while not hub.asked_for(WEIGHTS) and any(thread.is_alive() for thread in threads):
-        time.sleep(0.01)
-    hub.gate.set()
-    for thread in threads:
-        thread.join()
-    assert sorted(one.was_there for one in done) == [False, True]
-    assert len(hub.asked_for(WEIGHTS)) == 1
-    assert same_files(tmp_path / "dino", tiny_folder)
-
-
-def random_fault(rng: random.Random, size: int) -> Fault:
-    kind = rng.choice(["cut", "cut", "flip", "longer", "shorter", "status", "no_range", "drop"])
-    status = rng.choice([401, 403, 404, 408, 416, 429, 500, 502, 503])
-    headers = {"Retry-After": "0"} if status == 429 else {}
-    file = rng.choice(["", WEIGHTS, "config.json"])
-    return Fault(kind, at=rng.randrange(size), status=status, headers=headers, file=file)
-
-
-@pytest.mark.parametrize("seed", range(120))
-def test_randomised_faults(hub: Hub, tiny_folder: Path, tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    root = tmp_path / "dino"
-    size = len(hub.repositories[REPOSITORY][WEIGHTS])
-    for _ in range(6):
-        hub.faults = [random_fault(rng, size) for _ in range(rng.randrange(1, 6))]
-        try:
-            fetch_tiny(root)
-        except NoTimeToTrainError:
-            assert not validate_dinov3(root)
-        # Whatever validates is what the server has.
-        assert validate_dinov3(root) == root.exists()
-        if root.exists():
-            assert validate_dinov3(root, deep=True)
-            assert same_files(root, tiny_folder)
-            break
-    hub.faults = []
-    fetch_tiny(root)
-    assert same_files(root, tiny_folder)
-
-
-def start_fetch(hub: Hub, root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "no_time_to_train", "fetch", REPOSITORY, "--root", str(root), "--quiet"]
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
-    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
-
-
-def test_killed_at_any_moment(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
-    rng = random.Random(0)
-    root = tmp_path / "dino"
-    came = 0
-    for attempt in range(6):
-        hub.always = Fault("slow") if attempt else Fault("hold")
-        process = start_fetch(hub, root)
-        while not hub.requests and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL if attempt % 2 else signal.SIGINT)
-        process.communicate()
-        hub.requests.clear()
-        assert validate_dinov3(root) == root.exists()
-        if root.exists():
-            assert same_files(root, tiny_folder)
-        began = sum(path.stat().st_size for path in (tmp_path / WORKSHOP).glob("dino@*/*.incomplete"))
-        came = max(came, began)
-    hub.always = None
-    fetch_tiny(root)
-    assert came > 0  # at least one of them was in the middle of it
-    assert same_files(root, tiny_folder)
 
 
 def test_the_commands(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,10 +27,9 @@ from no_time_to_train.weights.remote import Kind, plan_hub
 from no_time_to_train.weights.workshop import WORKSHOP
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
+from tests.weights.fetching import AT_ONCE, WEIGHTS
 from tests.weights.hub_server import TOKEN, Fault, Hub
 
-WEIGHTS = "model.safetensors"
-AT_ONCE = Retries(attempts=3, first_wait=0.0)
 SECRET = "AVerySecretSignature"
 
 
