@@ -5,11 +5,12 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_token, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
@@ -44,6 +45,7 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _LICENCE = re.compile(r"LICENSE(\.\w+)?")
 _API_SECONDS = 30.0
+_SHA256_DIGITS = 64
 # What reading an answer of somebody else's may raise.
 _NOT_THE_HUBS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
 
@@ -191,11 +193,12 @@ def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: R
     info = asked(ask, target, retries)
     present = {sibling.rfilename: sibling for sibling in info.siblings or []}
     chosen = _chosen(present, repository, with_preprocessor=kind == "hub")
-    files = [_hub_file(present[file], repository, info.sha or "", page, headers) for file in chosen]
+    commit = info.sha or revision or "main"
+    files = [_hub_file(present[file], repository, commit, page, headers, retries) for file in chosen]
     return Plan(
         kind=kind,
         source=repository,
-        revision=info.sha or "",
+        revision=commit,
         files=tuple(sorted(files, key=lambda file: file.size)),
         entry=entry,
     )
@@ -248,13 +251,17 @@ def _check_listing(info: ModelInfo) -> None:
     Raises:
         TypeError: They are.
     """
-    if not isinstance(info.sha, str):
+    if not isinstance(info.sha, (str, NoneType)):
         raise TypeError("sha")
     for sibling in info.siblings or []:
         size, digest = sibling.size, sibling.blob_id
         if sibling.lfs is not None:
             size, digest = sibling.lfs.size, sibling.lfs.sha256
-        if not isinstance(sibling.rfilename, str) or not isinstance(size, int) or not isinstance(digest, str):
+        if not (
+            isinstance(sibling.rfilename, str)
+            and isinstance(size, (int, NoneType))
+            and isinstance(digest, (str, NoneType))
+        ):
             raise TypeError("siblings")
 
 
@@ -279,16 +286,30 @@ def _chosen(present: Mapping[str, RepoSibling], repository: str, *, with_preproc
     return [*needed, *(name for name in present if _LICENCE.fullmatch(name)), *weights]
 
 
-def _hub_file(sibling: RepoSibling, repository: str, commit: str, page: str, headers: Mapping[str, str]) -> RemoteFile:
+def _hub_file(
+    sibling: RepoSibling, repository: str, commit: str, page: str, headers: Mapping[str, str], retries: Retries
+) -> RemoteFile:
     url = hf_hub_url(repository, sibling.rfilename, revision=commit, endpoint=endpoint())
+    target = Target(repository, url, page)
+    size: int | None
+    digest: Digest | None
     if sibling.lfs is not None:
         digest, size = Digest("sha256", sibling.lfs.sha256), sibling.lfs.size
-    else:
-        assert sibling.blob_id is not None  # _check_listing saw to it
-        assert sibling.size is not None
+    elif sibling.blob_id is not None and sibling.size is not None:
         digest, size = Digest("git", sibling.blob_id), sibling.size
-    target = Target(repository, url, page)
-    return RemoteFile(sibling.rfilename, target, size, digest, digest.value, headers)
+    else:  # some mirrors list names alone
+        metadata = asked(lambda: get_hf_file_metadata(url, timeout=_API_SECONDS, endpoint=endpoint()), target, retries)
+        digest, size = _digest_of_etag(metadata.etag), metadata.size
+    if size is None:
+        raise NetworkError(f"{repository}: the Hub does not tell the size of its files", remedy="check HF_ENDPOINT")
+    return RemoteFile(sibling.rfilename, target, size, digest, digest.value if digest else "", headers)
+
+
+def _digest_of_etag(etag: str | None) -> Digest | None:
+    """Read the hash that the Hub gives as a file's ETag: the sha256 of large files, git's of small ones."""
+    if etag is None or not re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", etag):
+        return None
+    return Digest("sha256" if len(etag) == _SHA256_DIGITS else "git", etag)
 
 
 def is_of_repository(name: str) -> bool:

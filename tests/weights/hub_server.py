@@ -57,6 +57,7 @@ class Hub:
     api_faults: list[Fault] = field(default_factory=list)
     gated: set[str] = field(default_factory=set)
     granted: bool = True
+    names_only: bool = False
     requests: list[Request] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     elsewhere: str = ""
@@ -129,6 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = []
         for name, content in files.items():
             entry: dict[str, Any] = {"rfilename": name, "size": len(content)}
+            if self.hub.names_only:
+                siblings.append({"rfilename": name})
+                continue
             if name.endswith((".safetensors", ".pth")):
                 sha256 = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 100}
@@ -149,7 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             return
         fault = self.hub.always if self.hub.always and self.hub.always.file in ("", name) else None
-        if fault is None and self.hub.faults and self.hub.faults[0].file in ("", name):
+        if self.command == "HEAD":
+            fault = None
+        elif fault is None and self.hub.faults and self.hub.faults[0].file in ("", name):
             fault = self.hub.faults.pop(0)
         self._send(repository, content, fault)
 

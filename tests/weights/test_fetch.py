@@ -13,6 +13,7 @@ from no_time_to_train.cli import main
 from no_time_to_train.errors import (
     AccessPendingError,
     AuthenticationError,
+    ChecksumMismatchError,
     FetchError,
     LocalEntryNotFoundError,
     NetworkError,
@@ -134,6 +135,15 @@ def test_a_whole_download_of_something_else_is_no_folder(hub: Hub, tmp_path: Pat
     with pytest.raises(LocalEntryNotFoundError, match="hidden_size 128 for 64"):
         fetch_tiny(tmp_path / "dino")
     assert left_beside(tmp_path / "dino") in ([], ["hub-cache"])
+
+
+def test_a_mirror_that_lists_names_alone(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+    hub.names_only = True
+    fetch_tiny(tmp_path / "dino")
+    assert same_files(tmp_path / "dino", tiny_folder)
+    hub.faults = [Fault("flip", at=9, file=WEIGHTS)]
+    with pytest.raises(ChecksumMismatchError, match="another hash than sha256"):
+        fetch_tiny(tmp_path / "other")
 
 
 def test_shards(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
