@@ -1,11 +1,13 @@
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from no_time_to_train import files
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_folder, atomic_path, write_text_atomic
+from no_time_to_train.files import atomic_folder, atomic_path, put_in_place, write_text_atomic
 
 
 def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -91,3 +93,30 @@ def test_folders_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write beside"), atomic_folder(tmp_path / "file" / "root"):
         pass
+
+
+def test_without_an_exchange_the_old_folder_stays_until_the_new_is_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on systems that cannot let two paths change names."""
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    root, new = tmp_path / "root", tmp_path / "new"
+    for folder in (root, new):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self == new:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", failing)
+        with pytest.raises(OutputError, match="no mount point"):
+            put_in_place(new, root)
+    assert [path.name for path in root.iterdir()] == ["root"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "root"]
+    put_in_place(new, root)
+    assert [path.name for path in root.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
