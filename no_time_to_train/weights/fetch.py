@@ -123,7 +123,7 @@ def fetch(
         OutputError: The folder holds something else, or cannot be written.
     """
     retries, name = retries or Retries(), name.strip()
-    if (source == "url") != is_link(name) and (source == "url" or source is not None):
+    if source is not None and (source == "url") != is_link(name):
         raise ConfigError(f"{without_secrets(name)} cannot come from {source}", remedy="leave --source out")
     if is_link(name) and revision is not None:
         raise ConfigError("a link has no revisions", remedy="leave --revision out")

@@ -62,4 +62,6 @@ def weight_and_bias(rules: Mapping[str, str | tuple[str, ...]]) -> dict[str, Rul
     }
 
 
+NO_LOCAL_CROPS = Drop("the norm of local crops; Meta uses it in training only")
+PERIODS = Drop("they go into the rotary embedding's buffer, not into a parameter")
 ATTENTION = ("attention.q_proj", "attention.k_proj", "attention.v_proj")

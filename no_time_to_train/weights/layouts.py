@@ -15,6 +15,8 @@ from torch import Tensor
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
 from no_time_to_train.weights.layout import (
     ATTENTION,
+    NO_LOCAL_CROPS,
+    PERIODS,
     Drop,
     Layout,
     Rule,
@@ -25,7 +27,6 @@ from no_time_to_train.weights.layout import (
 from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT, EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
 from no_time_to_train.weights.source import Family
 
-_NO_LOCAL_CROPS = Drop("the norm of local crops; Meta uses it in training only")
 _MASKED_OUT = Drop("it zeroes the key bias, which has been applied")
 _ALIAS = Drop("an alias of norm")
 
@@ -51,9 +52,9 @@ META_DINOV3_VIT = Layout(
         "storage_tokens": "embeddings.register_tokens",
         "mask_token": "embeddings.mask_token",
         **weight_and_bias({"patch_embed.proj": "embeddings.patch_embeddings", "norm": "norm"}),
-        "rope_embed.periods": Drop("they go into the rotary embedding's buffer, not into a parameter"),
-        "local_cls_norm.weight": _NO_LOCAL_CROPS,
-        "local_cls_norm.bias": _NO_LOCAL_CROPS,
+        "rope_embed.periods": PERIODS,
+        "local_cls_norm.weight": NO_LOCAL_CROPS,
+        "local_cls_norm.bias": NO_LOCAL_CROPS,
     },
     block=r"blocks\.(\d+)\.",
     block_target=r"model.layer.\1.",

@@ -6,10 +6,8 @@ The tables of our own models are in the order in which Equinox writes leaves: th
 import re
 from collections.abc import Iterable
 
-from no_time_to_train.weights.layout import ATTENTION, Drop, Layout, Split, weight_and_bias
+from no_time_to_train.weights.layout import ATTENTION, NO_LOCAL_CROPS, PERIODS, Layout, Split, weight_and_bias
 
-_PERIODS = Drop("they go into the rotary embedding's buffer, not into a parameter")
-_NO_LOCAL_CROPS = Drop("the norm of local crops; Meta uses it in training only")
 # What of the top comes behind the blocks.
 _LAST = ("norm.weight", "norm.bias")
 
@@ -22,7 +20,7 @@ EQUINOX_DINOV3_VIT = Layout(
         "cls_token": "embeddings.cls_token",
         "storage_tokens": "embeddings.register_tokens",
         "mask_token": "embeddings.mask_token",
-        "rope_periods": _PERIODS,
+        "rope_periods": PERIODS,
         **weight_and_bias({"norm": "norm"}),
     },
     block=r"blocks\.(\d+)\.",
@@ -66,9 +64,9 @@ EQUIMO_DINOV3_VIT = Layout(
         "cls_token": "embeddings.cls_token",
         "reg_tokens": "embeddings.register_tokens",
         "mask_token": "embeddings.mask_token",
-        "local_pos_embed.periods": _PERIODS,
-        "local_cls_norm.weight": _NO_LOCAL_CROPS,
-        "local_cls_norm.bias": _NO_LOCAL_CROPS,
+        "local_pos_embed.periods": PERIODS,
+        "local_cls_norm.weight": NO_LOCAL_CROPS,
+        "local_cls_norm.bias": NO_LOCAL_CROPS,
     },
     block=r"blocks\.(\d+)\.",
     block_target=r"model.layer.\1.",

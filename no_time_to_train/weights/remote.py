@@ -19,7 +19,6 @@ from no_time_to_train.errors import (
     ConfigError,
     LocalEntryNotFoundError,
     NetworkError,
-    ProxyRefusedError,
     RepositoryNotFoundError,
     UnknownEncoderError,
     WeightsNotFoundError,
@@ -230,10 +229,6 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
             cause: Exception = error
         except httpx2.HTTPError as error:
             failure, passing, cause = unreachable(error, target), True, error
-        except ImportError as error:  # a kind of proxy that needs another package
-            raise ProxyRefusedError(
-                f"the proxy cannot be used: {str(error).splitlines()[0]}", remedy="check ALL_PROXY and HTTPS_PROXY"
-            ) from error
         except _NOT_THE_HUBS as error:
             failure = NetworkError(
                 f"{target.name}: the answer is not the Hub's", remedy="check HF_ENDPOINT and the proxy"

@@ -57,4 +57,4 @@ def test_records_are_frozen_and_hashable(dataset: CocoDataset) -> None:
     annotation = dataset.annotations[0]
     assert len({annotation, dataset.annotations[1], annotation}) == 2
     with pytest.raises(FrozenInstanceError):
-        annotation.id = 5  # type: ignore[misc]
+        annotation.id = 5  # type: ignore[misc] # it is frozen

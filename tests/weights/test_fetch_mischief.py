@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,14 @@ def fetch_quietly(name: str, root: Path, *, revision: str | None = None, retries
     return fetch(name, root, quiet=True, retries=retries, revision=revision)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Meanwhile(Retries):
     """Does something while a fetch waits for its next attempt."""
 
-    def __init__(self, action: Callable[[], object]) -> None:
-        super().__init__(attempts=3, first_wait=0.0)
-        object.__setattr__(self, "action", action)
+    action: Callable[[], object]
 
     def wait(self, failures: int, asked: float | None = None) -> None:
-        self.action()  # type: ignore[attr-defined] # set above, past the frozen dataclass
+        self.action()
 
 
 def changed(content: bytes) -> bytes:
@@ -77,7 +77,9 @@ def test_a_link_whose_file_changes_meanwhile(hub: Hub, tmp_path: Path) -> None:
         fetch_quietly(
             link,
             tmp_path / "dino",
-            retries=Meanwhile(lambda: hub.repositories["weights"].update({"enc-20250814.pth": changed(content)})),
+            retries=Meanwhile(
+                action=lambda: hub.repositories["weights"].update({"enc-20250814.pth": changed(content)})
+            ),
         )
     fetch_quietly(link, tmp_path / "dino")
     assert (tmp_path / "dino" / "enc-20250814.pth").read_bytes() == changed(content)
@@ -126,7 +128,7 @@ def test_files_that_appear_meanwhile_are_kept(hub: Hub, tmp_path: Path) -> None:
     root.mkdir()
     hub.faults = [Fault("cut", at=1000, file=WEIGHTS)]
     with pytest.raises(OutputError, match=r"mine\.txt"):
-        fetch_quietly(REPOSITORY, root, retries=Meanwhile(lambda: (root / "mine.txt").write_text("mine")))
+        fetch_quietly(REPOSITORY, root, retries=Meanwhile(action=lambda: (root / "mine.txt").write_text("mine")))
     assert (root / "mine.txt").read_text() == "mine"
 
 
