@@ -1,4 +1,4 @@
-"""DINOv3's ConvNeXt as an Equinox module: one image a call, any size, `jax.vmap` for batches.
+"""DINOv3's ConvNeXt as an Equinox module, of any size: a batch as `tokens`, one image as a call.
 
 Source: the architecture of facebookresearch/dinov3 at 6876159, in the field names of this package's key maps.
 """
@@ -6,10 +6,13 @@ Source: the architecture of facebookresearch/dinov3 at 6876159, in the field nam
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from no_time_to_train.image_sizes import check_image_size
-from no_time_to_train.jax_models.features import EncoderFeatures, over_pixels
+from no_time_to_train.image_sizes import check_image_size, grid_size
+from no_time_to_train.jax_models import layers
+from no_time_to_train.jax_models.features import EncoderFeatures, features_of
+from no_time_to_train.jax_models.layers import over_tokens
 from no_time_to_train.registry import EncoderConfig
 from no_time_to_train.weights.source import Architecture
 
@@ -31,11 +34,13 @@ class ConvNeXtBlock(eqx.Module):
         self.pointwise_conv2 = eqx.nn.Linear(4 * dim, dim, key=keys[2])
         self.gamma = jnp.ones(dim)
 
-    def __call__(self, image: Float[Array, "D H W"]) -> Float[Array, "D H W"]:
+    def __call__(self, pixels: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
         """Add what the branch gives."""
-        pixels = over_pixels(self.norm, jnp.moveaxis(self.depthwise_conv(image), 0, -1))
-        hidden = jax.nn.gelu(over_pixels(self.pointwise_conv1, pixels), approximate=False)
-        return image + jnp.moveaxis(self.gamma * over_pixels(self.pointwise_conv2, hidden), -1, 0)
+        convolved = _channels_last(layers.convolve(self.depthwise_conv, _channels_first(pixels)))
+        stream = over_tokens(self.norm, layers.stream_of(convolved))
+        hidden = jax.nn.gelu(over_tokens(self.pointwise_conv1, stream), approximate=False)
+        branch = layers.scaled(over_tokens(self.pointwise_conv2, hidden), self.gamma)
+        return pixels + layers.reshaped(branch, pixels.shape, like=pixels)
 
 
 class Stage(eqx.Module):
@@ -48,16 +53,16 @@ class Stage(eqx.Module):
     downsample: tuple[eqx.nn.Conv2d | eqx.nn.LayerNorm, eqx.nn.Conv2d | eqx.nn.LayerNorm]
     blocks: tuple[ConvNeXtBlock, ...]
 
-    def __call__(self, image: Float[Array, "C H W"]) -> Float[Array, "D h w"]:
-        """Shrink the image, then transform it."""
+    def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """Shrink the images, then transform them."""
         for layer in self.downsample:
             if isinstance(layer, eqx.nn.LayerNorm):
-                image = jnp.moveaxis(over_pixels(layer, jnp.moveaxis(image, 0, -1)), -1, 0)
+                pixels = layers.reshaped(over_tokens(layer, layers.stream_of(pixels)), pixels.shape, like=pixels)
             else:
-                image = layer(image)
+                pixels = _channels_last(layers.convolve(layer, _channels_first(pixels)))
         for block in self.blocks:
-            image = block(image)
-        return image
+            pixels = block(pixels)
+        return pixels
 
 
 class DinoV3ConvNeXt(eqx.Module):
@@ -106,12 +111,26 @@ class DinoV3ConvNeXt(eqx.Module):
         """
         height, width = pixel_values.shape[-2:]
         check_image_size(height, width, self.config)
-        image = pixel_values.astype(self.stages[0].blocks[0].gamma.dtype)
+        return features_of(self.tokens(pixel_values[None])[0], grid_size(height, width, self.config))
+
+    def tokens(self, pixel_values: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
+        """Encode a batch: the mean of the last feature map, then its pixels, all after the final norm.
+
+        Args:
+            pixel_values: As for a call, whose size is not checked.
+        """
+        pixels = _channels_last(pixel_values.astype(self.stages[0].blocks[0].gamma.dtype))
         for stage in self.stages:
-            image = stage(image)
-        pixels = jnp.moveaxis(image, 0, -1)
-        return EncoderFeatures(
-            cls=self.norm(pixels.mean((0, 1))),
-            storage=jnp.zeros((0, self.config.embed_dim), pixels.dtype),
-            patches=over_pixels(self.norm, pixels),
-        )
+            pixels = stage(pixels)
+        batch, height, width, dim = pixels.shape
+        patches = layers.reshaped(pixels, (batch, height * width, dim))
+        tokens = lax.concatenate([jnp.mean(patches, 1, keepdims=True), patches], 1)
+        return layers.reshaped(over_tokens(self.norm, layers.stream_of(tokens)), tokens.shape, like=tokens)
+
+
+def _channels_last(images: Float[Array, "B D H W"]) -> Float[Array, "B H W D"]:
+    return lax.transpose(images, (0, 2, 3, 1))
+
+
+def _channels_first(pixels: Float[Array, "B H W D"]) -> Float[Array, "B D H W"]:
+    return lax.transpose(pixels, (0, 3, 1, 2))

@@ -1,9 +1,7 @@
-"""What an Equinox encoder gives, and the parts that both families share."""
+"""What an Equinox encoder gives."""
 
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 from jaxtyping import Array, Float
 
 
@@ -21,11 +19,7 @@ class EncoderFeatures(NamedTuple):
     patches: Float[Array, "h w D"]
 
 
-def over_tokens(layer: eqx.nn.Linear | eqx.nn.LayerNorm, tokens: Float[Array, "N D"]) -> Float[Array, "N E"]:
-    """Apply a layer to every token."""
-    return jax.vmap(layer)(tokens)
-
-
-def over_pixels(layer: eqx.nn.Linear | eqx.nn.LayerNorm, pixels: Float[Array, "H W D"]) -> Float[Array, "H W E"]:
-    """Apply a layer to the channels of every pixel."""
-    return jax.vmap(jax.vmap(layer))(pixels)
+def features_of(tokens: Float[Array, "N D"], grid: tuple[int, int]) -> EncoderFeatures:
+    """Tell an image's tokens apart: the last ones are the patches, the first is the CLS token."""
+    prefix = tokens.shape[0] - grid[0] * grid[1]
+    return EncoderFeatures(cls=tokens[0], storage=tokens[1:prefix], patches=tokens[prefix:].reshape(*grid, -1))

@@ -56,7 +56,7 @@ def load_eqx_encoder(
     source = read_equinox_source(path if path is not None else name_or_path)
     if entry is not None and not matches(entry, source.architecture):
         raise wrong_architecture(entry, source.path, source.architecture)
-    return _filled(source, entry or source.entry, dtype)
+    return fill_encoder(source, entry, dtype=dtype)
 
 
 def save_eqx_encoder(model: EqxEncoder, path: str | Path) -> Path:
@@ -99,8 +99,16 @@ def leaf_names(model: eqx.Module) -> list[str]:
     return [".".join(str(getattr(part, "name", getattr(part, "idx", part))) for part in place) for place, _ in leaves]
 
 
-def _filled(source: EquinoxSource, entry: EncoderConfig, dtype: DTypeLike | None) -> EqxEncoder:
-    """Build the model without values, and put the stored ones in."""
+def abstract_encoder(source: EquinoxSource, entry: EncoderConfig | None = None) -> EqxEncoder:
+    """Build an encoder whose leaves have shapes and no values (`jax.ShapeDtypeStruct`), in float32.
+
+    Args:
+        source: Its weights.
+        entry: The registry entry; the source's own if None.
+
+    Raises:
+        WeightsFormatError: The weights are not those of the model, or state an activation that it has not.
+    """
     settings = dict(source.config)
     if settings.get("hidden_act", "gelu") not in ("gelu", "silu"):
         raise WeightsFormatError(
@@ -108,13 +116,14 @@ def _filled(source: EquinoxSource, entry: EncoderConfig, dtype: DTypeLike | None
             remedy="use it with torch",
         )
     eps = {"layer_norm_eps": float(settings["layer_norm_eps"])} if "layer_norm_eps" in settings else {}
+    config = entry or source.entry
 
     def build(key: jax.Array) -> EqxEncoder:
         if source.architecture.family == "dinov3_convnext":
-            return DinoV3ConvNeXt(source.architecture, entry, key=key, **eps)
+            return DinoV3ConvNeXt(source.architecture, config, key=key, **eps)
         return DinoV3ViT(
             source.architecture,
-            entry,
+            config,
             key=key,
             rope_theta=float(settings.get("rope_theta", 100)),
             activation=settings.get("hidden_act"),
@@ -123,8 +132,8 @@ def _filled(source: EquinoxSource, entry: EncoderConfig, dtype: DTypeLike | None
             **eps,
         )
 
-    model = eqx.filter_eval_shape(build, jax.random.key(0))
-    names, (leaves, tree) = leaf_names(model), jax.tree_util.tree_flatten(model)
+    model: EqxEncoder = eqx.filter_eval_shape(build, jax.random.key(0))
+    names, leaves = leaf_names(model), jax.tree_util.tree_leaves(model)
     if names != list(source.leaves):
         missing, other = set(names) - set(source.leaves), set(source.leaves) - set(names)
         raise WeightsFormatError(
@@ -132,14 +141,29 @@ def _filled(source: EquinoxSource, entry: EncoderConfig, dtype: DTypeLike | None
             f"unexpected {sorted(other)[:10]}",
             remedy="fetch the weights again",
         )
-    values = []
     for name, leaf in zip(names, leaves, strict=True):
         stored = source.leaves[name]
         if name != "rope_periods" and stored.shape != leaf.shape:
             raise WeightsFormatError(
                 f"{name} in {source.path} is {stored.shape}, expected {leaf.shape}", remedy="fetch the weights again"
             )
+    return model
+
+
+def fill_encoder(
+    source: EquinoxSource, entry: EncoderConfig | None = None, *, dtype: DTypeLike | None = jnp.float32
+) -> EqxEncoder:
+    """Build an encoder with its values; see `abstract_encoder`.
+
+    Args:
+        source: Its weights.
+        entry: The registry entry; the source's own if None.
+        dtype: Of the parameters; None for the stored one. RoPE periods keep theirs.
+    """
+    model = abstract_encoder(source, entry)
+    values = []
+    for name, stored in source.leaves.items():
         value = jnp.asarray(stored.load_array())
         values.append(value if dtype is None or name == "rope_periods" else value.astype(dtype))
-    filled: EqxEncoder = jax.tree_util.tree_unflatten(tree, values)
+    filled: EqxEncoder = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(model), values)
     return filled

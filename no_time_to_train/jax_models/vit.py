@@ -1,4 +1,4 @@
-"""DINOv3's ViT as an Equinox module: one image a call, any size, `jax.vmap` for batches.
+"""DINOv3's ViT as an Equinox module, of any size: a batch as `tokens`, one image as a call.
 
 Source: the architecture of facebookresearch/dinov3 at 6876159, in the field names of this package's key maps.
 """
@@ -8,15 +8,16 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from no_time_to_train.image_sizes import check_image_size, grid_size
-from no_time_to_train.jax_models.features import EncoderFeatures, over_tokens
+from no_time_to_train.jax_models import layers
+from no_time_to_train.jax_models.features import EncoderFeatures, features_of
+from no_time_to_train.jax_models.layers import Rope, over_tokens
 from no_time_to_train.registry import EncoderConfig
 from no_time_to_train.weights.source import Architecture
-
-Rope = tuple[Float[Array, "N d"], Float[Array, "N d"]]
 
 
 class Attention(eqx.Module):
@@ -36,16 +37,15 @@ class Attention(eqx.Module):
         self.o_proj = eqx.nn.Linear(dim, dim, key=keys[3])
         self.num_heads = num_heads
 
-    def __call__(self, tokens: Float[Array, "N D"], rope: Rope) -> Float[Array, "N D"]:
-        """Let every token look at all tokens."""
-        count, dim = tokens.shape
-        heads = (count, self.num_heads, dim // self.num_heads)
-        query = _rotated(over_tokens(self.q_proj, tokens).reshape(heads), rope)
-        key = _rotated(over_tokens(self.k_proj, tokens).reshape(heads), rope)
-        value = over_tokens(self.v_proj, tokens).reshape(heads)
-        scores = jnp.einsum("nhd,mhd->hnm", query, key) / math.sqrt(heads[-1])
-        mixed = jnp.einsum("hnm,mhd->nhd", jax.nn.softmax(scores, axis=-1), value)
-        return over_tokens(self.o_proj, mixed.reshape(count, dim))
+    def __call__(self, tokens: Float[Array, "T D"], rope: Rope) -> Float[Array, "T D"]:
+        """Let every token look at all tokens of its image; T is B·N."""
+        images = (*rope[0].shape[:2], tokens.shape[1])
+        query, key, value = (
+            layers.reshaped(over_tokens(projection, tokens), images, like=rope[0])
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = layers.attend(query, key, value, *rope, num_heads=self.num_heads)
+        return over_tokens(self.o_proj, layers.reshaped(mixed, tokens.shape))
 
 
 class Mlp(eqx.Module):
@@ -63,7 +63,7 @@ class Mlp(eqx.Module):
         self.down_proj = eqx.nn.Linear(hidden, dim, key=keys[2])
         self.activation = activation
 
-    def __call__(self, tokens: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    def __call__(self, tokens: Float[Array, "T D"]) -> Float[Array, "T D"]:
         """Transform every token by itself."""
         hidden = over_tokens(self.up_proj, tokens)
         if self.gate_proj is None:
@@ -83,10 +83,11 @@ class Block(eqx.Module):
     mlp: Mlp
     layer_scale2: Float[Array, " D"]
 
-    def __call__(self, tokens: Float[Array, "N D"], rope: Rope) -> Float[Array, "N D"]:
+    def __call__(self, tokens: Float[Array, "T D"], rope: Rope) -> Float[Array, "T D"]:
         """Add what attention and feed-forward network give."""
-        tokens = tokens + self.layer_scale1 * self.attention(over_tokens(self.norm1, tokens), rope)
-        return tokens + self.layer_scale2 * self.mlp(over_tokens(self.norm2, tokens))
+        attended = self.attention(over_tokens(self.norm1, tokens), rope)
+        tokens = tokens + layers.scaled(attended, self.layer_scale1)
+        return tokens + layers.scaled(self.mlp(over_tokens(self.norm2, tokens)), self.layer_scale2)
 
 
 class DinoV3ViT(eqx.Module):
@@ -172,23 +173,34 @@ class DinoV3ViT(eqx.Module):
         """
         height, width = pixel_values.shape[-2:]
         check_image_size(height, width, self.config)
-        grid = grid_size(height, width, self.config)
-        dtype = self.patch_embed.weight.dtype
-        patches = self.patch_embed(pixel_values.astype(dtype)).reshape(self.config.embed_dim, -1).T
-        prefix = jnp.concatenate([self.cls_token[0], self.storage_tokens[0]])
-        tokens = jnp.concatenate([prefix, patches])
-        rope = rotary_embedding(self.rope_periods, grid, num_prefix=len(prefix), dtype=dtype)
+        return features_of(self.tokens(pixel_values[None])[0], grid_size(height, width, self.config))
+
+    def tokens(self, pixel_values: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
+        """Encode a batch: the CLS token, the storage tokens and the patches, after the final norm.
+
+        Args:
+            pixel_values: As for a call, whose size is not checked: what does not fill a patch is left out.
+        """
+        dtype, dim = self.patch_embed.weight.dtype, self.architecture.embed_dim
+        patches = lax.transpose(layers.convolve(self.patch_embed, pixel_values.astype(dtype)), (0, 2, 3, 1))
+        batch, *grid, _ = patches.shape
+        patches = layers.reshaped(patches, (batch, grid[0] * grid[1], dim))
+        prefix = self.cls_token
+        if self.storage_tokens.shape[1]:
+            prefix = lax.concatenate([prefix, self.storage_tokens], 1)
+        prefix = lax.broadcast_in_dim(prefix, (batch, *prefix.shape[1:]), (0, 1, 2))
+        tokens = lax.concatenate([prefix, patches], 1)
+        cosines_sines = rotary_embedding(self.rope_periods, (grid[0], grid[1]), num_prefix=prefix.shape[1], dtype=dtype)
+        cosines, sines = (lax.broadcast_in_dim(values, (batch, *values.shape), (1, 2)) for values in cosines_sines)
+        stream = layers.stream_of(tokens)
         for block in self.blocks:
-            tokens = block(tokens, rope)
-        tokens = over_tokens(self.norm, tokens)
-        return EncoderFeatures(
-            cls=tokens[0], storage=tokens[1 : len(prefix)], patches=tokens[len(prefix) :].reshape(*grid, -1)
-        )
+            stream = block(stream, (cosines, sines))
+        return layers.reshaped(over_tokens(self.norm, stream), tokens.shape, like=tokens)
 
 
 def rotary_embedding(
     periods: Float[Array, " quarter_head"], grid: tuple[int, int], *, num_prefix: int, dtype: DTypeLike
-) -> Rope:
+) -> tuple[Float[Array, "N half_head"], Float[Array, "N half_head"]]:
     """Return the cosines and sines that turn queries and keys, by the centres of patches in [-1, 1].
 
     Args:
@@ -197,21 +209,19 @@ def rotary_embedding(
         num_prefix: Tokens before the patches, which are not turned.
         dtype: Of the result; the angles are in float32.
     """
-    rows, columns = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side * 2 - 1 for side in grid)
-    centres = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
-    angles = 2 * math.pi * centres[:, :, None] / periods.astype(jnp.float32)
-    angles = jnp.tile(angles.reshape(len(centres), -1), 2)
-    angles = jnp.pad(angles, ((num_prefix, 0), (0, 0)))  # an angle of zero turns nothing
-    return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
+    quarter = periods.shape[0]
+    angles = []
+    for axis, side in enumerate(grid):
+        places = lax.broadcasted_iota(jnp.float32, (*grid, quarter), axis)
+        centres = (places + 0.5) / jnp.asarray(side, jnp.float32) * 2 - 1
+        angles.append(2 * math.pi * centres / lax.reshape(periods.astype(jnp.float32), (1, 1, quarter)))
+    turned = layers.reshaped(lax.concatenate(angles, 2), (grid[0] * grid[1], 2 * quarter))
+    still = jnp.zeros((num_prefix, 2 * quarter), jnp.float32)  # an angle of zero turns nothing
+    turned = lax.concatenate([still, turned], 0)
+    return jnp.cos(turned).astype(dtype), jnp.sin(turned).astype(dtype)
 
 
-def _rotated(heads: Float[Array, "N heads d"], rope: Rope) -> Float[Array, "N heads d"]:
-    cosines, sines = (values[:, None, :] for values in rope)
-    first, second = jnp.split(heads, 2, axis=-1)
-    return heads * cosines + jnp.concatenate([-second, first], axis=-1) * sines
-
-
-def _activated(hidden: Float[Array, "N F"], activation: str) -> Float[Array, "N F"]:
+def _activated(hidden: Float[Array, "T F"], activation: str) -> Float[Array, "T F"]:
     if activation == "silu":
         return jax.nn.silu(hidden)
     return jax.nn.gelu(hidden, approximate=False)

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +36,20 @@ class FileRange:
     length: int
 
 
-Piece = FileRange | bytes
+@dataclass(frozen=True)
+class Computed:
+    """Bytes that are computed when they are written, so that no more than one tensor of them is in memory.
+
+    Attributes:
+        length: Number of bytes.
+        compute: Gives them.
+    """
+
+    length: int
+    compute: Callable[[], bytes]
+
+
+Piece = FileRange | Computed | bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class StoredTensor:
         if isinstance(piece, FileRange):
             cut: Piece = replace(piece, offset=piece.offset + part * length, length=length)
         else:
-            cut = piece[part * length : (part + 1) * length]
+            cut = read_piece(piece)[part * length : (part + 1) * length]
         return replace(self, shape=(self.shape[0] // parts, *self.shape[1:]), pieces=(cut,))
 
     def load_array(self) -> Shaped[np.ndarray, "..."]:
@@ -106,6 +119,8 @@ def read_piece(piece: Piece) -> bytes:
     """Read the bytes of a piece."""
     if isinstance(piece, bytes):
         return piece
+    if isinstance(piece, Computed):
+        return piece.compute()
     with piece.file.open("rb") as stream:
         stream.seek(piece.offset)
         return stream.read(piece.length)
@@ -117,8 +132,8 @@ def parts_of(piece: Piece, size: int) -> Iterator[bytes | int]:
     Raises:
         WeightsFormatError: The file ends before the piece does.
     """
-    if isinstance(piece, bytes):
-        yield piece
+    if not isinstance(piece, FileRange):
+        yield read_piece(piece)
         return
     with piece.file.open("rb", buffering=0) as stream:
         position, end = piece.offset, piece.offset + piece.length

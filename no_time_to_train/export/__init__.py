@@ -1,0 +1,1 @@
+"""ONNX export through the JAX path."""

@@ -1,0 +1,64 @@
+"""Weights of a graph as external data at their places in safetensors files: nothing is copied, nothing is loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from no_time_to_train.export.trace import PIXEL_VALUES
+from no_time_to_train.weights.ranges import FileRange, StoredTensor
+
+_DTYPES = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.float16: ir.DataType.FLOAT16,
+    torch.bfloat16: ir.DataType.BFLOAT16,
+    torch.int8: ir.DataType.INT8,
+}
+
+
+def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: Path) -> None:
+    """Turn a graph's inputs for weights into initializers.
+
+    A tensor that lies in a file becomes external data: that file's name, and where in it the tensor's bytes are. One
+    that was computed, such as RoPE periods, goes into the graph. Those stored in another dtype than the graph computes
+    in are cast as it runs.
+
+    Args:
+        model: As `trace_encoder` gave it; changed.
+        weights: By the names of the graph's inputs; files in `folder` or below it.
+        folder: Where the graph will be written.
+    """
+    graph = model.graph
+    first = next(iter(graph))
+    for value in list(graph.inputs):
+        if value.name == PIXEL_VALUES or value.name is None or value.shape is None:
+            continue
+        graph.inputs.remove(value)
+        if not value.uses():
+            continue
+        tensor = _tensor(value.name, value.shape, weights[value.name], folder)
+        if tensor.dtype != value.dtype:
+            cast = ir.node("Cast", [value], attributes={"to": value.dtype}, name=f"{value.name}.cast")
+            cast.outputs[0].name = f"{value.name}.cast"
+            value.replace_all_uses_with(cast.outputs[0])
+            cast.replace_input_with(0, value)
+            graph.insert_before(first, cast)
+            value.type = ir.TensorType(tensor.dtype)
+        value.const_value = tensor
+        graph.register_initializer(value)
+
+
+def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path) -> ir.TensorProtocol:
+    (piece,) = stored.pieces
+    if not isinstance(piece, FileRange):
+        return ir.tensor(stored.load_array().reshape(shape.numpy()), name=name)
+    return ir.ExternalTensor(
+        piece.file.relative_to(folder).as_posix(),
+        piece.offset,
+        piece.length,
+        _DTYPES[stored.dtype],
+        shape=shape,
+        name=name,
+        base_dir=folder,
+    )

@@ -1,0 +1,164 @@
+"""What functions of `jax_models.layers` become in ONNX.
+
+jax2onnx lowers `layers.attend` to many small nodes, and reshapes to unknown sizes to arithmetic on them. Here the one
+becomes the standard operators `RotaryEmbedding` and `Attention` (their parts below opset 23), the others one `Reshape`.
+jax2onnx's way to extend it is a primitive that stands for a function while it traces.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax2onnx.plugins._patching import AssignSpec, MonkeyPatchSpec
+from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
+
+from no_time_to_train.jax_models import layers
+
+_ATTENTION_SINCE = 23
+
+
+class _Nodes:
+    """Adds nodes to the graph that is being built: `nodes.Mul(a, b)`."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+        self.opset = int(ctx.builder.opset)
+
+    def __getattr__(self, operator: str) -> Callable[..., Any]:
+        def add(*inputs: ir.Value, outputs: int = 1, **attributes: Any) -> Any:
+            names = [self._ctx.fresh_name(operator.lower()) for _ in range(outputs)]
+            return getattr(self._ctx.builder, operator)(*inputs, **attributes, _outputs=names)
+
+        return add
+
+    def constant(self, values: list[int] | float) -> ir.Value:
+        """Add a constant: int64 for a list, float32 for a number."""
+        array = np.asarray(values, np.int64 if isinstance(values, list) else np.float32)
+        name = self._ctx.fresh_name("constant")
+        value: ir.Value = self._ctx.builder.add_initializer_from_array(name=name, array=array)
+        return value
+
+
+def _bind(primitive: Primitive, *arrays: Any, **parameters: Any) -> Any:
+    bind: Callable[..., Any] = primitive.bind  # which has no annotations
+    return bind(*arrays, **parameters)
+
+
+class _Lowering(PrimitiveLeafPlugin, ABC):  # type: ignore[misc]  # jax2onnx is not typed
+    """A function of `layers` as a primitive of jax2onnx."""
+
+    _PRIM: ClassVar[Primitive]
+    _ABSTRACT_EVAL_BOUND: ClassVar[bool] = False
+
+    @staticmethod
+    @abstractmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Put the nodes into the graph and return the value that they end in."""
+
+    def lower(self, ctx: Any, eqn: Any) -> None:
+        """Put the nodes into the graph, and say what shape comes out."""
+        result = self.build(_Nodes(ctx), eqn, *(ctx.get_value_for_var(var) for var in eqn.invars))
+        result.type = ctx.get_value_for_var(eqn.invars[0]).type
+        result.shape = ir.Shape([size if isinstance(size, int) else str(size) for size in eqn.outvars[0].aval.shape])
+        ctx.bind_value_for_var(eqn.outvars[0], result)
+
+
+@register_primitive(jaxpr_primitive="ntt.attend")
+class Attend(_Lowering):
+    """`layers.attend`."""
+
+    _PRIM = Primitive("ntt.attend")
+
+    @staticmethod
+    def abstract_eval(query: ShapedArray, *others: ShapedArray, num_heads: int) -> ShapedArray:
+        """Return what comes out: the shape of the queries."""
+        return ShapedArray(query.shape, query.dtype)
+
+    @classmethod
+    def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
+        """Let the primitive stand for the function while jax2onnx traces."""
+
+        def attend(*arrays: Any, num_heads: int) -> Any:
+            return _bind(cls._PRIM, *arrays, num_heads=num_heads)
+
+        return [MonkeyPatchSpec(target=layers, attr="attend", make_value=lambda original: attend)]
+
+    @staticmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Use the standard operators where the opset has them."""
+        heads = eqn.params["num_heads"]
+        width = int(eqn.invars[0].aval.shape[-1]) // heads
+        query, key, value, cosines, sines = inputs
+        if nodes.opset < _ATTENTION_SINCE:
+            return _attend_in_parts(nodes, inputs, heads=heads, width=width)
+        query, key = (
+            nodes.RotaryEmbedding(tokens, cosines, sines, num_heads=heads, interleaved=0) for tokens in (query, key)
+        )
+        return nodes.Attention(query, key, value, q_num_heads=heads, kv_num_heads=heads, scale=1 / math.sqrt(width))
+
+
+def _attend_in_parts(nodes: _Nodes, inputs: tuple[ir.Value, ...], *, heads: int, width: int) -> Any:
+    by_head = nodes.constant([0, 0, heads, width])
+    halves, across_heads = nodes.constant([width // 2, width // 2]), nodes.constant([1])
+    cosines, sines = (nodes.Unsqueeze(values, across_heads) for values in inputs[3:])
+    query, key, value = (nodes.Transpose(nodes.Reshape(tokens, by_head), perm=[0, 2, 1, 3]) for tokens in inputs[:3])
+
+    def turned(tokens: ir.Value) -> Any:
+        first, second = nodes.Split(tokens, halves, axis=-1, outputs=2)
+        return nodes.Concat(
+            nodes.Sub(nodes.Mul(first, cosines), nodes.Mul(second, sines)),
+            nodes.Add(nodes.Mul(second, cosines), nodes.Mul(first, sines)),
+            axis=-1,
+        )
+
+    query = turned(nodes.Mul(query, nodes.constant(1 / math.sqrt(width))))
+    weights = nodes.Softmax(nodes.MatMul(query, nodes.Transpose(turned(key), perm=[0, 1, 3, 2])), axis=-1)
+    mixed = nodes.Transpose(nodes.MatMul(weights, value), perm=[0, 2, 1, 3])
+    return nodes.Reshape(mixed, nodes.constant([0, 0, heads * width]))
+
+
+@register_primitive(jaxpr_primitive="ntt.reshaped")
+class Reshaped(_Lowering):
+    """`layers.reshaped`."""
+
+    _PRIM = Primitive("ntt.reshaped")
+
+    @staticmethod
+    def abstract_eval(values: ShapedArray, *like: ShapedArray, shape: tuple[Any, ...]) -> ShapedArray:
+        """Return what comes out."""
+        return ShapedArray(shape, values.dtype)
+
+    @classmethod
+    def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
+        """Let the primitive stand for the function while jax2onnx traces."""
+
+        def reshaped(values: Any, shape: tuple[Any, ...], like: Any = None) -> Any:
+            return _bind(cls._PRIM, values, *([] if like is None else [like]), shape=tuple(shape))
+
+        return [MonkeyPatchSpec(target=layers, attr="reshaped", make_value=lambda original: reshaped)]
+
+    @staticmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Copy sizes that stay in place, infer one that is not known, and take more from the array that tells them."""
+        values, *like = inputs
+        shape, before = eqn.params["shape"], eqn.invars[0].aval.shape
+        known = [isinstance(size, int) for size in shape]
+        if like and tuple(shape) == tuple(eqn.invars[1].aval.shape):
+            return nodes.Reshape(values, nodes.Shape(like[0]))
+        if like and not all(known):
+            unknown = len(known) - known[::-1].index(False)
+            sizes = nodes.Shape(like[0], start=0, end=unknown)
+            if known[unknown:]:
+                sizes = nodes.Concat(sizes, nodes.constant(list(shape[unknown:])), axis=0)
+            return nodes.Reshape(values, sizes)
+        in_place = [size == old for size, old in zip(shape, before, strict=False)] + [False] * len(shape)
+        target = [
+            size if is_known else 0 if stays else -1
+            for size, is_known, stays in zip(shape, known, in_place, strict=False)
+        ]
+        return nodes.Reshape(values, nodes.constant(target))

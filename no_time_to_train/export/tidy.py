@@ -1,0 +1,82 @@
+"""Making a traced graph small: what tracing over unknown sizes leaves behind goes, parameters are declared as used."""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+_SHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Expand")
+
+
+def tidy(model: ir.Model, parameters: set[str]) -> None:
+    """Remove what a graph can do without.
+
+    Args:
+        model: As jax2onnx traced it; changed.
+        parameters: Names of the inputs that will be weights, which a graph may be told to have in another shape, as
+            their bytes stay the same.
+    """
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type in _SHAPING:
+            _declare_in_shape(node, parameters)
+    for node in list(graph):
+        if node.op_type == "Gemm":
+            _drop_zero_bias(node)
+        elif node.op_type == "Conv":
+            _take_bias(graph, node, parameters)
+    rewrites = (
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.DeduplicateInitializersPass(size_limit=1 << 16),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.NameFixPass(),
+    )
+    for rewrite in rewrites:
+        rewrite(model)
+    outputs = set(graph.outputs)
+    for node in graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            if value not in outputs:
+                value.type, value.shape = None, None
+
+
+def _declare_in_shape(node: ir.Node, parameters: set[str]) -> None:
+    """Declare a parameter in the shape in which all its users want it, instead of reshaping it as the graph runs."""
+    parameter, output = node.inputs[0], node.outputs[0]
+    if parameter is None or parameter.name not in parameters or output.shape is None or parameter.shape is None:
+        return
+    users = parameter.consumers()
+    shapes = {tuple(user.outputs[0].shape or ()) for user in users}
+    same = len(shapes) == 1 and all(user.op_type in _SHAPING for user in users)
+    if not same or not output.shape.is_static() or np.prod(output.shape.numpy()) != np.prod(parameter.shape.numpy()):
+        return
+    shape = ir.Shape(output.shape)
+    for user in users:
+        user.outputs[0].replace_all_uses_with(parameter)
+    parameter.shape = shape
+
+
+def _take_bias(graph: ir.Graph, node: ir.Node, parameters: set[str]) -> None:
+    """Let a convolution add its bias itself."""
+    users = node.outputs[0].consumers()
+    if len(users) != 1 or users[0].op_type != "Add":
+        return
+    (bias,) = (value for value in users[0].inputs if value is not node.outputs[0])
+    if bias is None or bias.name not in parameters or bias.shape is None or len(bias.uses()) != 1:
+        return
+    bias.shape = ir.Shape([bias.shape[1]])
+    users[0].outputs[0].replace_all_uses_with(node.outputs[0])
+    graph.remove(users[0], safe=True)
+    node.resize_inputs(3)
+    node.replace_input_with(2, bias)
+
+
+def _drop_zero_bias(node: ir.Node) -> None:
+    """Leave out a bias of zeros, which jax2onnx gives a linear layer that has none."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    producer = bias.producer() if bias is not None else None
+    if producer is not None and producer.op_type == "ConstantOfShape":
+        node.resize_inputs(2)

@@ -1,0 +1,74 @@
+"""From an Equinox encoder without values to an ONNX graph whose weights are inputs still."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import onnx_ir as ir
+from jax import lax
+from jax.core import ShapedArray
+from jax.export import symbolic_shape
+
+import no_time_to_train.export.lowering  # noqa: F401  # registers itself with jax2onnx
+from no_time_to_train.export.tidy import tidy
+from no_time_to_train.jax_models.load import EqxEncoder, leaf_names
+
+PIXEL_VALUES = "pixel_values"
+LAST_HIDDEN_STATE = "last_hidden_state"
+POOLER_OUTPUT = "pooler_output"
+
+
+def trace_encoder(
+    model: EqxEncoder, *, image_size: tuple[int, int] | None = None, batch_size: int | None = None, opset: int = 23
+) -> ir.Model:
+    """Trace an encoder into a graph that takes the images, then every weight by the name of its leaf.
+
+    Args:
+        model: Its leaves need no values, see `abstract_encoder`; none is read.
+        image_size: Height and width in pixels; any if None.
+        batch_size: Images at a time; any if None.
+        opset: Of ONNX. From 23 on attention is one operator.
+
+    Returns:
+        A graph with the inputs `pixel_values` (batch, 3, height, width) and those of the weights that it uses, and the
+        outputs `last_hidden_state` (batch, tokens, D) and `pooler_output` (batch, D), in float32.
+    """
+    # Else jax2onnx goes on with a half-optimised graph.
+    os.environ.setdefault("JAX2ONNX_STRICT_OPTIMIZER_FAILURES", "1")
+    from jax2onnx import to_onnx
+
+    names, (leaves, tree) = leaf_names(model), jax.tree_util.tree_flatten(model)
+    patch, dim = model.architecture.patch_size, model.architecture.embed_dim
+    # What a size must be for the sizes after each layer to be known to be positive.
+    batch, rows, columns = symbolic_shape("batch, h, w", constraints=["h >= 1", "w >= 1"])
+    size = (patch * rows, patch * columns) if image_size is None else image_size
+    pixels = ShapedArray((batch if batch_size is None else batch_size, 3, *size), jnp.float32)
+
+    def encode(pixel_values: jax.Array, *values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        filled: EqxEncoder = jax.tree_util.tree_unflatten(tree, values)
+        tokens = filled.tokens(pixel_values)
+        return tokens, lax.squeeze(lax.slice_in_dim(tokens, 0, 1, axis=1), (1,))
+
+    traced: ir.Model = to_onnx(
+        encode,
+        [pixels, *leaves],
+        opset=opset,
+        return_mode="ir",
+        input_names=[PIXEL_VALUES, *names],
+        output_names=[LAST_HIDDEN_STATE, POOLER_OUTPUT],
+        normalization_mode="prefer_native",
+    )
+    tidy(traced, set(names))
+    _name_sizes(traced, image_size, batch_size, dim)
+    return traced
+
+
+def _name_sizes(traced: ir.Model, image_size: tuple[int, int] | None, batch_size: int | None, dim: int) -> None:
+    """Give the sizes that are not known the names that other tools give them."""
+    batch = "batch" if batch_size is None else batch_size
+    tokens: int | str = "tokens"
+    states, pooled = traced.graph.outputs
+    if batch_size is not None and image_size is not None and states.shape is not None and states.shape.is_static():
+        tokens = states.shape.numpy()[1]
+    traced.graph.inputs[0].shape = ir.Shape([batch, 3, *(image_size or ("height", "width"))])
+    states.shape, pooled.shape = ir.Shape([batch, tokens, dim]), ir.Shape([batch, dim])

@@ -1,0 +1,89 @@
+"""Layers over batches, in operations that hold for sizes that are not known yet: `jax.export`'s symbols go through.
+
+That is why `lax` stands here where `jnp` would be shorter: `jnp` broadcasts and indexes by asking for sizes.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Rope = tuple[Float[Array, "B N half_head"], Float[Array, "B N half_head"]]
+
+
+def over_tokens(layer: eqx.nn.Linear | eqx.nn.LayerNorm, tokens: Float[Array, "T D"]) -> Float[Array, "T E"]:
+    """Apply a layer to every token."""
+    return jax.vmap(layer)(tokens)
+
+
+def convolve(layer: eqx.nn.Conv2d, images: Float[Array, "B C H W"]) -> Float[Array, "B D h w"]:
+    """Apply a convolution to a batch."""
+    convolved = lax.conv_general_dilated(
+        images,
+        layer.weight,
+        window_strides=layer.stride,
+        padding=layer.padding,
+        feature_group_count=layer.groups,
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+    )
+    return convolved if layer.bias is None else convolved + lax.reshape(layer.bias, (1, *layer.bias.shape))
+
+
+def reshaped(values: Array, shape: tuple[int, ...], like: Array | None = None) -> Array:
+    """Reshape an array.
+
+    Args:
+        values: An array.
+        shape: Of the result. While a graph is traced sizes may be unknown: of those that do not stand at the same
+            place in the array's own shape one can be inferred; where there are more, `like` tells them.
+        like: An array whose shape begins with all sizes that are not known.
+    """
+    return lax.reshape(values, shape)
+
+
+def stream_of(tokens: Float[Array, "... D"]) -> Float[Array, "T D"]:
+    """Put one token after another, so that every linear layer is a product of two matrices."""
+    *places, dim = tokens.shape
+    return reshaped(tokens, (math.prod(places), dim))
+
+
+def scaled(tokens: Float[Array, "T D"], factors: Float[Array, " D"]) -> Float[Array, "T D"]:
+    """Multiply every token by the factors of its channels."""
+    return tokens * lax.reshape(factors, (1, *factors.shape))
+
+
+def attend(
+    query: Float[Array, "B N D"],
+    key: Float[Array, "B N D"],
+    value: Float[Array, "B N D"],
+    cosines: Float[Array, "B N half_head"],
+    sines: Float[Array, "B N half_head"],
+    *,
+    num_heads: int,
+) -> Float[Array, "B N D"]:
+    """Turn queries and keys by the rotary embedding, and let every token look at all of its image.
+
+    Args:
+        query: The heads beside each other.
+        key: Likewise.
+        value: Likewise.
+        cosines: Of the angle of each pair (i, i + half) of a head's channels.
+        sines: Of the same angles.
+        num_heads: How many heads D holds.
+    """
+    heads = (*query.shape[:2], num_heads, query.shape[2] // num_heads)
+    query, key = (_rotated(lax.reshape(values, heads), cosines, sines) for values in (query, key))
+    scores = jnp.einsum("bnhd,bmhd->bhnm", query, key) / math.sqrt(heads[-1])
+    mixed = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, axis=-1), lax.reshape(value, heads))
+    return lax.reshape(mixed, (*heads[:2], num_heads * heads[-1]))
+
+
+def _rotated(
+    heads: Float[Array, "B N heads d"], cosines: Float[Array, "B N half_head"], sines: Float[Array, "B N half_head"]
+) -> Float[Array, "B N heads d"]:
+    cosines, sines = (values[:, :, None, :] for values in (cosines, sines))
+    first, second = jnp.split(heads, 2, axis=-1)
+    return jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
