@@ -14,6 +14,7 @@ from typing import Any
 from no_time_to_train import weights_commands
 from no_time_to_train.data.sampling import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.export.command import export
 
 
 def write_shapes(
@@ -55,6 +56,7 @@ def quickstart_report(
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "convert": weights_commands.convert,
     "doctor": weights_commands.doctor,
+    "export": export,
     "fetch": weights_commands.fetch,
     "inspect": weights_commands.inspect,
     "quickstart-report": quickstart_report,
@@ -67,6 +69,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 POSITIONAL: dict[str, tuple[str, ...]] = {
     "convert": ("source", "destination"),
     "doctor": ("encoder",),
+    "export": ("encoder",),
     "fetch": ("name",),
     "inspect": ("path",),
     "validate": ("root",),

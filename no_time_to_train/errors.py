@@ -95,6 +95,10 @@ class OutputError(NoTimeToTrainError, OSError):
     """A result that cannot be written."""
 
 
+class ExportError(NoTimeToTrainError, RuntimeError):
+    """An exported file that is not what it should be."""
+
+
 class EmptyMaskError(NoTimeToTrainError, ValueError):
     """A reference mask without any foreground."""
 

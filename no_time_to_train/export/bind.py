@@ -17,7 +17,7 @@ _DTYPES = {
 }
 
 
-def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: Path) -> None:
+def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: Path | None) -> None:
     """Turn a graph's inputs for weights into initializers.
 
     A tensor that lies in a file becomes external data: that file's name, and where in it the tensor's bytes are. One
@@ -27,7 +27,7 @@ def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: P
     Args:
         model: As `trace_encoder` gave it; changed.
         weights: By the names of the graph's inputs; files in `folder` or below it.
-        folder: Where the graph will be written.
+        folder: Where the graph will be written; None if its weights will be copied from wherever they are.
     """
     graph = model.graph
     first = next(iter(graph))
@@ -49,16 +49,17 @@ def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: P
         graph.register_initializer(value)
 
 
-def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path) -> ir.TensorProtocol:
+def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path | None) -> ir.TensorProtocol:
     (piece,) = stored.pieces
     if not isinstance(piece, FileRange):
         return ir.tensor(stored.load_array().reshape(shape.numpy()), name=name)
+    base = piece.file.parent if folder is None else folder
     return ir.ExternalTensor(
-        piece.file.relative_to(folder).as_posix(),
+        piece.file.relative_to(base).as_posix(),
         piece.offset,
         piece.length,
         _DTYPES[stored.dtype],
         shape=shape,
         name=name,
-        base_dir=folder,
+        base_dir=base,
     )

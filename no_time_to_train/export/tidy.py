@@ -4,6 +4,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+# Of ReduceMean; jax2onnx makes them one whatever the opset.
+_AXES_ARE_AN_INPUT = 18
 _SHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Expand")
 
 
@@ -24,6 +26,20 @@ def tidy(model: ir.Model, parameters: set[str]) -> None:
             _drop_zero_bias(node)
         elif node.op_type == "Conv":
             _take_bias(graph, node, parameters)
+        elif node.op_type == "ReduceMean" and (model.opset_imports.get("") or 0) < _AXES_ARE_AN_INPUT:
+            _take_axes(node)
+    simplify(model)
+    outputs = set(graph.outputs)
+    for node in graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            if value not in outputs:
+                value.type, value.shape = None, None
+
+
+def simplify(model: ir.Model) -> None:
+    """Remove what is computed twice, or for nothing, and give every value a name of its own."""
     rewrites = (
         passes.IdentityEliminationPass(),
         passes.RemoveUnusedNodesPass(),
@@ -34,13 +50,6 @@ def tidy(model: ir.Model, parameters: set[str]) -> None:
     )
     for rewrite in rewrites:
         rewrite(model)
-    outputs = set(graph.outputs)
-    for node in graph:
-        node.doc_string = None
-        node.metadata_props.clear()
-        for value in node.outputs:
-            if value not in outputs:
-                value.type, value.shape = None, None
 
 
 def _declare_in_shape(node: ir.Node, parameters: set[str]) -> None:
@@ -72,6 +81,13 @@ def _take_bias(graph: ir.Graph, node: ir.Node, parameters: set[str]) -> None:
     graph.remove(users[0], safe=True)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
+
+
+def _take_axes(node: ir.Node) -> None:
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    if axes is not None and axes.const_value is not None:
+        node.attributes["axes"] = ir.AttrInt64s("axes", axes.const_value.numpy().tolist())
+        node.resize_inputs(1)
 
 
 def _drop_zero_bias(node: ir.Node) -> None:

@@ -1,6 +1,7 @@
 """From an Equinox encoder without values to an ONNX graph whose weights are inputs still."""
 
 import os
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ def trace_encoder(
     os.environ.setdefault("JAX2ONNX_STRICT_OPTIMIZER_FAILURES", "1")
     from jax2onnx import to_onnx
 
+    _import_plugins()
     names, (leaves, tree) = leaf_names(model), jax.tree_util.tree_flatten(model)
     patch, dim = model.architecture.patch_size, model.architecture.embed_dim
     # What a size must be for the sizes after each layer to be known to be positive.
@@ -61,6 +63,20 @@ def trace_encoder(
     tidy(traced, set(names))
     _name_sizes(traced, image_size, batch_size, dim)
     return traced
+
+
+def _import_plugins() -> None:
+    """Import jax2onnx's plugins, which compile examples of theirs as they are imported: without optimising them."""
+    from jax2onnx.plugins.plugin_system import import_all_plugins
+
+    name = "jax_disable_most_optimizations"
+    update: Callable[[str, bool], None] = jax.config.update  # which has no annotations
+    before = jax.config.values[name]
+    update(name, True)
+    try:
+        import_all_plugins()
+    finally:
+        update(name, before)
 
 
 def _name_sizes(traced: ir.Model, image_size: tuple[int, int] | None, batch_size: int | None, dim: int) -> None:

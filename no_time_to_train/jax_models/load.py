@@ -41,22 +41,45 @@ def load_eqx_encoder(
         WeightsFormatError: They are damaged, or of an encoder that has no Equinox model.
         ShapeMismatchError: They are of another encoder than the named one.
     """
-    entry: EncoderConfig | None = None
-    if path is None and not Path(name_or_path).exists():
-        if Path(name_or_path).suffix or isinstance(name_or_path, Path):
-            raise WeightsNotFoundError(f"no weights at {name_or_path}", remedy="check the path")
-        entry = resolve_encoder(str(name_or_path))
-        path = weights_at_hand(entry)
-        if path is None:
-            raise WeightsNotFoundError(
-                f"no weights of {entry.name} under checkpoints/", remedy=f"ntt fetch {entry.name}, or name them"
-            )
-    elif path is not None:
-        entry = resolve_encoder(str(name_or_path))
-    source = read_equinox_source(path if path is not None else name_or_path)
+    entry, path = named_weights(name_or_path, path)
+    source = read_equinox_source(path)
+    check_encoder(entry, source)
+    return fill_encoder(source, entry, dtype=dtype)
+
+
+def named_weights(name_or_path: str | Path, path: str | Path | None = None) -> tuple[EncoderConfig | None, Path]:
+    """Find the weights that a user names, as `load_eqx_encoder` takes them.
+
+    Returns:
+        The registry entry if one was named, and the file or folder.
+
+    Raises:
+        UnknownEncoderError: It is neither a path nor the name of an entry.
+        WeightsNotFoundError: There are no weights.
+    """
+    if path is not None:
+        return resolve_encoder(str(name_or_path)), Path(path)
+    if Path(name_or_path).exists():
+        return None, Path(name_or_path)
+    if Path(name_or_path).suffix or isinstance(name_or_path, Path):
+        raise WeightsNotFoundError(f"no weights at {name_or_path}", remedy="check the path")
+    entry = resolve_encoder(str(name_or_path))
+    found = weights_at_hand(entry)
+    if found is None:
+        raise WeightsNotFoundError(
+            f"no weights of {entry.name} under checkpoints/", remedy=f"ntt fetch {entry.name}, or name them"
+        )
+    return entry, Path(found)
+
+
+def check_encoder(entry: EncoderConfig | None, source: EquinoxSource) -> None:
+    """Refuse weights of another encoder than the named one.
+
+    Raises:
+        ShapeMismatchError: With the encoder that they are of.
+    """
     if entry is not None and not matches(entry, source.architecture):
         raise wrong_architecture(entry, source.path, source.architecture)
-    return fill_encoder(source, entry, dtype=dtype)
 
 
 def save_eqx_encoder(model: EqxEncoder, path: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """`ntt convert`: an encoder's weights from any layout to a Hugging Face folder, Meta's file, or an Equinox file."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.layouts import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
 from no_time_to_train.weights.load import ROPE_PERIODS, source_of
 from no_time_to_train.weights.ranges import locate_tensors
+from no_time_to_train.weights.source import WeightsSource
 from no_time_to_train.weights.writing import write_equinox, write_pickle, write_safetensors
 
 Target = Literal["hf", "meta", "equinox"]
@@ -30,6 +32,7 @@ PROCESSORS = {
     "dinov2": "BitImageProcessorFast",
 }
 _HUB_SIZE = 224
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 def convert_weights(source: Path | str, destination: Path | str, to: Target) -> Path:
@@ -59,29 +62,65 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
     if to == "equinox":
         _write_equinox(source, destination)
         return destination
-    stored = read_stored(source, headers_only=True)
-    found, located = source_of(stored, source), locate_tensors(source)
+    if to == "meta":
+        _write_meta(source, destination)
+        return destination
+    with atomic_folder(destination) as folder:
+        key_bias = write_weights(source, folder)
+        write_settings(folder, source_of(read_stored(source, headers_only=True), source), key_bias=key_bias)
+    return destination
+
+
+def write_weights(source: Path, folder: Path) -> bool:
+    """Write an encoder's weights of any layout as transformers' `model.safetensors`.
+
+    Args:
+        source: A file or folder.
+        folder: Where to.
+
+    Returns:
+        Whether keys have a bias that is not zero.
+    """
+    stored, located = read_stored(source, headers_only=True), locate_tensors(source)
     tensors = transformers_tensors(located, str(source))
     periods = periods_of(stored, located)
-    if to == "meta":
-        layout = _META[found.architecture.family]
-        if layout is META_DINOV3_VIT and periods is None:
-            periods = rope_periods(entry_of(found), float(found.model_config.get("rope_theta", 100)))
-        write_pickle(destination, meta_tensors(tensors, layout, rope_periods=periods, source=str(source)))
-        return destination
-    entry = entry_of(found)
-    with_key_bias = any(name.endswith(".attention.k_proj.bias") for name in tensors)
-    architecture = replace(found.architecture, key_bias=with_key_bias)
+    metadata = {} if periods is None else {ROPE_PERIODS: _as_json(periods)}
+    write_safetensors(folder / "model.safetensors", tensors, metadata)
+    return any(name.endswith(".attention.k_proj.bias") for name in tensors)
+
+
+def _write_meta(source: Path, destination: Path) -> None:
+    stored, located = read_stored(source, headers_only=True), locate_tensors(source)
+    found = source_of(stored, source)
+    layout = _META[found.architecture.family]
+    periods = periods_of(stored, located)
+    if layout is META_DINOV3_VIT and periods is None:
+        periods = rope_periods(entry_of(found), float(found.model_config.get("rope_theta", 100)))
+    tensors = transformers_tensors(located, str(source))
+    write_pickle(destination, meta_tensors(tensors, layout, rope_periods=periods, source=str(source)))
+
+
+def write_settings(folder: Path, source: WeightsSource, *, key_bias: bool, only: Collection[str] | None = None) -> None:
+    """Write what transformers needs beside an encoder's weights: `config.json` and `preprocessor_config.json`.
+
+    Args:
+        folder: Where to.
+        source: The weights; their values are not looked at.
+        key_bias: Whether keys have a bias that is not zero.
+        only: Names of the files to write, if not both.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    entry = entry_of(source)
+    architecture = replace(source.architecture, key_bias=key_bias)
     with torch.device("meta"):
-        model = build_model(architecture, num_heads=entry.num_heads, settings=found.model_config)
+        model = build_model(architecture, num_heads=entry.num_heads, settings=source.model_config)
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     preprocessor = preprocessor_config(_HUB_SIZE, entry.image_mean, entry.image_std, processor=PROCESSORS[entry.family])
-    metadata = {} if periods is None else {ROPE_PERIODS: _as_json(periods)}
-    with atomic_folder(destination) as folder:
-        for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
+    for name, content in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
+        if only is None or name in only:
             write_text_atomic(folder / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
-        write_safetensors(folder / "model.safetensors", tensors, metadata)
-    return destination
 
 
 def _as_json(periods: Tensor) -> str:

@@ -1,0 +1,89 @@
+"""`ntt export`."""
+
+import json as json_module
+import re
+from pathlib import Path
+from typing import Literal
+
+from no_time_to_train.errors import ConfigError
+
+
+def export(
+    encoder: str,
+    weights: Path | None = None,
+    output: Path | None = None,
+    image_size: str = "dynamic",
+    batch_size: str = "dynamic",
+    opset: int = 23,
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    copy_weights: bool = False,
+    no_verify: bool = False,
+    json: bool = False,
+) -> None:
+    """Write an encoder as ONNX, through the JAX path, its weights bound where they lie.
+
+    Args:
+        encoder: A registry name such as dinov3_small, whose weights are looked for under checkpoints/; or a weights
+            file or folder of any layout; or a Lightning checkpoint.
+        weights: A file or folder that must hold the named encoder.
+        output: A folder; beside the weights if left out.
+        image_size: Height and width in pixels, such as 224x224, or `dynamic` for any.
+        batch_size: Images at a time, or `dynamic` for any number.
+        opset: 23 has attention as one operator; 17 is for TensorRT and older runtimes.
+        precision: fp16 halves the file; int8 is a quarter of it, and faster where the CPU has VNNI or AMX.
+        copy_weights: Write the weights as ordinary external data, for tools that read no other.
+        no_verify: Leave out comparing the file with the Equinox model, which needs the weights in memory twice.
+        json: Print what the file says of itself as JSON.
+    """
+    from no_time_to_train.export.onnx import export_onnx
+    from no_time_to_train.models.onnx_file import read_onnx_file
+
+    folder = export_onnx(
+        encoder,
+        weights,
+        output,
+        image_size=_image_size(image_size),
+        batch_size=_batch_size(batch_size),
+        opset=opset,
+        precision=precision,
+        copy_weights=copy_weights,
+        verify=not no_verify,
+    )
+    file = read_onnx_file(folder)
+    if json:
+        print(json_module.dumps({"path": str(file.path), **file.metadata}, indent=2))
+        return
+    kilobytes = file.path.stat().st_size / 1000
+    print(
+        f"{file.path}: {file.metadata['encoder']}, {precision}, opset {opset}, images {file.metadata['image_size']}, "
+        f"batches {file.metadata['batch_size']}, {kilobytes:.0f} kB, weights {file.num_bytes / 1e6:.1f} MB"
+    )
+    print(_what_was_verified(file.metadata["verified"]))
+
+
+def _what_was_verified(verified: str) -> str:
+    if not verified.startswith("{"):
+        return f"verified: {verified}"
+    drift = json_module.loads(verified)
+    shapes = ", ".join(f"{batch} of {height}x{width}" for batch, _, height, width in drift["shapes"])
+    return (
+        f"verified against Equinox on {shapes}: largest difference {drift['largest_difference']:.1e}, token cosine at "
+        f"least {drift['least_token_cosine']:.7f}, on average {drift['mean_token_cosine']:.7f}"
+    )
+
+
+def _image_size(text: str) -> tuple[int, int] | Literal["dynamic"]:
+    if text == "dynamic":
+        return "dynamic"
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise ConfigError(f"{text!r} is no image size", remedy="write dynamic, 224 or 256x384 (height x width)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _batch_size(text: str) -> int | Literal["dynamic"]:
+    if text == "dynamic":
+        return "dynamic"
+    if not text.isdecimal():
+        raise ConfigError(f"{text!r} is no batch size", remedy="write dynamic, or a number")
+    return int(text)

@@ -1,0 +1,155 @@
+"""Where an export goes, and how its folder comes by the weights."""
+
+import fcntl
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from no_time_to_train.errors import NoTimeToTrainError, OutputError
+from no_time_to_train.models.onnx_file import MODEL_FILE, read_onnx_file
+from no_time_to_train.weights.files import SAFETENSORS_INDEX, read_stored
+from no_time_to_train.weights.load import source_of
+from no_time_to_train.weights.source import WeightsSource
+
+_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
+_REFLINK = 0x40049409  # FICLONE of linux/fs.h
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an export goes.
+
+    Attributes:
+        weights: The file or folder that the user named.
+        files: The files that hold the weights.
+        source: What they are.
+        output: The folder to write.
+        in_place: Whether that is the folder of the weights, which stay where they are.
+    """
+
+    weights: Path
+    files: tuple[Path, ...]
+    source: WeightsSource
+    output: Path
+    in_place: bool
+
+    @property
+    def in_hub_layout(self) -> bool:
+        """Whether the files are what transformers reads."""
+        return self.source.layout.startswith("transformers") and all(
+            file.suffix == ".safetensors" for file in self.files
+        )
+
+    def write_settings(self, folder: Path, *, key_bias: bool) -> None:
+        """Put `config.json` and `preprocessor_config.json` into a folder that lacks them.
+
+        Args:
+            folder: The folder.
+            key_bias: Whether keys have a bias that is not zero.
+
+        Raises:
+            OutputError: It cannot be written to.
+        """
+        missing = [name for name in (_CONFIG, _PREPROCESSOR) if not (folder / name).exists()]
+        beside = self.files[0].parent
+        if self.in_hub_layout and all((beside / name).is_file() for name in missing):
+            for name in missing:
+                shutil.copyfile(beside / name, folder / name)
+        elif missing:
+            from no_time_to_train.models.conversion import write_settings
+
+            write_settings(folder, self.source, key_bias=key_bias, only=missing)
+
+
+def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) -> Place:
+    """Decide where an export goes.
+
+    Args:
+        weights: The file or folder that the user named.
+        output: The folder that the user named.
+        precision: Of the export; other weights than fp32 need a folder of their own.
+        copy: Whether the weights are to be copied, for which they need one too.
+
+    Raises:
+        OutputError: The weights are where nothing may be written, and no folder was named.
+    """
+    stored = read_stored(weights, headers_only=True)
+    source, files = source_of(stored, weights), tuple(stored.files)
+    folder = files[0].parent
+    hub = (
+        source.layout.startswith("transformers")
+        and files[0].name.startswith("model")
+        and (weights.is_dir() or weights.name == "model.safetensors")
+    )
+    # onnxruntime follows no symbolic link to weights.
+    real = all(file.suffix == ".safetensors" and not file.is_symlink() for file in files)
+    own = precision == "fp32" and not copy
+    wanted = folder if output is None else output
+    if hub and real and own and wanted.resolve() == folder.resolve():
+        return Place(weights=weights, files=files, source=source, output=folder.resolve(), in_place=True)
+    if output is None:
+        if any(file.is_symlink() for file in files):
+            raise OutputError(
+                f"the weights in {folder} are links, which onnxruntime does not follow",
+                remedy="name a folder with --output, for a copy of them",
+            )
+        name = weights.resolve().name if weights.is_dir() else weights.stem
+        output = weights.resolve().parent / f"{name}-onnx{'' if precision == 'fp32' else f'-{precision}'}"
+    if output.resolve() == folder.resolve():
+        raise OutputError(f"{output} holds the weights themselves", remedy="name another folder")
+    return Place(weights=weights, files=files, source=source, output=output, in_place=False)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds anything but an export that can be made again.
+
+    Raises:
+        OutputError: It does.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        ours = read_onnx_file(folder / MODEL_FILE).metadata.get("weights") == "own"
+    except NoTimeToTrainError:
+        ours = False
+    if not ours:
+        raise OutputError(
+            f"{folder} is there already, and is not an export that could be made again",
+            remedy="name a new folder, or remove it first",
+        )
+
+
+def clone_weights(place: Place, folder: Path) -> str:
+    """Give a folder the weights as `model.safetensors`, and say how.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    if not place.in_hub_layout:
+        from no_time_to_train.models.conversion import write_weights
+
+        write_weights(place.weights, folder)
+        return "converted"
+    names = {file: file.name for file in place.files}
+    if len(names) == 1:
+        names = {place.files[0]: "model.safetensors"}
+    else:
+        shutil.copyfile(place.files[0].parent / SAFETENSORS_INDEX, folder / SAFETENSORS_INDEX)
+    try:
+        shared = [_cloned(file, folder / name) for file, name in names.items()]
+    except OSError as error:
+        raise OutputError(
+            f"cannot copy the weights to {folder}: {error.strerror or error}", remedy="name a folder on another disk"
+        ) from error
+    return "share their blocks with the original (reflink)" if all(shared) else "copied"
+
+
+def _cloned(source: Path, target: Path) -> bool:
+    """Copy a file, by sharing its blocks where the file system can."""
+    with source.open("rb") as reading, target.open("wb") as writing:
+        try:
+            fcntl.ioctl(writing.fileno(), _REFLINK, reading.fileno())
+        except OSError:
+            shutil.copyfileobj(reading, writing, 1 << 24)
+            return False
+    return True

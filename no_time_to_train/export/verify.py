@@ -1,0 +1,118 @@
+"""An exported file against the Equinox model that it was made from, on images of real statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from no_time_to_train.errors import ExportError
+from no_time_to_train.jax_models.load import EqxEncoder
+from no_time_to_train.models.onnx_file import OnnxFile, open_session
+
+# In units of the largest feature, where that is above 1. Measured noise of fp32 is below 1.2e-5 (two backends, depth
+# 12) and grows with the depth; the mildest mistake known, GELU's tanh form, costs 6e-4.
+FP32_DRIFT = 1e-4
+LEAST_COSINE = {"fp16": 0.9999, "int8": 0.99}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a file's tokens are from the Equinox model's.
+
+    Attributes:
+        largest: The largest difference of a number, in units of the largest feature where that is above 1.
+        least_cosine: Of the worst token.
+        mean_cosine: Over all tokens.
+        shapes: Of the images that were tried.
+    """
+
+    largest: float
+    least_cosine: float
+    mean_cosine: float
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{batch} of {height}x{width}" for batch, _, height, width in self.shapes)
+        return (
+            f"largest difference {self.largest:.1e}, token cosine at least {self.least_cosine:.6f}, "
+            f"on average {self.mean_cosine:.6f} (images: {sizes})"
+        )
+
+
+def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int, int, int, int]]) -> Drift:
+    """Compare what a file and a model say to the same images.
+
+    Args:
+        file: The file.
+        model: What it was made from, in float32.
+        shapes: Of the images: (batch, 3, height, width).
+
+    Raises:
+        WeightsFormatError: onnxruntime refuses the file.
+        ExportError: It gives other shapes than it should, or what is no number.
+    """
+    session = open_session(file)
+    encode = eqx.filter_jit(lambda model, pixels: model.tokens(pixels))
+    largest, cosines = 0.0, []
+    for seed, shape in enumerate(shapes):
+        images = natural_noise(shape, seed=seed)
+        mean, std = (np.asarray(values, np.float32)[:, None, None] for values in _normalisation(model))
+        pixels = (images - mean) / std
+        expected = np.asarray(encode(model, jnp.asarray(pixels)), np.float64)
+        states, pooled = (np.asarray(output, np.float64) for output in session.run(None, {"pixel_values": pixels}))
+        if states.shape != expected.shape or pooled.shape != expected[:, 0].shape:
+            raise ExportError(
+                f"the file gives {states.shape} and {pooled.shape} for {shape}, expected {expected.shape} and "
+                f"{expected[:, 0].shape}",
+                remedy="report this: ntt export --debug",
+            )
+        difference = max(np.abs(states - expected).max(), np.abs(pooled - expected[:, 0]).max())
+        largest = float(np.maximum(largest, difference / max(1.0, np.abs(expected).max())))  # keeps NaN
+        product = (states * expected).sum(-1)
+        cosines.append((product / (np.linalg.norm(states, axis=-1) * np.linalg.norm(expected, axis=-1))).ravel())
+    every = np.concatenate(cosines)
+    return Drift(largest, float(every.min()), float(every.mean()), tuple(shapes))
+
+
+def check_drift(drift: Drift, precision: str) -> None:
+    """Refuse a drift beyond what a precision may cost.
+
+    Raises:
+        ExportError: With what was measured.
+    """
+    least = LEAST_COSINE.get(precision)
+    fits = drift.largest <= FP32_DRIFT if least is None else drift.least_cosine >= least
+    if not fits:
+        wanted = f"a difference of at most {FP32_DRIFT:g}" if least is None else f"a token cosine of at least {least}"
+        raise ExportError(
+            f"the {precision} file drifts from the Equinox model: {drift}; expected {wanted}",
+            remedy="report this" if least is None else "export it in fp32",
+        )
+
+
+def natural_noise(shape: tuple[int, int, int, int], *, seed: int) -> Float[np.ndarray, "B 3 H W"]:
+    """Draw images with the statistics of photographs: power that falls with the square of the frequency.
+
+    Args:
+        shape: Batch, 3, height and width.
+        seed: Of the noise.
+
+    Returns:
+        float32 in [0, 1]; brightness varies more than colour does.
+    """
+    batch, channels, height, width = shape
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    amplitude = 1 / np.maximum(frequency, 1 / max(height, width))
+    spectrum = np.fft.rfft2(random.standard_normal((batch, 1 + channels, height, width))) * amplitude
+    waves = np.fft.irfft2(spectrum, s=(height, width))
+    waves /= waves.std((-2, -1), keepdims=True) + 1e-12
+    images = 0.45 + 0.2 * waves[:, :1] + 0.07 * waves[:, 1:]
+    return np.clip(images, 0, 1).astype(np.float32)
+
+
+def _normalisation(model: EqxEncoder) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return model.config.image_mean, model.config.image_std

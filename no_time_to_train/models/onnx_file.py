@@ -1,0 +1,169 @@
+"""An exported encoder's ONNX file: what it says of itself, and how to run it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import psutil
+
+from no_time_to_train.errors import ConfigError, WeightsFormatError, WeightsNotFoundError
+
+MODEL_FILE = "model.onnx"
+# onnxruntime holds weights in its own layout beside the file's, and what a run needs comes on top.
+_ROOM = 2.5
+_EXPORT_AGAIN = "export it again: ntt export"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile:
+    """An ONNX file that this package exported.
+
+    Attributes:
+        path: The file.
+        metadata: What it says of itself: encoder, patch size, mean and deviation, hashes, versions and so on.
+        num_bytes: Length of its weights as they are stored.
+        casts_weights: Whether weights are stored in another dtype than they are computed in.
+    """
+
+    path: Path
+    metadata: Mapping[str, str]
+    num_bytes: int
+    casts_weights: bool
+
+    def number(self, name: str) -> int:
+        """Return a whole number of its metadata.
+
+        Raises:
+            WeightsFormatError: It has no such number.
+        """
+        try:
+            return int(self.metadata[name])
+        except (KeyError, ValueError) as error:
+            raise self._not_ours(name) from error
+
+    def numbers(self, name: str) -> tuple[float, float, float]:
+        """Return three numbers of its metadata, one a channel.
+
+        Raises:
+            WeightsFormatError: It has no such numbers.
+        """
+        try:
+            red, green, blue = (float(value) for value in json.loads(self.metadata[name]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._not_ours(name) from error
+        return red, green, blue
+
+    def text(self, name: str) -> str:
+        """Return a text of its metadata.
+
+        Raises:
+            WeightsFormatError: It has none of that name.
+        """
+        if name not in self.metadata:
+            raise self._not_ours(name)
+        return self.metadata[name]
+
+    def _not_ours(self, name: str) -> WeightsFormatError:
+        return WeightsFormatError(f"{self.path} does not tell its {name}", remedy="export the encoder with ntt export")
+
+
+def read_onnx_file(path: Path | str) -> OnnxFile:
+    """Read what an ONNX file says of itself, without its weights.
+
+    Args:
+        path: The file, or the folder that `ntt export` wrote.
+
+    Raises:
+        WeightsNotFoundError: There is none.
+        WeightsFormatError: It is no whole ONNX file, or its weights are not beside it.
+    """
+    path = Path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsNotFoundError(f"there is no {file}", remedy="name a folder that ntt export wrote")
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # protobuf's errors have no common class that is public
+        raise WeightsFormatError(f"{file} is no whole ONNX file", remedy=_EXPORT_AGAIN) from error
+    num_bytes, ends = 0, dict[str, int]()
+    for tensor in model.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        length = int(place.get("length", len(tensor.raw_data)))
+        num_bytes += length
+        if "location" in place:
+            ends[place["location"]] = max(ends.get(place["location"], 0), int(place.get("offset", 0)) + length)
+    for location, end in ends.items():
+        beside = file.parent / location
+        if not beside.is_file() or beside.stat().st_size < end:
+            raise WeightsFormatError(
+                f"{file} needs its weights in {beside}, which "
+                + ("is too short" if beside.is_file() else "is not there"),
+                remedy=f"keep them together, or {_EXPORT_AGAIN}",
+            )
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    casts = any(node.op_type == "Cast" and node.input[0] in initializers for node in model.graph.node)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return OnnxFile(path=file, metadata=metadata, num_bytes=num_bytes, casts_weights=casts)
+
+
+def open_session(
+    file: OnnxFile, *, device: str = "cpu", threads: int | None = None, save_memory: bool | None = None
+) -> onnxruntime.InferenceSession:
+    """Open an ONNX file for running.
+
+    Args:
+        file: As `read_onnx_file` gives it.
+        device: `cpu` or `cuda`, for which onnxruntime-gpu has to be installed.
+        threads: On the CPU; onnxruntime's choice if None.
+        save_memory: Leave the weights where they are, as pages of their file, instead of copying them into the layout
+            that is fastest: up to a tenth slower, and the only way where they don't fit twice. As the available memory
+            demands if None.
+
+    Raises:
+        ConfigError: There is no such device.
+        WeightsFormatError: onnxruntime refuses the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if save_memory is None:
+        save_memory = not has_room_for(file.num_bytes * (2 if file.casts_weights else 1))
+    disabled = []
+    if save_memory:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_mem_pattern = False
+        # It would cast the weights once and for all, into memory.
+        disabled = ["ConstantFolding"] if file.casts_weights else []
+    try:
+        return onnxruntime.InferenceSession(
+            file.path, options, providers=_providers(device), disabled_optimizers=disabled
+        )
+    except Exception as error:  # onnxruntime's errors have no common class that is public
+        raise WeightsFormatError(
+            f"onnxruntime {onnxruntime.__version__} refuses {file.path}: {error}", remedy=_EXPORT_AGAIN
+        ) from error
+
+
+def has_room_for(num_bytes: int) -> bool:
+    """Tell whether the available memory takes weights of that size in, and what running them needs."""
+    return bool(num_bytes * _ROOM < psutil.virtual_memory().available)
+
+
+def _providers(device: str) -> Sequence[str | tuple[str, dict[str, Any]]]:
+    available = onnxruntime.get_available_providers()
+    name, _, index = device.partition(":")
+    if name == "cpu":
+        return ["CPUExecutionProvider"]
+    if name != "cuda":
+        raise ConfigError(f"onnxruntime has no device {device!r} here", remedy="use cpu or cuda")
+    if "CUDAExecutionProvider" not in available:
+        raise ConfigError(
+            f"onnxruntime was built without CUDA: it has {', '.join(available)}",
+            remedy="pip install onnxruntime-gpu in its place, or use cpu",
+        )
+    return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
