@@ -37,8 +37,8 @@ class _Nodes:
         return add
 
     def constant(self, values: list[int] | float) -> ir.Value:
-        """Add a constant: int64 for a list, float32 for a number."""
-        array = np.asarray(values, np.int64 if isinstance(values, list) else np.float32)
+        """Add a constant: int64 for whole numbers, float32 for one with a point."""
+        array = np.asarray(values, np.float32 if isinstance(values, float) else np.int64)
         name = self._ctx.fresh_name("constant")
         value: ir.Value = self._ctx.builder.add_initializer_from_array(name=name, array=array)
         return value
@@ -120,6 +120,52 @@ def _attend_in_parts(nodes: _Nodes, inputs: tuple[ir.Value, ...], *, heads: int,
     weights = nodes.Softmax(nodes.MatMul(query, nodes.Transpose(turned(key), perm=[0, 1, 3, 2])), axis=-1)
     mixed = nodes.Transpose(nodes.MatMul(weights, value), perm=[0, 2, 1, 3])
     return nodes.Reshape(mixed, nodes.constant([0, 0, heads * width]))
+
+
+@register_primitive(jaxpr_primitive="ntt.rotary_angles")
+class RotaryAngles(_Lowering):
+    """`layers.rotary_angles`."""
+
+    _PRIM = Primitive("ntt.rotary_angles")
+
+    @staticmethod
+    def abstract_eval(
+        periods: ShapedArray, pixel_values: ShapedArray, *, patch_size: int, num_prefix: int
+    ) -> ShapedArray:
+        """Return what comes out: an angle for every token and pair of channels."""
+        height, width = pixel_values.shape[2:]
+        count = num_prefix + (height // patch_size) * (width // patch_size)
+        return ShapedArray((count, 2 * periods.shape[0]), np.float32)
+
+    @classmethod
+    def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
+        """Let the primitive stand for the function while jax2onnx traces."""
+
+        def rotary_angles(*arrays: Any, **parameters: int) -> Any:
+            return _bind(cls._PRIM, *arrays, **parameters)
+
+        return [MonkeyPatchSpec(target=layers, attr="rotary_angles", make_value=lambda original: rotary_angles)]
+
+    @staticmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Take the sizes from the image itself, in the order of operations of the function."""
+        periods, pixels = inputs
+        quarter = int(eqn.invars[0].aval.shape[0])
+        waves = nodes.Reshape(periods, nodes.constant([1, 1, quarter]))
+        patch = nodes.constant([eqn.params["patch_size"]])
+        sides = [nodes.Div(nodes.Shape(pixels, start=axis, end=axis + 1), patch) for axis in (2, 3)]
+        grid = nodes.Concat(*sides, nodes.constant([quarter]), axis=0)
+        angles = []
+        for side, shape in zip(sides, ([-1, 1, 1], [1, -1, 1]), strict=True):
+            places = nodes.Range(nodes.constant(0), nodes.Squeeze(side), nodes.constant(1))
+            places = nodes.Cast(places, to=ir.DataType.FLOAT)
+            whole = nodes.Div(nodes.Add(places, nodes.constant(0.5)), nodes.Cast(side, to=ir.DataType.FLOAT))
+            centres = nodes.Sub(nodes.Mul(whole, nodes.constant(2.0)), nodes.constant(1.0))
+            turns = nodes.Mul(nodes.Reshape(centres, nodes.constant(shape)), nodes.constant(2 * math.pi))
+            angles.append(nodes.Expand(nodes.Div(turns, waves), grid))
+        turned = nodes.Reshape(nodes.Concat(*angles, axis=2), nodes.constant([-1, 2 * quarter]))
+        still = nodes.Expand(nodes.constant(0.0), nodes.constant([eqn.params["num_prefix"], 2 * quarter]))
+        return nodes.Concat(still, turned, axis=0)
 
 
 @register_primitive(jaxpr_primitive="ntt.reshaped")

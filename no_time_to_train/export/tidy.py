@@ -19,8 +19,8 @@ def tidy(model: ir.Model, parameters: set[str]) -> None:
     """
     graph = model.graph
     for node in list(graph):
-        if node.op_type in _SHAPING:
-            _declare_in_shape(node, parameters)
+        if node.op_type in _SHAPING and node.graph is graph:  # one removes the others of its kind
+            _declare_in_shape(graph, node, parameters)
     for node in list(graph):
         if node.op_type == "Gemm":
             _drop_zero_bias(node)
@@ -52,7 +52,7 @@ def simplify(model: ir.Model) -> None:
         rewrite(model)
 
 
-def _declare_in_shape(node: ir.Node, parameters: set[str]) -> None:
+def _declare_in_shape(graph: ir.Graph, node: ir.Node, parameters: set[str]) -> None:
     """Declare a parameter in the shape in which all its users want it, instead of reshaping it as the graph runs."""
     parameter, output = node.inputs[0], node.outputs[0]
     if parameter is None or parameter.name not in parameters or output.shape is None or parameter.shape is None:
@@ -65,6 +65,7 @@ def _declare_in_shape(node: ir.Node, parameters: set[str]) -> None:
     shape = ir.Shape(output.shape)
     for user in users:
         user.outputs[0].replace_all_uses_with(parameter)
+        graph.remove(user, safe=True)
     parameter.shape = shape
 
 

@@ -55,6 +55,34 @@ def scaled(tokens: Float[Array, "T D"], factors: Float[Array, " D"]) -> Float[Ar
     return tokens * lax.reshape(factors, (1, *factors.shape))
 
 
+def rotary_angles(
+    periods: Float[Array, " quarter_head"],
+    pixel_values: Float[Array, "B 3 H W"],
+    *,
+    patch_size: int,
+    num_prefix: int,
+) -> Float[Array, "N half_head"]:
+    """Return the angles that queries and keys are turned by: by the centres of patches in [-1, 1], in float32.
+
+    Args:
+        periods: Of the waves along either axis.
+        pixel_values: Whose size gives the grid of patches.
+        patch_size: Side of a patch in pixels.
+        num_prefix: Tokens before the patches, which are not turned.
+    """
+    grid = [side // patch_size for side in pixel_values.shape[2:]]
+    quarter = periods.shape[0]
+    waves = lax.reshape(periods.astype(jnp.float32), (1, 1, quarter))
+    angles = []
+    for axis, side in enumerate(grid):
+        places = lax.broadcasted_iota(jnp.float32, (*grid, quarter), axis)
+        centres = (places + 0.5) / side * 2 - 1
+        angles.append(2 * math.pi * centres / waves)
+    turned = lax.reshape(lax.concatenate(angles, 2), (grid[0] * grid[1], 2 * quarter))
+    still = jnp.zeros((num_prefix, 2 * quarter), jnp.float32)
+    return lax.concatenate([still, turned], 0)
+
+
 def attend(
     query: Float[Array, "B N D"],
     key: Float[Array, "B N D"],

@@ -3,13 +3,10 @@
 Source: the architecture of facebookresearch/dinov3 at 6876159, in the field names of this package's key maps.
 """
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from no_time_to_train.image_sizes import check_image_size, grid_size
@@ -190,35 +187,20 @@ class DinoV3ViT(eqx.Module):
             prefix = lax.concatenate([prefix, self.storage_tokens], 1)
         prefix = lax.broadcast_in_dim(prefix, (batch, *prefix.shape[1:]), (0, 1, 2))
         tokens = lax.concatenate([prefix, patches], 1)
-        cosines_sines = rotary_embedding(self.rope_periods, (grid[0], grid[1]), num_prefix=prefix.shape[1], dtype=dtype)
-        cosines, sines = (lax.broadcast_in_dim(values, (batch, *values.shape), (1, 2)) for values in cosines_sines)
+        angles = layers.rotary_angles(
+            self.rope_periods,
+            pixel_values,
+            patch_size=self.architecture.patch_size,
+            num_prefix=prefix.shape[1],
+        )
+        cosines, sines = (
+            lax.broadcast_in_dim(values.astype(dtype), (batch, *values.shape), (1, 2))
+            for values in (jnp.cos(angles), jnp.sin(angles))
+        )
         stream = layers.stream_of(tokens)
         for block in self.blocks:
             stream = block(stream, (cosines, sines))
         return layers.reshaped(over_tokens(self.norm, stream), tokens.shape, like=tokens)
-
-
-def rotary_embedding(
-    periods: Float[Array, " quarter_head"], grid: tuple[int, int], *, num_prefix: int, dtype: DTypeLike
-) -> tuple[Float[Array, "N half_head"], Float[Array, "N half_head"]]:
-    """Return the cosines and sines that turn queries and keys, by the centres of patches in [-1, 1].
-
-    Args:
-        periods: A quarter of the head width of them.
-        grid: Rows and columns of patches.
-        num_prefix: Tokens before the patches, which are not turned.
-        dtype: Of the result; the angles are in float32.
-    """
-    quarter = periods.shape[0]
-    angles = []
-    for axis, side in enumerate(grid):
-        places = lax.broadcasted_iota(jnp.float32, (*grid, quarter), axis)
-        centres = (places + 0.5) / jnp.asarray(side, jnp.float32) * 2 - 1
-        angles.append(2 * math.pi * centres / lax.reshape(periods.astype(jnp.float32), (1, 1, quarter)))
-    turned = layers.reshaped(lax.concatenate(angles, 2), (grid[0] * grid[1], 2 * quarter))
-    still = jnp.zeros((num_prefix, 2 * quarter), jnp.float32)  # an angle of zero turns nothing
-    turned = lax.concatenate([still, turned], 0)
-    return jnp.cos(turned).astype(dtype), jnp.sin(turned).astype(dtype)
 
 
 def _activated(hidden: Float[Array, "T F"], activation: str) -> Float[Array, "T F"]:
