@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import FeatureEncoder, build_encoder
+from no_time_to_train.models.encoder import FeatureEncoder, build_torch_encoder
 from no_time_to_train.models.onnx_file import open_session, read_onnx_file
 
 OURS, INT8 = "ours fp32", "ours int8"
@@ -43,7 +43,7 @@ class Ways:
     def __init__(self, name: str, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.encoder: FeatureEncoder = build_encoder(name, random_init=True)
+            self.encoder: FeatureEncoder = build_torch_encoder(name, random_init=True)
         save_file(self.encoder.model.state_dict(), folder / "random.safetensors")
         convert_weights(folder / "random.safetensors", folder / "hf", "hf")
         self.folder = folder

@@ -353,10 +353,10 @@ def test_real_weights_run_without_a_warning(
     sam2: Path, data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Weights that are there, in a full-size file, are loaded and nothing is said of random ones."""
-    from no_time_to_train.models.encoder import build_encoder
+    from no_time_to_train.models.encoder import build_torch_encoder
     from no_time_to_train.models.sam2 import build_sam2
 
-    build_encoder("dinov3_small", random_init=True).model.save_pretrained(tmp_path / "encoder")
+    build_torch_encoder("dinov3_small", random_init=True).model.save_pretrained(tmp_path / "encoder")
     build_sam2(sam2, random_init=True).model.save_pretrained(tmp_path / "sam2")
     assert build_encoder_from_checkpoint(tmp_path / "encoder").config.name == "dinov3_small"
     args = ["--config", str(BASE), *data.arguments, "--model.model_cfg.encoder_cfg.name", "dinov3_small"]

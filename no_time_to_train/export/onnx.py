@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
@@ -245,6 +245,7 @@ def _metadata(job: _Job) -> dict[str, str]:
     return {
         **job.metadata,
         "encoder": entry.name,
+        "config": json.dumps(asdict(entry)),
         "family": architecture.family,
         "embed_dim": str(architecture.embed_dim),
         "patch_size": str(architecture.patch_size),

@@ -15,7 +15,8 @@ from no_time_to_train.errors import ConfigError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, as_config
-from no_time_to_train.models.encoder import FeatureEncoder, build_encoder
+from no_time_to_train.models.encoder import ONNX, build_encoder
+from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.preprocessing import encoder_pixels, mask_on_grid, reference_window
 from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, build_sam2
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
@@ -198,10 +199,12 @@ class MatchingBaseline(nn.Module, ABC):
 
     @property
     def _device(self) -> torch.device:
-        return next(self.encoder.parameters()).device
+        return self.encoder.device
 
 
-def _encoder(config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool) -> FeatureEncoder:
+def _encoder(config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool) -> Encoder:
+    if config.name.startswith(ONNX):
+        return build_encoder(config.name, ckpt_path, img_size=config.img_size)
     entry = resolve_encoder(config.name, prefer_plus=config.prefer_plus)
     if ckpt_path is None:
         ckpt_path = weights_at_hand(entry)

@@ -112,15 +112,18 @@ def write_settings(folder: Path, source: WeightsSource, *, key_bias: bool, only:
     Raises:
         OutputError: The folder cannot be written to.
     """
-    entry = entry_of(source)
-    architecture = replace(source.architecture, key_bias=key_bias)
-    with torch.device("meta"):
-        model = build_model(architecture, num_heads=entry.num_heads, settings=source.model_config)
-    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
-    preprocessor = preprocessor_config(_HUB_SIZE, entry.image_mean, entry.image_std, processor=PROCESSORS[entry.family])
-    for name, content in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
-        if only is None or name in only:
-            write_text_atomic(folder / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    entry, wanted = entry_of(source), {CONFIG, PREPROCESSOR} if only is None else set(only)
+    contents: dict[str, Any] = {}
+    if CONFIG in wanted:
+        architecture = replace(source.architecture, key_bias=key_bias)
+        with torch.device("meta"):
+            model = build_model(architecture, num_heads=entry.num_heads, settings=source.model_config)
+        contents[CONFIG] = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    if PREPROCESSOR in wanted:
+        processor = PROCESSORS[entry.family]
+        contents[PREPROCESSOR] = preprocessor_config(_HUB_SIZE, entry.image_mean, entry.image_std, processor=processor)
+    for name, content in contents.items():
+        write_text_atomic(folder / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _as_json(periods: Tensor) -> str:

@@ -7,15 +7,14 @@ import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from no_time_to_train.errors import WeightsNotFoundError
-from no_time_to_train.image_sizes import check_image_size, grid_size
+from no_time_to_train.errors import ConfigError, WeightsNotFoundError
+from no_time_to_train.models.features import Encoder, EncoderFeatures
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.registry import EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches
@@ -23,34 +22,21 @@ from no_time_to_train.weights.entries import architecture_of, entry_of, stated_n
 from no_time_to_train.weights.load import assign_tensors, read_source
 from no_time_to_train.weights.source import WeightsSource
 
+__all__ = ["EncoderFeatures", "FeatureEncoder", "build_encoder", "build_encoder_from_checkpoint", "build_torch_encoder"]
+
+# Before the folder of an exported encoder.
+ONNX = "onnx:"
 log = logging.getLogger(__name__)
 
 # What decides features beside the tensors. The rest of a config.json says how its file was made.
 _NOT_IN_TENSORS = ("model_type", "num_attention_heads", "layer_norm_eps", "hidden_act")
 
 
-class EncoderFeatures(NamedTuple):
-    """What an encoder gives for a batch of images, all after the final norm.
-
-    Attributes:
-        cls: The CLS token; for a ConvNeXt the normed mean of the feature map.
-        storage: The storage (register) tokens; S is 0 for encoders without.
-        patches: The patch tokens on their grid, row by row.
-    """
-
-    cls: Float[Tensor, "B D"]
-    storage: Float[Tensor, "B S D"]
-    patches: Float[Tensor, "B h w D"]
-
-
-class FeatureEncoder(nn.Module):
+class FeatureEncoder(Encoder):
     """A transformers encoder with its registry entry.
 
     Attributes:
         model: The transformers model.
-        config: The registry entry, or one made from the checkpoint where no entry fits.
-        img_size: Side in pixels of the square input that the matching baselines use.
-        random_weights: Whether the weights are random, so that features mean nothing.
     """
 
     def __init__(
@@ -61,39 +47,20 @@ class FeatureEncoder(nn.Module):
         img_size: int | None = None,
         random_weights: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(config, img_size=img_size, random_weights=random_weights)
         self.model = model
-        self.config = config
-        self.img_size = config.default_img_size if img_size is None else img_size
-        self.random_weights = random_weights
-        check_image_size(self.img_size, self.img_size, config)
         self.requires_grad_(False)
         self.eval()
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels that a patch token covers on a side."""
-        return self.config.patch_size
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the tokens, D."""
-        return self.config.embed_dim
-
-    @property
-    def image_mean(self) -> tuple[float, float, float]:
-        """Mean per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
-        return self.config.image_mean
-
-    @property
-    def image_std(self) -> tuple[float, float, float]:
-        """Standard deviation per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
-        return self.config.image_std
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights, in which features are computed and returned."""
         return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
 
     @property
     def fingerprint(self) -> str:
@@ -110,29 +77,52 @@ class FeatureEncoder(nn.Module):
             digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
         return f"{self.config.name}-{digest.hexdigest()[:16]}"
 
-    def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> EncoderFeatures:
-        """Encode images.
-
-        Args:
-            pixel_values: RGB, normalised by `image_mean` and `image_std`. H and W are multiples of the patch size;
-                a ConvNeXt takes any size from its total stride (32) on and floors at each stage.
-
-        Raises:
-            ImageSizeError: H or W is none that the encoder takes.
-        """
-        height, width = pixel_values.shape[-2:]
-        check_image_size(height, width, self.config)
-        tokens = self.model(pixel_values=pixel_values.to(self.dtype)).last_hidden_state
-        grid = grid_size(height, width, self.config)
-        prefix = tokens.shape[1] - grid[0] * grid[1]
-        return EncoderFeatures(
-            cls=tokens[:, 0],
-            storage=tokens[:, 1:prefix],
-            patches=tokens[:, prefix:].unflatten(1, grid),
-        )
+    def tokens(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Encode images of a size that was checked."""
+        states: Tensor = self.model(pixel_values=pixel_values.to(self.dtype)).last_hidden_state
+        return states
 
 
 def build_encoder(
+    name: str,
+    ckpt_path: Path | str | None = None,
+    *,
+    img_size: int | None = None,
+    random_init: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Encoder:
+    """Build an encoder by its registry name, or from an ONNX file; see `build_torch_encoder`.
+
+    Args:
+        name: Any name that `resolve_encoder` takes; or `onnx:` and a folder that `ntt export` wrote, whose weights are
+            beside it and whose features are in float32.
+        ckpt_path: The weights.
+        img_size: Side in pixels of the square input that the matching baselines use; the entry's default if None.
+        random_init: Without a checkpoint, draw random weights, with a warning.
+        seed: Of the random weights.
+        dtype: Of the weights and features.
+        device: Where the weights go.
+
+    Raises:
+        ConfigError: Weights or a dtype were named for an ONNX file.
+    """
+    if not name.startswith(ONNX):
+        return build_torch_encoder(
+            name, ckpt_path, img_size=img_size, random_init=random_init, seed=seed, dtype=dtype, device=device
+        )
+    if ckpt_path is not None or dtype != torch.float32:
+        raise ConfigError(
+            f"{name} has its weights beside it, and gives float32",
+            remedy="leave encoder_ckpt_path and dtype out",
+        )
+    from no_time_to_train.models.onnx_encoder import build_onnx_encoder
+
+    return build_onnx_encoder(name.removeprefix(ONNX), img_size=img_size).to(device)
+
+
+def build_torch_encoder(
     name: str,
     ckpt_path: Path | str | None = None,
     *,

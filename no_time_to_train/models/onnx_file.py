@@ -11,6 +11,7 @@ import onnxruntime
 import psutil
 
 from no_time_to_train.errors import ConfigError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.registry import EncoderConfig
 
 MODEL_FILE = "model.onnx"
 # onnxruntime holds weights in its own layout beside the file's, and what a run needs comes on top.
@@ -24,51 +25,37 @@ class OnnxFile:
 
     Attributes:
         path: The file.
+        weights: The files that hold its weights.
+        image_size: The height and width that it takes; None if any.
+        batch_size: How many images it takes at a time; None if any number.
         metadata: What it says of itself: encoder, patch size, mean and deviation, hashes, versions and so on.
         num_bytes: Length of its weights as they are stored.
         casts_weights: Whether weights are stored in another dtype than they are computed in.
     """
 
     path: Path
+    weights: tuple[Path, ...]
+    image_size: tuple[int, int] | None
+    batch_size: int | None
     metadata: Mapping[str, str]
     num_bytes: int
     casts_weights: bool
 
-    def number(self, name: str) -> int:
-        """Return a whole number of its metadata.
+    @property
+    def config(self) -> EncoderConfig:
+        """The encoder's registry entry, or the one that was made for it.
 
         Raises:
-            WeightsFormatError: It has no such number.
+            WeightsFormatError: The file does not tell it.
         """
         try:
-            return int(self.metadata[name])
-        except (KeyError, ValueError) as error:
-            raise self._not_ours(name) from error
-
-    def numbers(self, name: str) -> tuple[float, float, float]:
-        """Return three numbers of its metadata, one a channel.
-
-        Raises:
-            WeightsFormatError: It has no such numbers.
-        """
-        try:
-            red, green, blue = (float(value) for value in json.loads(self.metadata[name]))
-        except (KeyError, ValueError, TypeError) as error:
-            raise self._not_ours(name) from error
-        return red, green, blue
-
-    def text(self, name: str) -> str:
-        """Return a text of its metadata.
-
-        Raises:
-            WeightsFormatError: It has none of that name.
-        """
-        if name not in self.metadata:
-            raise self._not_ours(name)
-        return self.metadata[name]
-
-    def _not_ours(self, name: str) -> WeightsFormatError:
-        return WeightsFormatError(f"{self.path} does not tell its {name}", remedy="export the encoder with ntt export")
+            fields = json.loads(self.metadata["config"])
+            values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+            return EncoderConfig(**values)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise WeightsFormatError(
+                f"{self.path} does not tell which encoder it is", remedy="export the encoder with ntt export"
+            ) from error
 
 
 def read_onnx_file(path: Path | str) -> OnnxFile:
@@ -107,7 +94,21 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
     initializers = {tensor.name for tensor in model.graph.initializer}
     casts = any(node.op_type == "Cast" and node.input[0] in initializers for node in model.graph.node)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return OnnxFile(path=file, metadata=metadata, num_bytes=num_bytes, casts_weights=casts)
+    sizes = [
+        dimension.dim_value or None for value in model.graph.input[:1] for dimension in value.type.tensor_type.shape.dim
+    ]
+    if len(sizes) != 4:
+        raise WeightsFormatError(f"{file} takes no images", remedy="name a folder that ntt export wrote")
+    batch, _, height, width = sizes
+    return OnnxFile(
+        path=file,
+        weights=tuple(file.parent / location for location in sorted(ends)),
+        image_size=None if height is None or width is None else (height, width),
+        batch_size=batch,
+        metadata=metadata,
+        num_bytes=num_bytes,
+        casts_weights=casts,
+    )
 
 
 def open_session(

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from no_time_to_train.models.configs import ResizePolicy
-from no_time_to_train.models.encoder import FeatureEncoder
+from no_time_to_train.models.features import Encoder
 
 
 def encoder_pixels(
-    image: UInt8[Tensor, "3 H0 W0"], encoder: FeatureEncoder, policy: ResizePolicy = "stretch"
+    image: UInt8[Tensor, "3 H0 W0"], encoder: Encoder, policy: ResizePolicy = "stretch"
 ) -> Float[Tensor, "1 3 H W"]:
     """Resize an image bicubically and antialiased, in float, and normalise it as the encoder was trained.
 
@@ -21,7 +21,7 @@ def encoder_pixels(
         policy: `stretch` to the square of the encoder's `img_size`, or `keep_ratio`.
     """
     size = encoder_size(image.shape[1], image.shape[2], encoder, policy)
-    device = next(encoder.parameters()).device
+    device = encoder.device
     pixels = image.to(device)[None].float() / 255
     # Bicubic overshoots at edges; pixels outside [0, 1] are none that the encoder has seen.
     resized = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -30,7 +30,7 @@ def encoder_pixels(
     return (resized - mean) / std
 
 
-def encoder_size(height: int, width: int, encoder: FeatureEncoder, policy: ResizePolicy) -> tuple[int, int]:
+def encoder_size(height: int, width: int, encoder: Encoder, policy: ResizePolicy) -> tuple[int, int]:
     """Return the height and width in pixels at which an image of that size is encoded."""
     if policy == "stretch":
         return encoder.img_size, encoder.img_size

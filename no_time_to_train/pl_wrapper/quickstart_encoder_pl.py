@@ -8,7 +8,7 @@ from torch import Tensor
 
 from no_time_to_train.data.training_datamodule import SceneBatch
 from no_time_to_train.models.conversion import preprocessor_config
-from no_time_to_train.models.encoder import build_encoder
+from no_time_to_train.models.encoder import build_torch_encoder
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
 from no_time_to_train.quickstart.augmentation import View, random_view, whole_view
@@ -57,7 +57,7 @@ class QuickstartEncoderTraining(QuickstartTraining):
             if init_from is None:
                 self.model = build_model(architecture_of(self.entry), num_heads=self.entry.num_heads)
             else:
-                self.model = build_encoder(name, init_from).model.requires_grad_(True).train()
+                self.model = build_torch_encoder(name, init_from).model.requires_grad_(True).train()
             self.proxies = AttributeProxies(self.entry.embed_dim)
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:

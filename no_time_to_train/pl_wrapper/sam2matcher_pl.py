@@ -21,6 +21,7 @@ from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.models.encoder import ONNX
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
@@ -129,7 +130,8 @@ class Sam2MatcherLightningModel(LightningModule):
         overlay_score: float = 0.3,
     ) -> None:
         super().__init__()
-        resolve_encoder(model_cfg.encoder_cfg.name)
+        if not model_cfg.encoder_cfg.name.startswith(ONNX):
+            resolve_encoder(model_cfg.encoder_cfg.name)
         self.model_cfg = model_cfg
         self.test_mode: TestMode = test_mode
         self.memory_path = memory_path

@@ -21,7 +21,7 @@ from no_time_to_train.errors import (
 from no_time_to_train.jax_models import load_eqx_encoder, save_eqx_encoder
 from no_time_to_train.jax_models.load import leaf_names
 from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import build_encoder, build_encoder_from_checkpoint
+from no_time_to_train.models.encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.equinox_source import read_equinox_source
 from no_time_to_train.weights.files import read_tensors
@@ -106,7 +106,7 @@ def test_both_sides_read_a_saved_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["dinov3_small", "dinov3_small_plus", "dinov3_convnext_tiny"])
 def test_full_size_random_encoders_agree_with_torch(name: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="random weights"):
-        encoder = build_encoder(name, random_init=True)
+        encoder = build_torch_encoder(name, random_init=True)
     save_file(encoder.model.state_dict(), tmp_path / "model.safetensors")
     model = eqx.filter_jit(load_eqx_encoder(name, tmp_path / "model.safetensors"))
     for size in ((224, 224), (256, 384)):
@@ -179,6 +179,8 @@ def test_wrong_names_sizes_and_files(tmp_path: Path) -> None:
     with pytest.raises(ImageSizeError, match="use 32x48"):
         load_eqx_encoder(golden("vit_mlp_released"))(jnp.zeros((3, 30, 48)))
     with pytest.warns(UserWarning, match="random weights"):
-        save_file(build_encoder("dinov2_small", random_init=True).model.state_dict(), tmp_path / "dinov2.safetensors")
+        save_file(
+            build_torch_encoder("dinov2_small", random_init=True).model.state_dict(), tmp_path / "dinov2.safetensors"
+        )
     with pytest.raises(WeightsFormatError, match="convert it to hf"):
         load_eqx_encoder(tmp_path / "dinov2.safetensors")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from no_time_to_train.errors import (
     ConfigError,
@@ -19,6 +20,7 @@ from no_time_to_train.matching.debias import DebiasConfig
 from no_time_to_train.matching.instances import match_mask_pairs
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.models.encoder import FeatureEncoder
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.sam2 import Prompts, point_grid
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
@@ -33,6 +35,12 @@ SMALL: dict[str, Any] = {"name": "dinov3_small", "img_size": 64}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(tmp_path_factory.mktemp("sam2"))
+
+
+def torch_model(baseline: MatchingBaseline) -> PreTrainedModel:
+    """Return the transformers model of a baseline's encoder."""
+    assert isinstance(baseline.encoder, FeatureEncoder)
+    return baseline.encoder.model
 
 
 def build(folder: Path, **settings: Any) -> Sam2MatchingBaseline_noAMG:
@@ -248,9 +256,9 @@ def test_fingerprint_tells_all_that_changes_features(
         {"memory_bank_cfg": {"debias": {"enabled": True, "components": 3}}},
     ]
     # The same architecture with other weights: one bias of 12 blocks is enough.
-    grid.encoder.model.save_pretrained(tmp_path / "same")
+    torch_model(grid).save_pretrained(tmp_path / "same")
     with torch.no_grad():
-        changed = build(folder).encoder.model
+        changed = torch_model(build(folder))
         changed.get_parameter("norm.bias")[0] += 1
     changed.save_pretrained(tmp_path / "changed")
     others.append({"encoder_ckpt_path": tmp_path / "changed"})
@@ -313,18 +321,18 @@ def test_debiasing_removes_what_a_blank_image_shows(folder: Path, grid: Sam2Matc
 
 def test_random_weights_are_named(grid: Sam2MatchingBaseline_noAMG, folder: Path, tmp_path: Path) -> None:
     assert grid.random_weights == ["encoder", "SAM2"]
-    grid.encoder.model.save_pretrained(tmp_path / "encoder")
+    torch_model(grid).save_pretrained(tmp_path / "encoder")
     assert build(folder, encoder_ckpt_path=tmp_path / "encoder").random_weights == ["SAM2"]
 
 
 def test_weights_are_found_under_checkpoints(grid: Sam2MatchingBaseline_noAMG, folder: Path) -> None:
     """`random_init` is for what has none."""
-    weight = grid.encoder.model.get_parameter("norm.weight")
+    weight = torch_model(grid).get_parameter("norm.weight")
     before = weight.detach().clone()
     with torch.no_grad():
         weight[0] += 1
     try:
-        grid.encoder.model.save_pretrained(Path("checkpoints") / "dinov3_small")
+        torch_model(grid).save_pretrained(Path("checkpoints") / "dinov3_small")
         found = build(folder)
         assert found.random_weights == ["SAM2"]
         assert found.encoder.fingerprint == grid.encoder.fingerprint

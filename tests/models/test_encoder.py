@@ -31,8 +31,8 @@ from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, SAT493M_MEAN, 
 from no_time_to_train.models.encoder import (
     FeatureEncoder,
     _warn_about_preprocessor,
-    build_encoder,
     build_encoder_from_checkpoint,
+    build_torch_encoder,
 )
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.architecture import matches, read_architecture
@@ -157,7 +157,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full-size dinov3_small in a Hugging Face folder, its weights random."""
     folder = tmp_path_factory.mktemp("dinov3_small")
     with pytest.warns(UserWarning, match="random weights"):
-        encoder = build_encoder("dinov3_small", random_init=True)
+        encoder = build_torch_encoder("dinov3_small", random_init=True)
     encoder.model.save_pretrained(folder)
     return folder
 
@@ -165,12 +165,12 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_random_weights_are_the_seeds_and_leave_the_global_state_alone() -> None:
     state = torch.random.get_rng_state()
     with pytest.warns(UserWarning, match="random weights"):
-        first = build_encoder("small", random_init=True, seed=3)
+        first = build_torch_encoder("small", random_init=True, seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
     with pytest.warns(UserWarning, match="random weights"):
-        again = build_encoder("small", random_init=True, seed=3)
+        again = build_torch_encoder("small", random_init=True, seed=3)
     with pytest.warns(UserWarning, match="random weights"):
-        other = build_encoder("small", random_init=True, seed=4)
+        other = build_torch_encoder("small", random_init=True, seed=4)
     assert first.fingerprint == again.fingerprint
     assert first.fingerprint != other.fingerprint
     assert first.random_weights
@@ -179,7 +179,7 @@ def test_random_weights_are_the_seeds_and_leave_the_global_state_alone() -> None
 
 
 def test_any_multiple_of_the_patch_size_is_taken_and_nothing_else(small_folder: Path) -> None:
-    encoder = build_encoder("dinov3_small", small_folder)
+    encoder = build_torch_encoder("dinov3_small", small_folder)
     with torch.inference_mode():
         features = encoder(torch.zeros(1, 3, 48, 32))
     assert features.cls.shape == (1, 384)
@@ -188,11 +188,11 @@ def test_any_multiple_of_the_patch_size_is_taken_and_nothing_else(small_folder: 
     with pytest.raises(ImageSizeError, match="use 48x32"):
         encoder(torch.zeros(1, 3, 50, 32))
     with pytest.raises(ImageSizeError, match="use 496x496"):
-        build_encoder("dinov3_small", small_folder, img_size=500)
+        build_torch_encoder("dinov3_small", small_folder, img_size=500)
 
 
 def test_loading_never_holds_the_weights_twice(small_folder: Path) -> None:
-    encoder = build_encoder("dinov3_small", small_folder)
+    encoder = build_torch_encoder("dinov3_small", small_folder)
     held = load_file(small_folder / "model.safetensors")
     assert torch.equal(
         encoder.model.get_parameter("model.layer.3.mlp.up_proj.weight"), held["layer.3.mlp.up_proj.weight"]
@@ -202,8 +202,8 @@ def test_loading_never_holds_the_weights_twice(small_folder: Path) -> None:
 
 
 def test_reduced_precision(small_folder: Path) -> None:
-    encoder = build_encoder("dinov3_small", small_folder, dtype=torch.bfloat16)
-    reference = build_encoder("dinov3_small", small_folder)
+    encoder = build_torch_encoder("dinov3_small", small_folder, dtype=torch.bfloat16)
+    reference = build_torch_encoder("dinov3_small", small_folder)
     pixels = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
         low, full = encoder(pixels).patches, reference(pixels).patches
@@ -215,9 +215,9 @@ def test_reduced_precision(small_folder: Path) -> None:
 
 def test_another_architecture_is_refused_and_named(small_folder: Path) -> None:
     with pytest.raises(ShapeMismatchError, match=r"the file is dinov3_small \(.*set encoder_cfg.name to dinov3_small"):
-        build_encoder("dinov3_base", small_folder)
+        build_torch_encoder("dinov3_base", small_folder)
     with pytest.raises(ShapeMismatchError, match="in no registry entry"):
-        build_encoder("dinov3_small", GOLDEN / "vit_mlp_untied.pth")
+        build_torch_encoder("dinov3_small", GOLDEN / "vit_mlp_untied.pth")
 
 
 @pytest.mark.parametrize("entry", ENCODER_CONFIGS.values(), ids=lambda entry: entry.name)
@@ -244,13 +244,13 @@ def test_giant_takes_its_ffn_from_the_checkpoint() -> None:
 
 def test_without_weights_it_says_what_to_do() -> None:
     with pytest.raises(WeightsNotFoundError, match="set encoder_ckpt_path"):
-        build_encoder("dinov3_base")
+        build_torch_encoder("dinov3_base")
     with pytest.raises(WeightsNotFoundError, match="dinov3_huge_plus is the largest released"):
-        build_encoder("dinov3_giant")
+        build_torch_encoder("dinov3_giant")
     with pytest.raises(UnknownEncoderError, match=r"did you mean dinov3_large\?"):
-        build_encoder("dinov3_Large")
+        build_torch_encoder("dinov3_Large")
     with pytest.raises(WeightsNotFoundError, match="no weights at"):
-        build_encoder("dinov3_base", "nowhere.pth")
+        build_torch_encoder("dinov3_base", "nowhere.pth")
 
 
 def test_missing_and_unexpected_tensors_are_listed(small_folder: Path, tmp_path: Path) -> None:
@@ -258,13 +258,13 @@ def test_missing_and_unexpected_tensors_are_listed(small_folder: Path, tmp_path:
     del tensors["layer.5.norm1.weight"]
     save_file(tensors, tmp_path / "missing.safetensors")
     with pytest.raises(KeyMismatchError, match=r"1 missing: model.layer.5.norm1.weight"):
-        build_encoder("dinov3_small", tmp_path / "missing.safetensors")
+        build_torch_encoder("dinov3_small", tmp_path / "missing.safetensors")
     save_file(
         load_file(small_folder / "model.safetensors") | {f"head.{i}": torch.zeros(1) for i in range(12)},
         tmp_path / "more.safetensors",
     )
     with pytest.raises(KeyMismatchError, match=r"12 tensors .* head.0, head.1, .*, \.\.\."):
-        build_encoder("dinov3_small", tmp_path / "more.safetensors")
+        build_torch_encoder("dinov3_small", tmp_path / "more.safetensors")
 
 
 def test_uninitialised_bias_mask_is_refused(tmp_path: Path) -> None:
@@ -291,19 +291,19 @@ def test_satellite_normalisation_wins_over_the_folders(small_folder: Path, tmp_p
 
 
 def test_fingerprint_is_the_same_whatever_file_the_weights_came_from(small_folder: Path, tmp_path: Path) -> None:
-    encoder = build_encoder("dinov3_small", small_folder)
+    encoder = build_torch_encoder("dinov3_small", small_folder)
     before = encoder.fingerprint
     encoder.model.save_pretrained(tmp_path / "again")
     assert encoder.fingerprint == before
-    assert build_encoder("dinov3_small", tmp_path / "again").fingerprint == before
-    assert build_encoder("dinov3_small", small_folder / "model.safetensors").fingerprint == before
+    assert build_torch_encoder("dinov3_small", tmp_path / "again").fingerprint == before
+    assert build_torch_encoder("dinov3_small", small_folder / "model.safetensors").fingerprint == before
     nested = {name: tensor.contiguous() for name, tensor in encoder.model.state_dict().items()}
     save_file(nested, tmp_path / "bare.safetensors")
-    assert build_encoder("dinov3_small", tmp_path / "bare.safetensors").fingerprint == before
+    assert build_torch_encoder("dinov3_small", tmp_path / "bare.safetensors").fingerprint == before
 
 
 def test_fingerprint_sees_heads_that_tensors_do_not_tell(small_folder: Path) -> None:
-    encoder = build_encoder("dinov3_small", small_folder)
+    encoder = build_torch_encoder("dinov3_small", small_folder)
     before = encoder.fingerprint
     encoder.model.config.num_attention_heads = 12
     assert encoder.fingerprint != before

@@ -1,0 +1,256 @@
+"""An ONNX file beside every checkpoint."""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError
+from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
+from no_time_to_train.files import atomic_folder
+from no_time_to_train.models.live import LiveEncoder, find_live_encoder, write_live
+
+_SUFFIX = "-onnx"
+_LIVE = "live"
+
+
+class OnnxExportCallback(Callback):
+    """Exports the encoder's live weights whenever a checkpoint is written: `last.ckpt` gets `last-onnx/` beside it.
+
+    Training goes on as if nothing had happened: mode, gradients, random state and devices are left alone. The exports
+    of checkpoints that Lightning deletes, by `save_top_k` for instance, are deleted too. The first process exports
+    alone. Sharded strategies, which write checkpoints themselves, are not watched.
+
+    Args:
+        dirpath: Folder of the exports; beside each checkpoint if None.
+        every_n_checkpoints: Export every n-th checkpoint that is written.
+        keep_last: Keep the newest so many exports; all if None.
+        image_size: Side, or height and width, in pixels; or any.
+        batch_size: Images at a time, or any number.
+        opset: Of ONNX, see `export_onnx`.
+        precision: Of the weights, see `export_onnx`.
+        asynchronous: Export on a thread while training goes on; the weights are copied before. Whatever is still under
+            way when the run ends is waited for.
+        on_error: What a failed export does: warn, or end the run.
+        export_on_test_end: Export when a test run ends too: beside the memory file that it wrote, or into its output
+            folder.
+
+    Raises:
+        ConfigError: A setting that makes no sense, or a module without an encoder that can be exported.
+
+    Attributes:
+        exports: The folders that were written and not deleted since, with the checkpoint of each, oldest first.
+    """
+
+    def __init__(
+        self,
+        dirpath: Path | str | None = None,
+        every_n_checkpoints: int = 1,
+        keep_last: int | None = 3,
+        image_size: int | tuple[int, int] | Literal["dynamic"] = "dynamic",
+        batch_size: int | Literal["dynamic"] = "dynamic",
+        opset: int = 23,
+        precision: Precision = "fp32",
+        asynchronous: bool = False,
+        on_error: Literal["warn", "raise"] = "warn",
+        export_on_test_end: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every_n_checkpoints", every_n_checkpoints), ("keep_last", keep_last)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}, expected at least 1", remedy="correct it in the YAML")
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        ExportOptions(
+            image_size=None if size == "dynamic" else size,
+            batch_size=None if batch_size == "dynamic" else batch_size,
+            opset=opset,
+            precision=precision,
+        )
+        self.dirpath = None if dirpath is None else Path(dirpath)
+        self.every_n_checkpoints = every_n_checkpoints
+        self.keep_last = keep_last
+        self.on_error = on_error
+        self.export_on_test_end = export_on_test_end
+        self.exports: dict[Path, Path] = {}
+        self._options: dict[str, Any] = {
+            "image_size": size,
+            "batch_size": batch_size,
+            "opset": opset,
+            "precision": precision,
+        }
+        self._seen = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="onnx-export") if asynchronous else None
+        self._under_way: list[Future[None]] = []
+
+    # Lightning's hooks ----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Watch what the trainer writes and deletes."""
+        if stage != "fit":
+            return
+
+        def saved(path: Path) -> None:
+            self._seen += 1
+            if self._seen % self.every_n_checkpoints == 0:
+                self._export(trainer, pl_module, path, (self.dirpath or path.parent) / f"{path.stem}{_SUFFIX}")
+
+        strategy = trainer.strategy
+        strategy.checkpoint_io = _WatchedIO(strategy.checkpoint_io, saved, self._checkpoint_removed)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module without an encoder before it is trained."""
+        _encoder_in(pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export the encoder that was tested."""
+        if not self.export_on_test_end or not trainer.is_global_zero:
+            return
+        memory: Path | None = getattr(pl_module, "out_path", None)
+        folder = Path(getattr(pl_module, "output_dir", None) or trainer.default_root_dir)
+        beside = (folder / "encoder") if memory is None else memory
+        self._export(trainer, pl_module, beside, (self.dirpath or beside.parent) / f"{beside.stem}{_SUFFIX}")
+        self._wait()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for what is under way, and stop watching."""
+        strategy = trainer.strategy
+        if isinstance(strategy.checkpoint_io, _WatchedIO):
+            strategy.checkpoint_io = strategy.checkpoint_io.inner
+        self._wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Remember the exports, so that a run that goes on deletes them in their turn."""
+        return {"exports": {str(folder): str(path) for folder, path in self.exports.items()}, "seen": self._seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a run was stopped."""
+        self._seen = int(state_dict["seen"])
+        self.exports = {Path(folder): Path(path) for folder, path in state_dict["exports"].items()}
+
+    # Exporting ------------------------------------------------------------------------------------------------------
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path, folder: Path) -> None:
+        self._raise_failures()
+        self.exports.pop(folder, None)
+        self.exports[folder] = checkpoint
+        metadata = _metadata(trainer, checkpoint)
+        try:
+            with ExitStack() as stack:
+                live = _encoder_in(pl_module)
+                staging = stack.enter_context(atomic_folder(folder))
+                write_live(live, staging / _LIVE)
+                if self._pool is None:
+                    self._convert(live.name, staging, metadata)
+                else:
+                    job = stack.pop_all()
+                    future = self._pool.submit(self._convert_later, job, folder, live.name, staging, metadata)
+                    self._under_way.append(future)
+        except Exception as error:
+            self._failed(folder, error)
+        self._delete_old()
+
+    def _convert_later(
+        self, job: ExitStack, folder: Path, name: str | None, staging: Path, metadata: dict[str, str]
+    ) -> None:
+        try:
+            with job:
+                self._convert(name, staging, metadata)
+        except Exception as error:
+            self._failed(folder, error)
+
+    def _convert(self, name: str | None, staging: Path, metadata: dict[str, str]) -> None:
+        """Export the live weights within the folder that is being made, and leave nothing else there."""
+        live = staging / _LIVE
+        output = None if self._options["precision"] == "fp32" else staging / "smaller"
+        source, weights = (live, None) if name is None else (name, live)
+        made = export_onnx(source, weights, output, metadata=metadata, **self._options)
+        for path in made.iterdir():
+            path.replace(staging / path.name)
+        for folder in {live, made}:
+            shutil.rmtree(folder)
+
+    def _failed(self, folder: Path, error: Exception) -> None:
+        self.exports.pop(folder, None)
+        text = f"no ONNX export at {folder}: {type(error).__name__}: {error}"
+        if self.on_error == "warn":
+            rank_zero_warn(text)
+        elif isinstance(error, NoTimeToTrainError):
+            raise error
+        else:
+            raise ExportError(text, remedy="on_error: warn lets the training go on") from error
+
+    def _checkpoint_removed(self, path: Path) -> None:
+        for folder in [folder for folder, checkpoint in self.exports.items() if checkpoint == path]:
+            self._delete(folder)
+
+    def _delete_old(self) -> None:
+        surplus = len(self.exports) - (self.keep_last or len(self.exports))
+        for folder in list(self.exports)[:surplus]:
+            self._delete(folder)
+
+    def _delete(self, folder: Path) -> None:
+        self._wait()
+        self.exports.pop(folder, None)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        for future in self._under_way:
+            future.exception()
+        self._raise_failures()
+
+    def _raise_failures(self) -> None:
+        done = [future for future in self._under_way if future.done()]
+        self._under_way = [future for future in self._under_way if not future.done()]
+        for future in done:
+            future.result()
+
+
+class _WatchedIO(CheckpointIO):
+    """Writes and deletes checkpoints as another one does, and tells of both."""
+
+    def __init__(self, inner: CheckpointIO, saved: Callable[[Path], None], removed: Callable[[Path], None]) -> None:
+        self.inner, self._saved, self._removed = inner, saved, removed
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        self.inner.save_checkpoint(checkpoint, path, storage_options)
+        self._saved(Path(path))
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.inner.load_checkpoint(path, *args, **kwargs)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self.inner.remove_checkpoint(path)
+        self._removed(Path(path))
+
+    def teardown(self) -> None:
+        self.inner.teardown()
+
+
+def _metadata(trainer: Trainer, checkpoint: Path) -> dict[str, str]:
+    metrics = {
+        name: float(value) for name, value in trainer.callback_metrics.items() if torch.as_tensor(value).numel() == 1
+    }
+    return {
+        "checkpoint": checkpoint.name,
+        "epoch": str(trainer.current_epoch),
+        "global_step": str(trainer.global_step),
+        "metrics": json.dumps(metrics),
+    }
+
+
+def _encoder_in(pl_module: LightningModule) -> LiveEncoder:
+    live = find_live_encoder(pl_module)
+    if live is None:
+        raise ConfigError(
+            f"{type(pl_module).__name__} holds no DINOv3 model that could be exported",
+            remedy="leave OnnxExportCallback out of its callbacks",
+        )
+    return live

@@ -1,0 +1,102 @@
+"""What every feature encoder is, whatever runs it."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from no_time_to_train.image_sizes import check_image_size, grid_size
+from no_time_to_train.registry import EncoderConfig
+
+
+class EncoderFeatures(NamedTuple):
+    """What an encoder gives for a batch of images, all after the final norm.
+
+    Attributes:
+        cls: The CLS token; for a ConvNeXt the normed mean of the feature map.
+        storage: The storage (register) tokens; S is 0 for encoders without.
+        patches: The patch tokens on their grid, row by row.
+    """
+
+    cls: Float[Tensor, "B D"]
+    storage: Float[Tensor, "B S D"]
+    patches: Float[Tensor, "B h w D"]
+
+
+class Encoder(nn.Module, ABC):
+    """A frozen feature encoder with its registry entry.
+
+    Attributes:
+        config: The registry entry, or one made from the checkpoint where no entry fits.
+        img_size: Side in pixels of the square input that the matching baselines use.
+        random_weights: Whether the weights are random, so that features mean nothing.
+    """
+
+    def __init__(self, config: EncoderConfig, *, img_size: int | None = None, random_weights: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.img_size = config.default_img_size if img_size is None else img_size
+        self.random_weights = random_weights
+        check_image_size(self.img_size, self.img_size, config)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels that a patch token covers on a side."""
+        return self.config.patch_size
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the tokens, D."""
+        return self.config.embed_dim
+
+    @property
+    def image_mean(self) -> tuple[float, float, float]:
+        """Mean per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
+        return self.config.image_mean
+
+    @property
+    def image_std(self) -> tuple[float, float, float]:
+        """Standard deviation per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
+        return self.config.image_std
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The type in which features are returned."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where pixels are wanted, and features come from."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Identity of architecture and weights: the entry's name and a hash over everything that decides features."""
+
+    def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> EncoderFeatures:
+        """Encode images.
+
+        Args:
+            pixel_values: RGB, normalised by `image_mean` and `image_std`. H and W are multiples of the patch size;
+                a ConvNeXt takes any size from its total stride (32) on and floors at each stage.
+
+        Raises:
+            ImageSizeError: H or W is none that the encoder takes.
+        """
+        height, width = pixel_values.shape[-2:]
+        check_image_size(height, width, self.config)
+        tokens = self.tokens(pixel_values)
+        grid = grid_size(height, width, self.config)
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        return EncoderFeatures(
+            cls=tokens[:, 0],
+            storage=tokens[:, 1:prefix],
+            patches=tokens[:, prefix:].reshape(len(tokens), *grid, -1),
+        )
+
+    @abstractmethod
+    def tokens(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Encode images of a size that was checked: the CLS token, the storage tokens, the patches."""

@@ -1,0 +1,83 @@
+"""The encoder within a module that is being trained or run, and its weights as they are now."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
+
+from no_time_to_train.files import atomic_path, write_text_atomic
+from no_time_to_train.models.conversion import CONFIG, PREPROCESSOR, PROCESSORS, preprocessor_config
+from no_time_to_train.models.encoder import FeatureEncoder
+from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
+from no_time_to_train.weights.load import ROPE_PERIODS
+
+_MODELS = (DINOv3ViTModel, DINOv3ConvNextModel)
+
+
+class LiveEncoder(NamedTuple):
+    """A transformers model, and its registry entry where the module tells it."""
+
+    model: PreTrainedModel
+    entry: EncoderConfig | None
+
+    @property
+    def name(self) -> str | None:
+        """The registry's name of it, if it has one."""
+        return self.entry.name if self.entry is not None and self.entry.name in ENCODER_CONFIGS else None
+
+
+def find_live_encoder(module: nn.Module) -> LiveEncoder | None:
+    """Find the encoder in a module: its `FeatureEncoder`, or the first DINOv3 model of transformers.
+
+    The entry of the latter is the module's attribute `entry`, if it is one.
+    """
+    for part in module.modules():
+        if isinstance(part, FeatureEncoder) and isinstance(part.model, _MODELS):
+            return LiveEncoder(part.model, part.config)
+    entry = getattr(module, "entry", None)
+    for part in module.modules():
+        if isinstance(part, _MODELS):
+            return LiveEncoder(part, entry if isinstance(entry, EncoderConfig) else None)
+    return None
+
+
+def write_live(live: LiveEncoder, folder: Path) -> None:
+    """Write an encoder's present weights as a Hugging Face folder; nothing of the model changes.
+
+    Args:
+        live: The encoder.
+        folder: Made if it is not there.
+
+    Raises:
+        OutputError: It cannot be written to.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in live.model.state_dict().items()
+    }
+    rope = getattr(live.model, "rope_embeddings", None)
+    metadata = {"format": "pt"} | ({} if rope is None else _stored_periods(rope))
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    config = {**live.model.config.to_dict(), "architectures": [type(live.model).__name__]}
+    write_text_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if live.entry is not None:
+        entry = live.entry
+        preprocessor = preprocessor_config(
+            entry.default_img_size, entry.image_mean, entry.image_std, processor=PROCESSORS[entry.family]
+        )
+        write_text_atomic(folder / PREPROCESSOR, json.dumps(preprocessor, indent=2, sort_keys=True) + "\n")
+
+
+def _stored_periods(rope: nn.Module) -> dict[str, str]:
+    """Return the RoPE periods of a model that has others than its formula gives, such as Meta's in bfloat16."""
+    inverse = rope.get_buffer("inv_freq").detach().float().cpu()
+    exponents = torch.arange(len(inverse), dtype=torch.float32) / len(inverse)
+    base = float(getattr(rope, "base", 100.0))
+    if torch.allclose(inverse * base**exponents, torch.ones_like(inverse), rtol=1e-6, atol=0):
+        return {}
+    values = (1 / inverse.double()).float().tolist()
+    return {ROPE_PERIODS: json.dumps({"dtype": "float32", "values": values})}

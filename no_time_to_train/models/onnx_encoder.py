@@ -1,0 +1,130 @@
+"""An exported ONNX file as an encoder for the matching baselines."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from no_time_to_train.errors import ConfigError, ImageSizeError
+from no_time_to_train.image_sizes import grid_size
+from no_time_to_train.models.features import Encoder
+from no_time_to_train.models.onnx_file import OnnxFile, open_session, read_onnx_file
+from no_time_to_train.weights.inspect import sha256_of
+
+_INPUT, _OUTPUT = "pixel_values", "last_hidden_state"
+
+
+class OnnxEncoder(Encoder):
+    """An encoder that ONNX Runtime runs, on the CPU or on a CUDA device.
+
+    `to("cuda")` opens the file there, for which onnxruntime-gpu has to be installed; tensors then stay on the device.
+    Without gradients: it serves matching, not training.
+
+    Args:
+        file: As `read_onnx_file` gives it.
+        img_size: Side in pixels of the square input that the matching baselines use; the file's size if it has one.
+    """
+
+    def __init__(self, file: OnnxFile, *, img_size: int | None = None) -> None:
+        self._fixed = file.image_size
+        if img_size is None and self._fixed is not None and self._fixed[0] == self._fixed[1]:
+            img_size = self._fixed[0]
+        super().__init__(file.config, img_size=img_size)
+        if self._fixed is not None and (self.img_size, self.img_size) != self._fixed:
+            raise ImageSizeError(
+                f"{file.path} takes images of {self._fixed[0]}x{self._fixed[1]} only, not of {self.img_size} squared",
+                remedy="export it with --image-size dynamic, or set img_size to its own",
+            )
+        self.file = file
+        self._session = open_session(file)
+        # Follows the module from device to device.
+        self.register_buffer("_place", torch.empty(0), persistent=False)
+        self._opened_on = self.device
+        self.eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Features are float32, whatever the file computes in."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module was moved to."""
+        place: Tensor = self.get_buffer("_place")
+        return place.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the file and its weights; reads all of them once."""
+        digest = hashlib.sha256(self.file.path.read_bytes())
+        for path in self.file.weights:
+            digest.update(sha256_of(path).encode())
+        return f"onnx-{self.config.name}-{digest.hexdigest()[:16]}"
+
+    def tokens(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Encode images; a file of a fixed batch gets as many at a time, the last ones filled up.
+
+        Raises:
+            ImageSizeError: The file takes another size.
+        """
+        size = tuple(pixel_values.shape[-2:])
+        if self._fixed is not None and size != self._fixed:
+            raise ImageSizeError(
+                f"{self.file.path} got an image of {size[0]}x{size[1]}, it takes {self._fixed[0]}x{self._fixed[1]} "
+                "only",
+                remedy="export it with --image-size dynamic",
+            )
+        session = self._session_here()
+        pixels = pixel_values.detach().float().contiguous()
+        batch = self.file.batch_size
+        if batch is None or len(pixels) == batch:
+            return self._run(session, pixels)
+        parts = []
+        for begin in range(0, len(pixels), batch):
+            part = pixels[begin : begin + batch]
+            filled = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)]).contiguous()
+            parts.append(self._run(session, filled)[: len(part)])
+        return torch.cat(parts)
+
+    def _run(self, session: onnxruntime.InferenceSession, pixels: Tensor) -> Tensor:
+        if pixels.device.type == "cpu":
+            (states,) = session.run([_OUTPUT], {_INPUT: pixels.numpy()})
+            return torch.from_numpy(states)
+        # On a device the tensors stay where they are.
+        device, index = pixels.device.type, pixels.device.index or 0
+        grid = grid_size(pixels.shape[2], pixels.shape[3], self.config)
+        count = 1 + self.config.num_storage_tokens + grid[0] * grid[1]
+        tokens = torch.empty(len(pixels), count, self.embed_dim, device=pixels.device)
+        binding = session.io_binding()
+        binding.bind_input(_INPUT, device, index, np.float32, tuple(pixels.shape), pixels.data_ptr())
+        binding.bind_output(_OUTPUT, device, index, np.float32, tuple(tokens.shape), tokens.data_ptr())
+        torch.cuda.current_stream(pixels.device).synchronize()
+        session.run_with_iobinding(binding)
+        return tokens
+
+    def _session_here(self) -> onnxruntime.InferenceSession:
+        if self._opened_on != self.device:
+            if self.device.type not in ("cpu", "cuda"):
+                raise ConfigError(f"ONNX encoders don't run on {self.device}", remedy="use cpu or cuda")
+            self._session = open_session(self.file, device=str(self.device))
+            self._opened_on = self.device
+        return self._session
+
+
+def build_onnx_encoder(path: Path | str, *, img_size: int | None = None) -> OnnxEncoder:
+    """Open an exported encoder.
+
+    Args:
+        path: The folder that `ntt export` wrote, or the ONNX file in it.
+        img_size: Side in pixels of the square input that the matching baselines use.
+
+    Raises:
+        WeightsNotFoundError: There is none.
+        WeightsFormatError: It is damaged, or no export of this package.
+        ImageSizeError: The file takes another size.
+    """
+    return OnnxEncoder(read_onnx_file(Path(path)), img_size=img_size)
