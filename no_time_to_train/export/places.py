@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
+from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
 from no_time_to_train.models.onnx_file import MODEL_FILE, read_onnx_file
+from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import SAFETENSORS_INDEX, read_stored
 from no_time_to_train.weights.load import source_of
 from no_time_to_train.weights.source import WeightsSource
 
-_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _REFLINK = 0x40049409  # FICLONE of linux/fs.h
 
 
@@ -50,15 +51,17 @@ class Place:
         Raises:
             OutputError: It cannot be written to.
         """
-        missing = [name for name in (_CONFIG, _PREPROCESSOR) if not (folder / name).exists()]
         beside = self.files[0].parent
-        if self.in_hub_layout and all((beside / name).is_file() for name in missing):
-            for name in missing:
+        missing = [name for name in (CONFIG, PREPROCESSOR) if not (folder / name).exists()]
+        for name in missing:
+            if self.in_hub_layout and (beside / name).is_file():
                 shutil.copyfile(beside / name, folder / name)
-        elif missing:
-            from no_time_to_train.models.conversion import write_settings
+            elif name == PREPROCESSOR:
+                write_json(folder / name, preprocessor_of(entry_of(self.source)))
+            else:
+                from no_time_to_train.models.conversion import write_config  # and with it transformers
 
-            write_settings(folder, self.source, key_bias=key_bias, only=missing)
+                write_config(folder, self.source, key_bias=key_bias)
 
 
 def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) -> Place:

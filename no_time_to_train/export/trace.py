@@ -1,7 +1,10 @@
 """From an Equinox encoder without values to an ONNX graph whose weights are inputs still."""
 
+import importlib
 import os
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,8 @@ from no_time_to_train.jax_models.load import EqxEncoder, leaf_names
 PIXEL_VALUES = "pixel_values"
 LAST_HIDDEN_STATE = "last_hidden_state"
 POOLER_OUTPUT = "pooler_output"
+_EQUINOX_PLUGINS = tuple(f"jax2onnx.plugins.equinox.eqx.nn.{name}" for name in ("linear", "layer_norm"))
+_FLAG = "_already_imported_plugins"
 
 
 def trace_encoder(
@@ -38,7 +43,6 @@ def trace_encoder(
     os.environ.setdefault("JAX2ONNX_STRICT_OPTIMIZER_FAILURES", "1")
     from jax2onnx import to_onnx
 
-    _import_plugins()
     names, (leaves, tree) = leaf_names(model), jax.tree_util.tree_flatten(model)
     patch, dim = model.architecture.patch_size, model.architecture.embed_dim
     # What a size must be for the sizes after each layer to be known to be positive.
@@ -51,32 +55,40 @@ def trace_encoder(
         tokens = filled.tokens(pixel_values)
         return tokens, lax.squeeze(lax.slice_in_dim(tokens, 0, 1, axis=1), (1,))
 
-    traced: ir.Model = to_onnx(
-        encode,
-        [pixels, *leaves],
-        opset=opset,
-        return_mode="ir",
-        input_names=[PIXEL_VALUES, *names],
-        output_names=[LAST_HIDDEN_STATE, POOLER_OUTPUT],
-        normalization_mode="prefer_native",
-    )
+    with _needed_plugins():
+        traced: ir.Model = to_onnx(
+            encode,
+            [pixels, *leaves],
+            opset=opset,
+            return_mode="ir",
+            input_names=[PIXEL_VALUES, *names],
+            output_names=[LAST_HIDDEN_STATE, POOLER_OUTPUT],
+            normalization_mode="prefer_native",
+        )
     tidy(traced, set(names))
     _name_sizes(traced, image_size, batch_size, dim)
     return traced
 
 
-def _import_plugins() -> None:
-    """Import jax2onnx's plugins, which compile examples of theirs as they are imported: without optimising them."""
-    from jax2onnx.plugins.plugin_system import import_all_plugins
+@contextmanager
+def _needed_plugins() -> Iterator[None]:
+    """Spare jax2onnx importing all of its plugins: those of other frameworks build and compile their examples.
 
-    name = "jax_disable_most_optimizations"
-    update: Callable[[str, bool], None] = jax.config.update  # which has no annotations
-    before = jax.config.values[name]
-    update(name, True)
+    It takes 1 second instead of 5, and a hundred megabytes less. A plugin that is missing then is an error as the graph
+    is traced, which says so.
+    """
+    plugin_system = importlib.import_module("jax2onnx.plugins.plugin_system")
+    package = importlib.import_module("jax2onnx.plugins.jax")
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    for name in [*names, *_EQUINOX_PLUGINS]:
+        importlib.import_module(name)
+    # A version of jax2onnx without this flag imports the others too.
+    before = getattr(plugin_system, _FLAG, False)
+    setattr(plugin_system, _FLAG, True)
     try:
-        import_all_plugins()
+        yield
     finally:
-        update(name, before)
+        setattr(plugin_system, _FLAG, before)
 
 
 def _name_sizes(traced: ir.Model, image_size: tuple[int, int] | None, batch_size: int | None, dim: int) -> None:

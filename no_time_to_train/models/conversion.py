@@ -1,16 +1,16 @@
 """`ntt convert`: an encoder's weights from any layout to a Hugging Face folder, Meta's file, or an Equinox file."""
 
 import json
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_folder, write_text_atomic
+from no_time_to_train.files import atomic_folder
+from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.convert import meta_tensors, transformers_tensors
 from no_time_to_train.weights.entries import entry_of
@@ -26,13 +26,6 @@ from no_time_to_train.weights.writing import write_equinox, write_pickle, write_
 Target = Literal["hf", "meta", "equinox"]
 
 _META = {"dinov3_vit": META_DINOV3_VIT, "dinov3_convnext": META_DINOV3_CONVNEXT, "dinov2": META_DINOV2}
-PROCESSORS = {
-    "dinov3_vit": "DINOv3ViTImageProcessorFast",
-    "dinov3_convnext": "DINOv3ViTImageProcessorFast",
-    "dinov2": "BitImageProcessorFast",
-}
-_HUB_SIZE = 224
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 def convert_weights(source: Path | str, destination: Path | str, to: Target) -> Path:
@@ -67,7 +60,9 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
         return destination
     with atomic_folder(destination) as folder:
         key_bias = write_weights(source, folder)
-        write_settings(folder, source_of(read_stored(source, headers_only=True), source), key_bias=key_bias)
+        found = source_of(read_stored(source, headers_only=True), source)
+        write_config(folder, found, key_bias=key_bias)
+        write_json(folder / PREPROCESSOR, preprocessor_of(entry_of(found)))
     return destination
 
 
@@ -100,30 +95,21 @@ def _write_meta(source: Path, destination: Path) -> None:
     write_pickle(destination, meta_tensors(tensors, layout, rope_periods=periods, source=str(source)))
 
 
-def write_settings(folder: Path, source: WeightsSource, *, key_bias: bool, only: Collection[str] | None = None) -> None:
-    """Write what transformers needs beside an encoder's weights: `config.json` and `preprocessor_config.json`.
+def write_config(folder: Path, source: WeightsSource, *, key_bias: bool) -> None:
+    """Write the `config.json` from which transformers builds an encoder.
 
     Args:
         folder: Where to.
         source: The weights; their values are not looked at.
         key_bias: Whether keys have a bias that is not zero.
-        only: Names of the files to write, if not both.
 
     Raises:
         OutputError: The folder cannot be written to.
     """
-    entry, wanted = entry_of(source), {CONFIG, PREPROCESSOR} if only is None else set(only)
-    contents: dict[str, Any] = {}
-    if CONFIG in wanted:
-        architecture = replace(source.architecture, key_bias=key_bias)
-        with torch.device("meta"):
-            model = build_model(architecture, num_heads=entry.num_heads, settings=source.model_config)
-        contents[CONFIG] = {**model.config.to_dict(), "architectures": [type(model).__name__]}
-    if PREPROCESSOR in wanted:
-        processor = PROCESSORS[entry.family]
-        contents[PREPROCESSOR] = preprocessor_config(_HUB_SIZE, entry.image_mean, entry.image_std, processor=processor)
-    for name, content in contents.items():
-        write_text_atomic(folder / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    architecture = replace(source.architecture, key_bias=key_bias)
+    with torch.device("meta"):
+        model = build_model(architecture, num_heads=entry_of(source).num_heads, settings=source.model_config)
+    write_json(folder / CONFIG, {**model.config.to_dict(), "architectures": [type(model).__name__]})
 
 
 def _as_json(periods: Tensor) -> str:
@@ -138,28 +124,3 @@ def _write_equinox(source: Path, destination: Path) -> None:
     files = read_stored(source, headers_only=True).files
     header = {**found.header(), "source": {file.name: sha256_of(file) for file in files}}
     write_equinox(destination, found.leaves, header)
-
-
-def preprocessor_config(
-    size: int, mean: tuple[float, ...], std: tuple[float, ...], *, processor: str
-) -> dict[str, Any]:
-    """Return what `preprocessor_config.json` says of a square input that images are stretched to.
-
-    Args:
-        size: Side in pixels.
-        mean: Per channel, for pixels in [0, 1].
-        std: Per channel, for pixels in [0, 1].
-        processor: transformers' name of the image processor.
-    """
-    return {
-        "image_processor_type": processor,
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": size, "width": size},
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }

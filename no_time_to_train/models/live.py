@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
 
-from no_time_to_train.files import atomic_path, write_text_atomic
-from no_time_to_train.models.conversion import CONFIG, PREPROCESSOR, PROCESSORS, preprocessor_config
+from no_time_to_train.files import atomic_path
 from no_time_to_train.models.encoder import FeatureEncoder
+from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
 from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.weights.load import ROPE_PERIODS
 
@@ -63,13 +63,10 @@ def write_live(live: LiveEncoder, folder: Path) -> None:
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata=metadata)
     config = {**live.model.config.to_dict(), "architectures": [type(live.model).__name__]}
-    write_text_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_json(folder / CONFIG, config)
     if live.entry is not None:
-        entry = live.entry
-        preprocessor = preprocessor_config(
-            entry.default_img_size, entry.image_mean, entry.image_std, processor=PROCESSORS[entry.family]
-        )
-        write_text_atomic(folder / PREPROCESSOR, json.dumps(preprocessor, indent=2, sort_keys=True) + "\n")
+        preprocessor = preprocessor_of(live.entry, live.entry.default_img_size)
+        write_json(folder / PREPROCESSOR, preprocessor)
 
 
 def _stored_periods(rope: nn.Module) -> dict[str, str]:

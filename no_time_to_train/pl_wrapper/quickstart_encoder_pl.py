@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from no_time_to_train.data.training_datamodule import SceneBatch
-from no_time_to_train.models.conversion import preprocessor_config
 from no_time_to_train.models.encoder import build_torch_encoder
+from no_time_to_train.models.hub_settings import preprocessor_config
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
 from no_time_to_train.quickstart.augmentation import View, random_view, whole_view
