@@ -7,6 +7,7 @@ lie; see docs/export.md and ADR 7.
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -122,6 +123,8 @@ def export_onnx(
         copy_weights=copy_weights,
     )
     entry, path = named_weights(name_or_path, weights)
+    # Links to folders are no obstacle; those to files are told from files later on.
+    path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     source = read_equinox_source(path)
     check_encoder(entry, source)
     if entry is not None:
@@ -147,7 +150,7 @@ class _Job:
 def _beside_the_weights(job: _Job) -> Path:
     folder = job.place.output
     job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
-    _write_notice(folder, job.source)
+    _write_notice(job, folder)
     with atomic_path(folder / MODEL_FILE) as temporary:
         _write_model(job, temporary, job.source.leaves)
     return folder
@@ -158,7 +161,7 @@ def _in_a_folder(job: _Job) -> Path:
     check_replaceable(output)
     with atomic_folder(output) as folder:
         job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
-        _write_notice(folder, job.source)
+        _write_notice(job, folder)
         if options.precision == "fp32" and not options.copy_weights:
             how = clone_weights(job.place, folder)
             log.info("weights of %s: %s", output, how)
@@ -288,6 +291,11 @@ def _hash(file: Path) -> str:
     return f"sampled-sha256:{digest.hexdigest()}"
 
 
-def _write_notice(folder: Path, source: EquinoxSource) -> None:
-    if is_dinov3(source.entry, source.entry.name) and not (folder / NOTICE_FILE).exists():
+def _write_notice(job: _Job, folder: Path) -> None:
+    source, beside = job.source, job.place.files[0].parent / NOTICE_FILE
+    if (folder / NOTICE_FILE).exists():
+        return
+    if beside.is_file():
+        shutil.copyfile(beside, folder / NOTICE_FILE)
+    elif is_dinov3(source.entry, source.entry.name):
         write_text_atomic(folder / NOTICE_FILE, NOTICE.format(source=source.path.name))
