@@ -192,7 +192,7 @@ class OnnxExportCallback(Callback):
             self._delete(folder)
 
     def _delete_old(self) -> None:
-        surplus = len(self.exports) - (self.keep_last or len(self.exports))
+        surplus = 0 if self.keep_last is None else max(0, len(self.exports) - self.keep_last)
         for folder in list(self.exports)[:surplus]:
             self._delete(folder)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from no_time_to_train.errors import ExportError
 from no_time_to_train.jax_models.load import EqxEncoder
@@ -55,13 +55,12 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
         ExportError: It gives other shapes than it should, or what is no number.
     """
     session = open_session(file)
-    encode = eqx.filter_jit(lambda model, pixels: model.tokens(pixels))
     largest, cosines = 0.0, []
     for seed, shape in enumerate(shapes):
         images = natural_noise(shape, seed=seed)
         mean, std = (np.asarray(values, np.float32)[:, None, None] for values in _normalisation(model))
         pixels = (images - mean) / std
-        expected = np.asarray(encode(model, jnp.asarray(pixels)), np.float64)
+        expected = np.asarray(_tokens(model, jnp.asarray(pixels)), np.float64)
         states, pooled = (np.asarray(output, np.float64) for output in session.run(None, {"pixel_values": pixels}))
         if states.shape != expected.shape or pooled.shape != expected[:, 0].shape:
             raise ExportError(
@@ -75,6 +74,12 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
         cosines.append((product / (np.linalg.norm(states, axis=-1) * np.linalg.norm(expected, axis=-1))).ravel())
     every = np.concatenate(cosines)
     return Drift(largest, float(every.min()), float(every.mean()), tuple(shapes))
+
+
+# Compiled once for all checkpoints of an architecture.
+@eqx.filter_jit
+def _tokens(model: EqxEncoder, pixels: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
+    return model.tokens(pixels)
 
 
 def check_drift(drift: Drift, precision: str) -> None:

@@ -128,6 +128,7 @@ def open_session(
         ConfigError: There is no such device.
         WeightsFormatError: onnxruntime refuses the file.
     """
+    providers = _providers(device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -141,9 +142,7 @@ def open_session(
         # It would cast the weights once and for all, into memory.
         disabled = ["ConstantFolding"] if file.casts_weights else []
     try:
-        return onnxruntime.InferenceSession(
-            file.path, options, providers=_providers(device), disabled_optimizers=disabled
-        )
+        return onnxruntime.InferenceSession(file.path, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime's errors have no common class that is public
         raise WeightsFormatError(
             f"onnxruntime {onnxruntime.__version__} refuses {file.path}: {error}", remedy=_EXPORT_AGAIN

@@ -1,0 +1,171 @@
+"""Exported files as encoders: the same instances as torch's, and files that are none."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.export.onnx import export_onnx
+from no_time_to_train.matching import Instances
+from no_time_to_train.models.conversion import convert_weights
+from no_time_to_train.models.encoder import build_encoder, build_encoder_from_checkpoint, build_torch_encoder
+from no_time_to_train.models.onnx_encoder import OnnxEncoder
+from no_time_to_train.models.onnx_file import has_room_for, open_session, read_onnx_file
+from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from tests.golden_files import golden
+from tests.tiny import write_config
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+TOLERANCE = 1e-5  # fp32 noise between two backends on the golden encoders is below 4e-6
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(golden("vit_mlp"), output=tmp_path_factory.mktemp("exported") / "onnx")
+
+
+@pytest.mark.parametrize("name", ["vit_mlp", "vit_swiglu", "convnext"])
+def test_features_are_torchs(name: str, tmp_path: Path) -> None:
+    folder = export_onnx(golden(name), output=tmp_path / "onnx")
+    onnx_encoder, encoder = build_encoder(f"onnx:{folder}"), build_encoder_from_checkpoint(golden(name))
+    assert isinstance(onnx_encoder, OnnxEncoder)
+    assert (onnx_encoder.config, onnx_encoder.img_size) == (encoder.config, encoder.img_size)
+    assert (onnx_encoder.dtype, onnx_encoder.device) == (torch.float32, torch.device("cpu"))
+    for shape in ((1, 3, 64, 64), (3, 3, 96, 160)):
+        pixels = torch.randn(shape)
+        with torch.inference_mode():
+            ours, theirs = onnx_encoder(pixels), encoder(pixels)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape
+            assert not one.numel() or (one - other).abs().max() <= TOLERANCE
+    with pytest.raises(ImageSizeError):
+        onnx_encoder(torch.randn(1, 3, 20, 20))
+
+
+def run(folder: Path, encoder: Any, **settings: Any) -> tuple[Instances, str]:
+    """Take in one reference with a baseline and find its class in an image."""
+    baseline = Sam2MatchingBaseline_noAMG(
+        str(folder),
+        encoder_cfg=encoder,
+        random_init=True,
+        sam2_infer_cfgs={"points_per_side": 4, "iou_thr": 0.0},
+        **settings,
+    )
+    image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+    image[0, 8:30, 6:28] = 220
+    mask = torch.zeros(48, 64, dtype=torch.bool)
+    mask[8:30, 6:28] = True
+    memory = baseline.start_memory(["square"])
+    patches, on_grid = baseline.encode_reference(image, mask, (6.0, 8.0, 28.0, 30.0))
+    memory.add_mean(0, patches[on_grid > 0].mean(dim=0))
+    memory.finalize()
+    return baseline.predict(image), baseline.memory_fingerprint
+
+
+def test_baselines_find_the_same_instances(tmp_path: Path) -> None:
+    """The same weights by torch and by ONNX, with the same random SAM2."""
+    sam2 = write_config(tmp_path / "sam2")
+    weights = tmp_path / "weights"
+    build_torch_encoder("dinov3_small", random_init=True).model.save_pretrained(weights)
+    folder = export_onnx("dinov3_small", weights)
+    torch_instances, torch_print = run(sam2, {"name": "dinov3_small", "img_size": 64}, encoder_ckpt_path=weights)
+    instances, fingerprint = run(sam2, {"name": f"onnx:{folder}", "img_size": 64})
+    assert len(instances.scores) == len(torch_instances.scores) > 0
+    assert torch.equal(instances.masks, torch_instances.masks)
+    assert (instances.scores - torch_instances.scores).abs().max() <= 1e-4
+    # Features differ by noise: a memory of the one is not taken for the other's.
+    assert fingerprint != torch_print
+
+
+def test_weights_named_beside_those_it_has(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has its weights beside it"):
+        build_encoder(f"onnx:{exported}", golden("vit_mlp"))
+    with pytest.raises(ConfigError, match="has its weights beside it"):
+        run(write_config(tmp_path / "sam2"), {"name": f"onnx:{exported}"}, encoder_ckpt_path=tmp_path)
+    with pytest.raises(ConfigError, match="gives float32"):
+        build_encoder(f"onnx:{exported}", dtype=torch.float16)
+
+
+def test_files_of_a_fixed_size_and_batch(tmp_path: Path) -> None:
+    folder = export_onnx(golden("vit_mlp"), output=tmp_path / "onnx", image_size=(64, 64), batch_size=2)
+    encoder = build_encoder(f"onnx:{folder}")
+    assert encoder.img_size == 64
+    expected = build_encoder_from_checkpoint(golden("vit_mlp"))
+    for count in (1, 2, 5):
+        pixels = torch.randn(count, 3, 64, 64)
+        with torch.inference_mode():
+            assert (encoder(pixels).patches - expected(pixels).patches).abs().max() <= TOLERANCE
+    with pytest.raises(ImageSizeError, match=r"it takes 64x64 only .*--image-size dynamic"):
+        encoder(torch.randn(1, 3, 64, 96))
+    with pytest.raises(ImageSizeError, match="takes images of 64x64 only, not of 128 squared"):
+        build_encoder(f"onnx:{folder}", img_size=128)
+
+
+def test_fingerprints_tell_files_and_weights_apart(exported: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(exported, again)
+    one = build_encoder(f"onnx:{exported}").fingerprint
+    assert one == build_encoder(f"onnx:{again}").fingerprint
+    content = bytearray((again / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (again / "model.safetensors").write_bytes(content)
+    assert one != build_encoder(f"onnx:{again}").fingerprint
+    assert one.startswith(f"onnx-{build_encoder_from_checkpoint(golden('vit_mlp')).config.name}-")
+
+
+def test_files_that_are_none(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsNotFoundError, match="name a folder that ntt export wrote"):
+        build_encoder(f"onnx:{tmp_path}")
+    broken = tmp_path / "broken"
+    shutil.copytree(exported, broken)
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(WeightsFormatError, match="which is not there"):
+        build_encoder(f"onnx:{broken}")
+    (broken / "model.safetensors").write_bytes((exported / "model.safetensors").read_bytes()[:-1000])
+    with pytest.raises(WeightsFormatError, match="which is too short"):
+        build_encoder(f"onnx:{broken}")
+    for content in (b"", (exported / "model.onnx").read_bytes()[:5000], b"no protobuf"):
+        (broken / "model.onnx").write_bytes(content)
+        with pytest.raises(WeightsFormatError, match="export"):
+            build_encoder(f"onnx:{broken}")
+    # Somebody else's.
+    foreign = onnx.load(exported / "model.onnx", load_external_data=False)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, exported / "foreign.onnx")
+    with pytest.raises(WeightsFormatError, match="does not tell which encoder it is"):
+        build_encoder(f"onnx:{exported / 'foreign.onnx'}")
+    unknown = onnx.load(exported / "model.onnx", load_external_data=False)
+    unknown.graph.node[0].op_type = "Convolve"
+    onnx.save(unknown, exported / "unknown.onnx")
+    with pytest.raises(WeightsFormatError, match=r"onnxruntime .* refuses"):
+        build_encoder(f"onnx:{exported / 'unknown.onnx'}")
+
+
+def test_devices_that_are_not_here(exported: Path) -> None:
+    file = read_onnx_file(exported)
+    with pytest.raises(ConfigError, match="no device 'tpu'"):
+        open_session(file, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="pip install onnxruntime-gpu"):
+            open_session(file, device="cuda:0")
+    assert open_session(file, threads=1).get_session_options().intra_op_num_threads == 1
+
+
+def test_memory_is_saved_where_there_is_little(exported: Path) -> None:
+    assert has_room_for(1000)
+    assert not has_room_for(1 << 50)
+    session = open_session(read_onnx_file(exported), save_memory=True)
+    assert session.get_session_options().get_session_config_entry("session.disable_prepacking") == "1"
+
+
+def test_from_a_folder_converted_before(tmp_path: Path) -> None:
+    folder = convert_weights(golden("vit_mlp_released"), tmp_path / "hf", "hf")
+    export_onnx(folder)
+    pixels = torch.randn(1, 3, 48, 80)
+    with torch.inference_mode():
+        expected = build_encoder_from_checkpoint(golden("vit_mlp_released"))(pixels).patches
+        assert (build_encoder(f"onnx:{folder}")(pixels).patches - expected).abs().max() <= TOLERANCE
