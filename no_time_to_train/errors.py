@@ -99,6 +99,10 @@ class ExportError(NoTimeToTrainError, RuntimeError):
     """An exported file that is not what it should be."""
 
 
+class ParityError(NoTimeToTrainError, RuntimeError):
+    """Backends of one encoder that say different things."""
+
+
 class EmptyMaskError(NoTimeToTrainError, ValueError):
     """A reference mask without any foreground."""
 

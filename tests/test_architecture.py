@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("matching", "weights", "data", "image_sizes"),
     ("models", "jax_models"),
     ("evaluation", "visualization", "distill", "export"),
+    ("parity",),
     ("quickstart",),
     ("pl_wrapper", "weights_commands"),
     ("cli", "lightning_cli"),
@@ -80,5 +81,5 @@ def packages_of(path: Path) -> set[str]:
 
 def test_jax_and_torch_keep_to_their_rooms() -> None:
     with_jax = {room_of(path) for path in FILES if packages_of(path) & {"jax", "equinox"}}
-    assert with_jax == {"jax_models", "export"}
+    assert with_jax == {"jax_models", "export", "parity"}
     assert not [path for path in FILES if room_of(path) == "jax_models" and "torch" in packages_of(path)]

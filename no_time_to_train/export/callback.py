@@ -135,6 +135,10 @@ class OnnxExportCallback(Callback):
         self._seen = int(state_dict["seen"])
         self.exports = {Path(folder): Path(path) for folder, path in state_dict["exports"].items()}
 
+    def finished(self) -> list[Path]:
+        """Return the exports that are whole, oldest first."""
+        return [] if self._under_way else list(self.exports)
+
     # Exporting ------------------------------------------------------------------------------------------------------
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Whether the backends say the same: torch, Equinox and ONNX."""

@@ -1,0 +1,187 @@
+"""Parity of the live encoder with its Equinox and ONNX forms, after every validation."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from no_time_to_train.errors import ConfigError, ParityError
+from no_time_to_train.export.callback import OnnxExportCallback
+from no_time_to_train.export.onnx import export_onnx
+from no_time_to_train.export.verify import natural_noise
+from no_time_to_train.image_sizes import grid_size
+from no_time_to_train.jax_models.load import load_eqx_encoder
+from no_time_to_train.models.encoder import build_encoder_from_checkpoint
+from no_time_to_train.models.live import find_live_encoder, write_live
+from no_time_to_train.models.onnx_file import read_onnx_file
+from no_time_to_train.parity.compare import FP32_TOLERANCE, EqxEncoder, ParityReport, compare_features
+from no_time_to_train.registry import EncoderConfig
+
+Backend = Literal["onnx", "eqx"]
+_BACKENDS: tuple[Backend, ...] = ("onnx", "eqx")
+
+
+class FeatureParityCallback(Callback):
+    """Compares the live torch encoder with its ONNX and Equinox forms after a validation or test, and logs it.
+
+    `parity/torch-onnx/cls_cosine`, `parity/torch-onnx/max_abs` and so on. The newest export of `OnnxExportCallback` is
+    taken if it is of this very step; else the live weights are exported to a temporary folder. Random state, mode,
+    gradients and precision of the module are left as they are; the first process compares alone.
+
+    Args:
+        every_n_validations: Compare after every n-th.
+        backends: Which forms to compare with.
+        num_samples: Images of the validation's first batch; noise with the statistics of photographs where the batch
+            holds no images.
+        tolerance: See `compare_features`.
+        on_failure: Warn, end the run with an error, or stop the training as `EarlyStopping` does.
+
+    Raises:
+        ConfigError: A setting that makes no sense.
+
+    Attributes:
+        report: Of the last comparison; None before the first.
+    """
+
+    def __init__(
+        self,
+        every_n_validations: int = 1,
+        backends: Sequence[Backend] = _BACKENDS,
+        num_samples: int = 2,
+        tolerance: float = FP32_TOLERANCE,
+        on_failure: Literal["warn", "raise", "stop"] = "warn",
+    ) -> None:
+        super().__init__()
+        for name, value in (("every_n_validations", every_n_validations), ("num_samples", num_samples)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}, expected at least 1", remedy="correct it in the YAML")
+        if not backends or set(backends) - set(_BACKENDS):
+            raise ConfigError(f"backends are {list(backends)}, expected some of onnx, eqx", remedy="correct the YAML")
+        self.every_n_validations = every_n_validations
+        self.backends = tuple(backends)
+        self.num_samples = num_samples
+        self.tolerance = tolerance
+        self.on_failure = on_failure
+        self.report: ParityReport | None = None
+        self._validations = 0
+        self._images: Tensor | None = None
+
+    # Lightning's hooks ----------------------------------------------------------------------------------------------
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Keep some images of the first batch."""
+        if batch_idx == 0:
+            images = _images_in(batch)
+            self._images = None if images is None else images[: self.num_samples].detach()
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Keep some images of the first batch."""
+        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare and log."""
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations == 0:
+            self._check(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare and log."""
+        self._check(trainer, pl_module)
+
+    # Comparing ------------------------------------------------------------------------------------------------------
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        report = self._compare(trainer, pl_module)
+        self.report, self._images = report, None
+        for pair in report.pairs:
+            values = {
+                "cls_cosine": pair.cls.least_cosine,
+                "patch_cosine": pair.patches.least_cosine,
+                "max_abs": max(pair.cls.max_abs, pair.patches.max_abs),
+            }
+            for name, value in values.items():
+                pl_module.log(f"parity/{pair.pair}/{name}", value, rank_zero_only=True)
+        if not report.ok:
+            self._failed(trainer, report)
+
+    def _compare(self, trainer: Trainer, pl_module: LightningModule) -> ParityReport:
+        live = find_live_encoder(pl_module)
+        if live is None:
+            raise ConfigError(
+                f"{type(pl_module).__name__} holds no DINOv3 model that could be compared",
+                remedy="leave FeatureParityCallback out of its callbacks",
+            )
+        with tempfile.TemporaryDirectory() as temporary:
+            # A model of its own, of the live weights: the module's is left alone, whatever its mode and hooks.
+            folder = Path(temporary) / "live"
+            write_live(live, folder)
+            reference = build_encoder_from_checkpoint(folder)
+            pixels = self._pixels(reference.config)
+            others: list[Path | EqxEncoder] = []
+            if "onnx" in self.backends:
+                others.append(_newest_export(trainer) or export_onnx(folder, verify=False))
+            if "eqx" in self.backends:
+                others.append(load_eqx_encoder(folder))
+            return compare_features(reference, *others, pixel_values=pixels, tolerance=self.tolerance)
+
+    def _pixels(self, config: EncoderConfig) -> Tensor:
+        """Return images in [0, 1] or raw bytes normalised, cut to whole patches; other floats as they are."""
+        patch = config.patch_size
+        if self._images is None or min(self._images.shape[-2:]) < patch:
+            images = torch.from_numpy(natural_noise((self.num_samples, 3, 4 * patch, 6 * patch), seed=0))
+        else:
+            rows, columns = grid_size(self._images.shape[-2], self._images.shape[-1], config)
+            images = self._images[..., : rows * patch, : columns * patch].cpu()
+        if not images.is_floating_point():
+            images = images.float() / 255
+        images = images.float()
+        if images.min() < 0 or images.max() > 1:  # normalised already
+            return images
+        mean, std = (torch.tensor(values)[:, None, None] for values in (config.image_mean, config.image_std))
+        return (images - mean) / std
+
+    def _failed(self, trainer: Trainer, report: ParityReport) -> None:
+        wrong = next(pair for pair in report.pairs if not pair.ok)
+        text = (
+            f"{wrong.pair} drift apart at step {trainer.global_step}: patch tokens by {wrong.patches.max_abs:.1e} "
+            f"(cosine {wrong.patches.least_cosine:.6f}), CLS by {wrong.cls.max_abs:.1e}; expected {wrong.expected}"
+        )
+        if self.on_failure == "raise":
+            raise ParityError(text, remedy="ntt export --debug; on_failure: warn lets the training go on")
+        rank_zero_warn(text)
+        if self.on_failure == "stop":
+            trainer.should_stop = True
+
+
+def _newest_export(trainer: Trainer) -> Path | None:
+    """Return the newest export if it is of the present step."""
+    callbacks = [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, OnnxExportCallback)]
+    for folder in reversed([folder for callback in callbacks for folder in callback.finished()]):
+        if folder.is_dir() and read_onnx_file(folder).metadata.get("global_step") == str(trainer.global_step):
+            return folder
+    return None
+
+
+def _images_in(batch: Any) -> Tensor | None:
+    """Find images (B, 3, H, W) in a batch of any kind."""
+    if isinstance(batch, Tensor):
+        return batch if batch.ndim == 4 and batch.shape[1] == 3 and batch.numel() else None
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    for part in parts:
+        images = _images_in(part)
+        if images is not None:
+            return images
+    return None
