@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	SAM2_BUILD_CUDA=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+	SAM2_BUILD_CUDA=0 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt \
 	  --build-constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -31,6 +31,8 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.matching
+	$(BIN)/python -m benchmarks.encoder
+	$(BIN)/python -m benchmarks.export
 
 # Pins the newest versions that pyproject.toml allows: names and versions only.
 constraints:

@@ -33,6 +33,7 @@ from no_time_to_train.models.conversion import convert_weights
 from no_time_to_train.models.encoder import FeatureEncoder, build_torch_encoder
 from no_time_to_train.models.onnx_file import open_session, read_onnx_file
 
+_PAUSE = 0.1  # seconds
 OURS, INT8 = "ours fp32", "ours int8"
 Run = Callable[[], Any]
 
@@ -120,10 +121,14 @@ class _Tuple(torch.nn.Module):
 
 
 def in_turn(ways: dict[str, Run], repeats: int) -> dict[str, list[float]]:
-    """Time all ways in turn, after an uncounted round."""
+    """Time all ways in turn, after an uncounted round.
+
+    A session's threads spin for a while after it has answered, and would take the cores from whoever comes next.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for round_index in range(repeats + 1):
         for name, run in ways.items():
+            time.sleep(_PAUSE)
             begin = time.perf_counter()
             run()
             if round_index:
