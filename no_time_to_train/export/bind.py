@@ -10,6 +10,7 @@ from no_time_to_train.export.trace import PIXEL_VALUES
 from no_time_to_train.weights.ranges import FileRange, StoredTensor
 
 _DTYPES = {
+    torch.float64: ir.DataType.DOUBLE,
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
     torch.bfloat16: ir.DataType.BFLOAT16,

@@ -13,13 +13,15 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError
+from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError, OutputError
 from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
+from no_time_to_train.export.places import is_of_a_checkpoint
 from no_time_to_train.files import atomic_folder
 from no_time_to_train.models.live import LiveEncoder, find_live_encoder, write_live
 
 _SUFFIX = "-onnx"
 _LIVE = "live"
+_MOVE = "move it away, or set dirpath"
 
 
 class OnnxExportCallback(Callback):
@@ -87,7 +89,8 @@ class OnnxExportCallback(Callback):
             "precision": precision,
         }
         self._seen = 0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="onnx-export") if asynchronous else None
+        self._asynchronous = asynchronous
+        self._pool: ThreadPoolExecutor | None = None
         self._under_way: list[Future[None]] = []
 
     # Lightning's hooks ----------------------------------------------------------------------------------------------
@@ -102,8 +105,9 @@ class OnnxExportCallback(Callback):
             if self._seen % self.every_n_checkpoints == 0:
                 self._export(trainer, pl_module, path, (self.dirpath or path.parent) / f"{path.stem}{_SUFFIX}")
 
+        self._stop_watching(trainer)  # after a run that ended in an exception
         strategy = trainer.strategy
-        strategy.checkpoint_io = _WatchedIO(strategy.checkpoint_io, saved, self._checkpoint_removed)
+        strategy.checkpoint_io = _WatchedIO(self, strategy.checkpoint_io, saved, self._checkpoint_removed)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without an encoder before it is trained."""
@@ -121,10 +125,18 @@ class OnnxExportCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for what is under way, and stop watching."""
-        strategy = trainer.strategy
-        if isinstance(strategy.checkpoint_io, _WatchedIO):
-            strategy.checkpoint_io = strategy.checkpoint_io.inner
-        self._wait()
+        self._stop_watching(trainer)
+        try:
+            self._wait()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
+
+    def _stop_watching(self, trainer: Trainer) -> None:
+        watched = trainer.strategy.checkpoint_io
+        if isinstance(watched, _WatchedIO) and watched.owner is self:
+            trainer.strategy.checkpoint_io = watched.inner
 
     def state_dict(self) -> dict[str, Any]:
         """Remember the exports, so that a run that goes on deletes them in their turn."""
@@ -149,11 +161,14 @@ class OnnxExportCallback(Callback):
         try:
             with ExitStack() as stack:
                 live = _encoder_in(pl_module)
+                if folder.exists() and not is_of_a_checkpoint(folder, checkpoint.name):
+                    raise OutputError(f"{folder} is there already, and is no export of {checkpoint.name}", remedy=_MOVE)
                 staging = stack.enter_context(atomic_folder(folder))
                 write_live(live, staging / _LIVE)
-                if self._pool is None:
+                if not self._asynchronous:
                     self._convert(live.name, staging, metadata)
                 else:
+                    self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="onnx-export")
                     job = stack.pop_all()
                     future = self._pool.submit(self._convert_later, job, folder, live.name, staging, metadata)
                     self._under_way.append(future)
@@ -202,8 +217,9 @@ class OnnxExportCallback(Callback):
 
     def _delete(self, folder: Path) -> None:
         self._wait()
-        self.exports.pop(folder, None)
-        shutil.rmtree(folder, ignore_errors=True)
+        checkpoint = self.exports.pop(folder, None)
+        if checkpoint is not None and is_of_a_checkpoint(folder, checkpoint.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _wait(self) -> None:
         for future in self._under_way:
@@ -220,8 +236,10 @@ class OnnxExportCallback(Callback):
 class _WatchedIO(CheckpointIO):
     """Writes and deletes checkpoints as another one does, and tells of both."""
 
-    def __init__(self, inner: CheckpointIO, saved: Callable[[Path], None], removed: Callable[[Path], None]) -> None:
-        self.inner, self._saved, self._removed = inner, saved, removed
+    def __init__(
+        self, owner: object, inner: CheckpointIO, saved: Callable[[Path], None], removed: Callable[[Path], None]
+    ) -> None:
+        self.owner, self.inner, self._saved, self._removed = owner, inner, saved, removed
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         self.inner.save_checkpoint(checkpoint, path, storage_options)

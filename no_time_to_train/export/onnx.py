@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.export.bind import bind_weights
-from no_time_to_train.export.places import Place, check_replaceable, clone_weights, place_of
+from no_time_to_train.export.places import Place, check_own, check_replaceable, clone_weights, place_of
 from no_time_to_train.export.precision import half_weights, int8_weights, to_half, to_int8
 from no_time_to_train.export.tidy import simplify
 from no_time_to_train.export.trace import trace_encoder
@@ -149,6 +149,7 @@ class _Job:
 
 def _beside_the_weights(job: _Job) -> Path:
     folder = job.place.output
+    check_own(folder / MODEL_FILE)
     job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
     _write_notice(job, folder)
     with atomic_path(folder / MODEL_FILE) as temporary:

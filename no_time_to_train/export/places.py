@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Place:
                 write_config(folder, self.source, key_bias=key_bias)
 
 
+def is_of_a_checkpoint(folder: Path, checkpoint: str) -> bool:
+    """Tell whether a folder is the export of a checkpoint of that name."""
+    return _metadata(folder / MODEL_FILE).get("checkpoint") == checkpoint
+
+
 def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) -> Place:
     """Decide where an export goes.
 
@@ -103,6 +109,25 @@ def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) 
     return Place(weights=weights, files=files, source=source, output=output, in_place=False)
 
 
+def check_own(file: Path) -> None:
+    """Refuse an ONNX file that is there already and that no export of this package wrote.
+
+    Raises:
+        OutputError: It is somebody else's.
+    """
+    if file.exists() and _metadata(file).get("weights") is None:
+        raise OutputError(
+            f"{file} is there already, and is not of ntt export", remedy="move it away, or name a folder with --output"
+        )
+
+
+def _metadata(file: Path) -> Mapping[str, str]:
+    try:
+        return read_onnx_file(file).metadata
+    except NoTimeToTrainError:
+        return {}
+
+
 def check_replaceable(folder: Path) -> None:
     """Refuse a folder that holds anything but an export that can be made again.
 
@@ -111,11 +136,7 @@ def check_replaceable(folder: Path) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    try:
-        ours = read_onnx_file(folder / MODEL_FILE).metadata.get("weights") == "own"
-    except NoTimeToTrainError:
-        ours = False
-    if not ours:
+    if _metadata(folder / MODEL_FILE).get("weights") != "own":
         raise OutputError(
             f"{folder} is there already, and is not an export that could be made again",
             remedy="name a new folder, or remove it first",

@@ -1,5 +1,6 @@
 """An exported file against the Equinox model that it was made from, on images of real statistics."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,10 @@ def check_drift(drift: Drift, precision: str) -> None:
     Raises:
         ExportError: With what was measured.
     """
+    if math.isnan(drift.largest):
+        raise ExportError(
+            "the encoder gives values that are no numbers", remedy="ntt inspect says which of its tensors hold such"
+        )
     least = LEAST_COSINE.get(precision)
     fits = drift.largest <= FP32_DRIFT if least is None else drift.least_cosine >= least
     if not fits:

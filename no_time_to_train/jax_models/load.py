@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.errors import UnknownEncoderError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.files import atomic_path
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
 from no_time_to_train.jax_models.vit import DinoV3ViT
@@ -63,7 +63,13 @@ def named_weights(name_or_path: str | Path, path: str | Path | None = None) -> t
         return None, Path(name_or_path)
     if Path(name_or_path).suffix or isinstance(name_or_path, Path):
         raise WeightsNotFoundError(f"no weights at {name_or_path}", remedy="check the path")
-    entry = resolve_encoder(str(name_or_path))
+    try:
+        entry = resolve_encoder(str(name_or_path))
+    except UnknownEncoderError as error:
+        if "/" not in str(name_or_path):
+            raise
+        # Hub ids have a stroke as well, but are known.
+        raise WeightsNotFoundError(f"no weights at {name_or_path}", remedy="check the path") from error
     found = weights_at_hand(entry)
     if found is None:
         raise WeightsNotFoundError(

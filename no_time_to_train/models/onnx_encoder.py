@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -45,6 +46,10 @@ class OnnxEncoder(Encoder):
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self._opened_on = self.device
         self.eval()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it as the file that it is."""
+        return _opened, (self.file.path, self.img_size, str(self.device))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,6 +118,10 @@ class OnnxEncoder(Encoder):
             self._session = open_session(self.file, device=str(self.device))
             self._opened_on = self.device
         return self._session
+
+
+def _opened(path: Path, img_size: int, device: str) -> OnnxEncoder:
+    return build_onnx_encoder(path, img_size=img_size).to(device)
 
 
 def build_onnx_encoder(path: Path | str, *, img_size: int | None = None) -> OnnxEncoder:

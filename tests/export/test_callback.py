@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:You defined a .*validation_step"),
     pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*litlogger"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]
 
 
@@ -156,6 +156,33 @@ def test_smaller_exports_hold_nothing_else(tmp_path: Path) -> None:
     assert names(folder) == {"model.onnx", "weights.safetensors", "config.json", "preprocessor_config.json"}
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     assert session.get_inputs()[0].shape == [1, 3, 64, 64]
+
+
+def test_somebody_elses_folder_stays(tmp_path: Path) -> None:
+    taken = tmp_path / "epoch=0-step=2-onnx"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    with pytest.warns(UserWarning, match=r"is there already, and is no export of epoch=0-step=2\.ckpt"):
+        fit(tmp_path, every_second_step(tmp_path), OnnxExportCallback(), steps=2)
+    assert (taken / "notes.txt").read_text() == "mine"
+
+
+def test_a_trainer_that_failed_is_watched_once(tmp_path: Path) -> None:
+    class Fails(Regression):
+        fails = True
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            if self.fails and self.global_step == 3:
+                raise RuntimeError("as planned")
+
+    module, callback = Fails(), OnnxExportCallback(keep_last=None)
+    checkpoints = every_second_step(tmp_path)
+    with pytest.raises(RuntimeError, match="as planned"):
+        fit(tmp_path, checkpoints, callback, module=module)
+    module.fails = False
+    trainer = fit(tmp_path / "again", every_second_step(tmp_path / "again"), callback, steps=2, module=module)
+    assert type(trainer.strategy.checkpoint_io).__name__ == "TorchCheckpointIO"
+    assert len(callback.exports) == 2
 
 
 def test_a_run_that_goes_on_deletes_in_turn(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Exported files as encoders: the same instances as torch's, and files that are none."""
 
+import copy
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,16 @@ def test_fingerprints_tell_files_and_weights_apart(exported: Path, tmp_path: Pat
     (again / "model.safetensors").write_bytes(content)
     assert one != build_encoder(f"onnx:{again}").fingerprint
     assert one.startswith(f"onnx-{build_encoder_from_checkpoint(golden('vit_mlp')).config.name}-")
+
+
+def test_copies_open_the_file_again(exported: Path) -> None:
+    encoder = build_encoder(f"onnx:{exported}", img_size=64)
+    pixels = torch.randn(1, 3, 64, 64)
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert other.img_size == 64
+        assert torch.equal(other(pixels).patches, encoder(pixels).patches)
+    halves = encoder(pixels.half().transpose(2, 3).transpose(2, 3))
+    assert (halves.patches - encoder(pixels).patches).abs().max() < 0.1
 
 
 def test_files_that_are_none(exported: Path, tmp_path: Path) -> None:
