@@ -9,12 +9,12 @@ import torch
 from no_time_to_train.export.trace import PIXEL_VALUES
 from no_time_to_train.weights.ranges import FileRange, StoredTensor
 
-_DTYPES = {
+# In which weights may be stored.
+DTYPES = {
     torch.float64: ir.DataType.DOUBLE,
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
     torch.bfloat16: ir.DataType.BFLOAT16,
-    torch.int8: ir.DataType.INT8,
 }
 
 
@@ -59,7 +59,7 @@ def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path | Non
         piece.file.relative_to(base).as_posix(),
         piece.offset,
         piece.length,
-        _DTYPES[stored.dtype],
+        ir.DataType.INT8 if stored.dtype == torch.int8 else DTYPES[stored.dtype],
         shape=shape,
         name=name,
         base_dir=base,

@@ -17,6 +17,7 @@ from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError
 from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
 from no_time_to_train.export.places import is_of_a_checkpoint
 from no_time_to_train.files import atomic_folder
+from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.live import LiveEncoder, find_live_encoder, write_live
 
 _SUFFIX = "-onnx"
@@ -29,7 +30,7 @@ class OnnxExportCallback(Callback):
 
     Training goes on as if nothing had happened: mode, gradients, random state and devices are left alone. The exports
     of checkpoints that Lightning deletes, by `save_top_k` for instance, are deleted too. The first process exports
-    alone. Sharded strategies, which write checkpoints themselves, are not watched.
+    alone. Not watched are sharded strategies, which write checkpoints themselves; `save_last: link` writes none.
 
     Args:
         dirpath: Folder of the exports; beside each checkpoint if None.
@@ -82,6 +83,7 @@ class OnnxExportCallback(Callback):
         self.on_error = on_error
         self.export_on_test_end = export_on_test_end
         self.exports: dict[Path, Path] = {}
+        self._restored: dict[Path, Path] = {}
         self._options: dict[str, Any] = {
             "image_size": size,
             "batch_size": batch_size,
@@ -103,15 +105,17 @@ class OnnxExportCallback(Callback):
         def saved(path: Path) -> None:
             self._seen += 1
             if self._seen % self.every_n_checkpoints == 0:
-                self._export(trainer, pl_module, path, (self.dirpath or path.parent) / f"{path.stem}{_SUFFIX}")
+                self._export(trainer, pl_module, path, self._folder(path))
 
         self._stop_watching(trainer)  # after a run that ended in an exception
         strategy = trainer.strategy
         strategy.checkpoint_io = _WatchedIO(self, strategy.checkpoint_io, saved, self._checkpoint_removed)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a module without an encoder before it is trained."""
-        _encoder_in(pl_module)
+        """Refuse a module without an encoder, or a size that it does not take, before it is trained."""
+        live, size = _encoder_in(pl_module), self._options["image_size"]
+        if live.entry is not None and size != "dynamic":
+            check_image_size(size[0], size[1], live.entry)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the encoder that was tested."""
@@ -119,8 +123,8 @@ class OnnxExportCallback(Callback):
             return
         memory: Path | None = getattr(pl_module, "out_path", None)
         folder = Path(getattr(pl_module, "output_dir", None) or trainer.default_root_dir)
-        beside = (folder / "encoder") if memory is None else memory
-        self._export(trainer, pl_module, beside, (self.dirpath or beside.parent) / f"{beside.stem}{_SUFFIX}")
+        beside = (folder / "encoder") if memory is None else memory.with_suffix("")
+        self._export(trainer, pl_module, beside, self._folder(beside))
         self._wait()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -129,14 +133,22 @@ class OnnxExportCallback(Callback):
         try:
             self._wait()
         finally:
-            if self._pool is not None:
-                self._pool.shutdown()
-                self._pool = None
+            self._end_pool()
+
+    def _end_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
     def _stop_watching(self, trainer: Trainer) -> None:
         watched = trainer.strategy.checkpoint_io
         if isinstance(watched, _WatchedIO) and watched.owner is self:
             trainer.strategy.checkpoint_io = watched.inner
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop watching a run that fails; Lightning calls no `teardown` then."""
+        self._stop_watching(trainer)
+        self._end_pool()
 
     def state_dict(self) -> dict[str, Any]:
         """Remember the exports, so that a run that goes on deletes them in their turn."""
@@ -145,16 +157,30 @@ class OnnxExportCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a run was stopped."""
         self._seen = int(state_dict["seen"])
-        self.exports = {Path(folder): Path(path) for folder, path in state_dict["exports"].items()}
+        self._restored = {Path(folder): Path(path) for folder, path in state_dict["exports"].items()}
 
     def finished(self) -> list[Path]:
         """Return the exports that are whole, oldest first."""
         return [] if self._under_way else list(self.exports)
 
+    @property
+    def state_key(self) -> str:
+        """Tell callbacks of other settings apart, so that one run can have several."""
+        return self._generate_state_key(dirpath=str(self.dirpath), **self._options)
+
+    def _folder(self, checkpoint: Path) -> Path:
+        precision = self._options["precision"]
+        suffix = _SUFFIX if precision == "fp32" else f"{_SUFFIX}-{precision}"
+        return (self.dirpath or checkpoint.parent) / f"{checkpoint.name.removesuffix('.ckpt')}{suffix}"
+
     # Exporting ------------------------------------------------------------------------------------------------------
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path, folder: Path) -> None:
         self._raise_failures()
+        # A run that goes on in another folder leaves alone what it came from.
+        here = {other: path for other, path in self._restored.items() if other.parent == folder.parent}
+        self._restored = {other: path for other, path in self._restored.items() if other not in here}
+        self.exports = here | self.exports
         self.exports.pop(folder, None)
         self.exports[folder] = checkpoint
         metadata = _metadata(trainer, checkpoint)
@@ -197,7 +223,9 @@ class OnnxExportCallback(Callback):
             shutil.rmtree(folder)
 
     def _failed(self, folder: Path, error: Exception) -> None:
-        self.exports.pop(folder, None)
+        checkpoint = self.exports.pop(folder, None)
+        if checkpoint is not None:  # an older one of that name is not this checkpoint's
+            _remove(folder, checkpoint)
         text = f"no ONNX export at {folder}: {type(error).__name__}: {error}"
         if self.on_error == "warn":
             rank_zero_warn(text)
@@ -216,10 +244,11 @@ class OnnxExportCallback(Callback):
             self._delete(folder)
 
     def _delete(self, folder: Path) -> None:
-        self._wait()
-        checkpoint = self.exports.pop(folder, None)
-        if checkpoint is not None and is_of_a_checkpoint(folder, checkpoint.name):
-            shutil.rmtree(folder, ignore_errors=True)
+        checkpoint = self.exports.pop(folder)
+        if self._pool is None:
+            _remove(folder, checkpoint)
+        else:  # after what is under way
+            self._under_way.append(self._pool.submit(_remove, folder, checkpoint))
 
     def _wait(self) -> None:
         for future in self._under_way:
@@ -254,6 +283,11 @@ class _WatchedIO(CheckpointIO):
 
     def teardown(self) -> None:
         self.inner.teardown()
+
+
+def _remove(folder: Path, checkpoint: Path) -> None:
+    if is_of_a_checkpoint(folder, checkpoint.name):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _metadata(trainer: Trainer, checkpoint: Path) -> dict[str, str]:

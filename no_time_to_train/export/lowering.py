@@ -6,6 +6,7 @@ jax2onnx's way to extend it is a primitive that stands for a function while it t
 """
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -49,6 +50,19 @@ def _bind(primitive: Primitive, *arrays: Any, **parameters: Any) -> Any:
     return bind(*arrays, **parameters)
 
 
+def _while_tracing(primitive: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
+    """Let a primitive stand for a function in the thread that traces, and nowhere else."""
+    thread = threading.get_ident()
+
+    def stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
+        def either(*args: Any, **kwargs: Any) -> Any:
+            return (primitive if threading.get_ident() == thread else original)(*args, **kwargs)
+
+        return either
+
+    return stand_in
+
+
 class _Lowering(PrimitiveLeafPlugin, ABC):  # type: ignore[misc]  # jax2onnx is not typed
     """A function of `layers` as a primitive of jax2onnx."""
 
@@ -86,7 +100,7 @@ class Attend(_Lowering):
         def attend(*arrays: Any, num_heads: int) -> Any:
             return _bind(cls._PRIM, *arrays, num_heads=num_heads)
 
-        return [MonkeyPatchSpec(target=layers, attr="attend", make_value=lambda original: attend)]
+        return [MonkeyPatchSpec(target=layers, attr="attend", make_value=_while_tracing(attend))]
 
     @staticmethod
     def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
@@ -144,7 +158,7 @@ class RotaryAngles(_Lowering):
         def rotary_angles(*arrays: Any, **parameters: int) -> Any:
             return _bind(cls._PRIM, *arrays, **parameters)
 
-        return [MonkeyPatchSpec(target=layers, attr="rotary_angles", make_value=lambda original: rotary_angles)]
+        return [MonkeyPatchSpec(target=layers, attr="rotary_angles", make_value=_while_tracing(rotary_angles))]
 
     @staticmethod
     def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
@@ -186,7 +200,7 @@ class Reshaped(_Lowering):
         def reshaped(values: Any, shape: tuple[Any, ...], like: Any = None) -> Any:
             return _bind(cls._PRIM, values, *([] if like is None else [like]), shape=tuple(shape))
 
-        return [MonkeyPatchSpec(target=layers, attr="reshaped", make_value=lambda original: reshaped)]
+        return [MonkeyPatchSpec(target=layers, attr="reshaped", make_value=_while_tracing(reshaped))]
 
     @staticmethod
     def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:

@@ -18,8 +18,8 @@ from typing import Literal, get_args
 import onnx
 import onnx_ir as ir
 
-from no_time_to_train.errors import ConfigError
-from no_time_to_train.export.bind import bind_weights
+from no_time_to_train.errors import ConfigError, WeightsFormatError
+from no_time_to_train.export.bind import DTYPES, bind_weights
 from no_time_to_train.export.places import Place, check_own, check_replaceable, clone_weights, place_of
 from no_time_to_train.export.precision import half_weights, int8_weights, to_half, to_int8
 from no_time_to_train.export.tidy import simplify
@@ -28,17 +28,19 @@ from no_time_to_train.export.verify import Drift, check_drift, measure_drift
 from no_time_to_train.files import atomic_folder, atomic_path, write_text_atomic
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fill_encoder, named_weights
-from no_time_to_train.models.onnx_file import MODEL_FILE, has_room_for, read_onnx_file
+from no_time_to_train.models.onnx_file import MODEL_FILE, has_room_for, hash_of_header, read_onnx_file
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, is_dinov3
-from no_time_to_train.weights.ranges import StoredTensor, locate_tensors
+from no_time_to_train.weights.ranges import FileRange, StoredTensor, locate_tensors
 from no_time_to_train.weights.writing import write_safetensors
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "fp16", "int8"]
 Opset = Literal[23, 17]
+_LARGEST = 1 << 20
+_TRIED_PIXELS = 1 << 24
 _HASHED_WHOLE = 4 << 30
 _SAMPLE, _SAMPLED_EVERY = 1 << 16, 1 << 24
 _WEIGHTS_FILE = "weights.safetensors"
@@ -62,7 +64,10 @@ class ExportOptions:
             raise ConfigError(
                 f"there is no precision {self.precision!r}", remedy=f"use one of {', '.join(get_args(Precision))}"
             )
-        if self.batch_size is not None and self.batch_size < 1:
+        size = self.image_size
+        if size is not None and (len(size) != 2 or not all(0 < side <= _LARGEST for side in size)):
+            raise ConfigError(f"{size} is no height and width in pixels", remedy="use dynamic, or such as 224x224")
+        if self.batch_size is not None and not 0 < self.batch_size <= _LARGEST:
             raise ConfigError(f"a batch of {self.batch_size} images is none", remedy="use dynamic, or 1 or more")
 
 
@@ -129,12 +134,22 @@ def export_onnx(
     check_encoder(entry, source)
     if entry is not None:
         source = replace(source, entry=entry)
+    _check_floating(source)
     if options.image_size is not None:
         check_image_size(*options.image_size, source.entry)
     place = place_of(path, None if output is None else Path(output), options.precision, copy=copy_weights)
     with ThreadPoolExecutor(1) as pool:
         job = _Job(source, place, options, dict(metadata or {}), pool.submit(_hashes, place), verify)
         return _beside_the_weights(job) if place.in_place else _in_a_folder(job)
+
+
+def _check_floating(source: EquinoxSource) -> None:
+    wrong = [f"{name} is {tensor.dtype}" for name, tensor in source.leaves.items() if tensor.dtype not in DTYPES]
+    if wrong:
+        raise WeightsFormatError(
+            f"{len(wrong)} tensors of {source.path} are of no dtype that can be exported: {', '.join(wrong[:5])}",
+            remedy="name the original file",
+        )
 
 
 @dataclass(frozen=True)
@@ -150,16 +165,16 @@ class _Job:
 def _beside_the_weights(job: _Job) -> Path:
     folder = job.place.output
     check_own(folder / MODEL_FILE)
-    job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
-    _write_notice(job, folder)
     with atomic_path(folder / MODEL_FILE) as temporary:
         _write_model(job, temporary, job.source.leaves)
+        job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
+        _write_notice(job, folder)
     return folder
 
 
 def _in_a_folder(job: _Job) -> Path:
     output, options = job.place.output, job.options
-    check_replaceable(output)
+    check_replaceable(output, job.place.files)
     with atomic_folder(output) as folder:
         job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
         _write_notice(job, folder)
@@ -183,7 +198,7 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
     )
     if options.precision != "fp32":
         if options.precision == "fp16":
-            weights = half_weights(leaves, to_half(model, gated=source.architecture.ffn == "swiglu"))
+            weights = half_weights(leaves, to_half(model))
         else:
             weights = int8_weights(leaves, to_int8(model))
         simplify(model)
@@ -192,6 +207,8 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
         leaves = locate_tensors(folder / _WEIGHTS_FILE)
     bind_weights(model, leaves, None if options.copy_weights else folder)
     model.metadata_props.update(_metadata(job))
+    if not options.copy_weights:
+        model.metadata_props["weights_headers"] = json.dumps(_headers(leaves))
     model.producer_name, model.producer_version = "no_time_to_train", version("no_time_to_train")
     model.graph.name = source.entry.name
     if options.copy_weights:
@@ -220,6 +237,8 @@ def _verified(job: _Job, path: Path) -> str:
     if not has_room_for(2 * num_bytes):
         log.warning("not verified: two copies of the weights don't fit in memory")
         return "no: the weights don't fit in memory twice"
+    if max(batch * height * width for batch, _, height, width in _shapes(job)) > _TRIED_PIXELS:
+        return "no: its images are too large to be tried"
     drift = measure_drift(read_onnx_file(path), fill_encoder(job.source), _shapes(job))
     check_drift(drift, job.options.precision)
     return _as_json(drift)
@@ -270,6 +289,13 @@ def _metadata(job: _Job) -> dict[str, str]:
             {name: version(name) for name in ("no_time_to_train", "jax", "jax2onnx", "onnx", "onnxruntime")}
         ),
     }
+
+
+def _headers(leaves: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """Return the hash of the header of each weights file, by its name."""
+    pieces = (piece for tensor in leaves.values() for piece in tensor.pieces)
+    files = {piece.file for piece in pieces if isinstance(piece, FileRange)}
+    return {file.name: hash_of_header(file) for file in sorted(files)}
 
 
 def _hashes(place: Place) -> str:

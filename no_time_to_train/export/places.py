@@ -1,8 +1,9 @@
 """Where an export goes, and how its folder comes by the weights."""
 
 import fcntl
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,14 @@ from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preproces
 from no_time_to_train.models.onnx_file import MODEL_FILE, read_onnx_file
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import SAFETENSORS_INDEX, read_stored
+from no_time_to_train.weights.licence import NOTICE_FILE
 from no_time_to_train.weights.load import source_of
 from no_time_to_train.weights.source import WeightsSource
 
+_WRITTEN = re.compile(
+    r"model\.onnx(\.data)?|(model|weights)[\w.-]*\.safetensors(\.index\.json)?"
+    rf"|{re.escape(CONFIG)}|{re.escape(PREPROCESSOR)}|{re.escape(NOTICE_FILE)}"
+)
 _REFLINK = 0x40049409  # FICLONE of linux/fs.h
 
 
@@ -106,7 +112,7 @@ def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) 
         output = weights.resolve().parent / f"{name}-onnx{'' if precision == 'fp32' else f'-{precision}'}"
     if output.resolve() == folder.resolve():
         raise OutputError(f"{output} holds the weights themselves", remedy="name another folder")
-    return Place(weights=weights, files=files, source=source, output=output, in_place=False)
+    return Place(weights=weights, files=files, source=source, output=output.resolve(), in_place=False)
 
 
 def check_own(file: Path) -> None:
@@ -115,7 +121,7 @@ def check_own(file: Path) -> None:
     Raises:
         OutputError: It is somebody else's.
     """
-    if file.exists() and _metadata(file).get("weights") is None:
+    if file.is_symlink() or (file.exists() and _metadata(file).get("weights") is None):
         raise OutputError(
             f"{file} is there already, and is not of ntt export", remedy="move it away, or name a folder with --output"
         )
@@ -128,15 +134,22 @@ def _metadata(file: Path) -> Mapping[str, str]:
         return {}
 
 
-def check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path, sources: Sequence[Path] = ()) -> None:
     """Refuse a folder that holds anything but an export that can be made again.
+
+    Args:
+        folder: The folder.
+        sources: The files that the export is made from, which must not be in it.
 
     Raises:
         OutputError: It does.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if _metadata(folder / MODEL_FILE).get("weights") != "own":
+    metadata = _metadata(folder / MODEL_FILE)
+    ours = metadata.get("weights") == "own" and "checkpoint" not in metadata
+    others = [path.name for path in folder.iterdir() if not _WRITTEN.fullmatch(path.name)] if folder.is_dir() else []
+    if not ours or others or any(folder.resolve() in source.resolve().parents for source in sources):
         raise OutputError(
             f"{folder} is there already, and is not an export that could be made again",
             remedy="name a new folder, or remove it first",

@@ -1,9 +1,11 @@
 """Smaller numbers: fp16 where it is safe, int8 for the linear layers' weights.
 
-fp16 holds the linear layers and attention. What can leave its range, ±65504, or lose its meaning in 11 bits stays in
-fp32: the residual stream, to which every block adds and in which trained ViTs carry a few values a thousand times
-larger than the rest; the norms, which square it; the RoPE angles; softmax, which the Attention operator is told to
-compute in fp32; and the down projection of gated networks, whose input is a product of two activations.
+fp16 stores the weights of linear layers, and computes attention and the layers into it and into the feed-forward
+network. What can leave its range, ±65504, or lose its meaning in 11 bits stays in fp32: the residual stream, to which
+every block adds and in which trained ViTs carry a few values a thousand times larger than the rest; the layers that end
+a branch, whose output is large before LayerScale makes it small, and whose input in gated networks is a product of two
+activations; the norms, which square it; the RoPE angles; and softmax, which the Attention operator is told to compute
+in fp32. A CPU computes fp16 in fp32, so that comparing there would not show what leaves the range.
 
 int8 is dynamic quantisation: weights by channel, activations by tensor as the graph runs, products in int32. Norms,
 attention, biases and everything else stay in fp32.
@@ -15,20 +17,20 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from no_time_to_train.errors import ExportError
 from no_time_to_train.weights.ranges import Computed, StoredTensor
 
 _HALF = ir.DataType.FLOAT16
 _IN_HALF = ("Gemm", "RotaryEmbedding", "Attention", "Gelu", "MatMul")
-_AFTER_A_PRODUCT = "mlp.down_proj.weight"
+_ENDS_A_BRANCH = ("attention.o_proj.weight", "mlp.down_proj.weight", "pointwise_conv2.weight")
 _SOFTMAX_IN_FP32 = int(ir.DataType.FLOAT)
 
 
-def to_half(model: ir.Model, *, gated: bool) -> set[str]:
+def to_half(model: ir.Model) -> set[str]:
     """Let a graph compute its linear layers and attention in fp16.
 
     Args:
         model: As `trace_encoder` gave it; changed.
-        gated: Whether its feed-forward networks are.
 
     Returns:
         The names of the weights that are to be stored in fp16.
@@ -39,8 +41,9 @@ def to_half(model: ir.Model, *, gated: bool) -> set[str]:
     for node in list(graph):
         if node.op_type not in _IN_HALF:
             continue
-        if gated and node.op_type == "Gemm" and str(node.inputs[1] and node.inputs[1].name).endswith(_AFTER_A_PRODUCT):
-            wanted.add(str(node.inputs[1] and node.inputs[1].name))
+        weight = node.inputs[1] if node.op_type == "Gemm" else None
+        if weight is not None and str(weight.name).endswith(_ENDS_A_BRANCH):
+            wanted.add(str(weight.name))
             continue
         for index, value in enumerate(node.inputs):
             if value in weights and value is not None:
@@ -106,7 +109,7 @@ def to_int8(model: ir.Model) -> set[str]:
 
 def half_weights(weights: Mapping[str, StoredTensor], names: set[str]) -> dict[str, StoredTensor]:
     """Give the named weights as fp16, computed as they are written."""
-    return {name: _half(tensor) if name in names else tensor for name, tensor in weights.items()}
+    return {name: _half(name, tensor) if name in names else tensor for name, tensor in weights.items()}
 
 
 def int8_weights(weights: Mapping[str, StoredTensor], names: set[str]) -> dict[str, StoredTensor]:
@@ -120,13 +123,19 @@ def int8_weights(weights: Mapping[str, StoredTensor], names: set[str]) -> dict[s
     return result
 
 
-def _half(tensor: StoredTensor) -> StoredTensor:
+def _half(name: str, tensor: StoredTensor) -> StoredTensor:
     if tensor.dtype == torch.float16:
         return tensor
     length = 2 * int(np.prod(tensor.shape))
-    return StoredTensor(
-        torch.float16, tensor.shape, (Computed(length, lambda: tensor.load_array().astype(np.float16).tobytes()),)
-    )
+
+    def halves() -> bytes:
+        values = tensor.load_array().astype(np.float32)
+        if not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:  # nor if it is no number
+            raise ExportError(f"{name} holds values beyond the range of fp16", remedy="export it in fp32")
+        content: bytes = values.astype(np.float16).tobytes()
+        return content
+
+    return StoredTensor(torch.float16, tensor.shape, (Computed(length, halves),))
 
 
 def _int8(name: str, tensor: StoredTensor) -> dict[str, StoredTensor]:
@@ -135,6 +144,8 @@ def _int8(name: str, tensor: StoredTensor) -> dict[str, StoredTensor]:
     def scales() -> np.ndarray:
         values = tensor.load_array().astype(np.float32)
         largest = np.abs(values).max(axis=1)
+        if not np.isfinite(largest).all():
+            raise ExportError(f"{name} holds values that are no numbers", remedy="ntt inspect says which tensors do")
         return np.where(largest > 0, largest / 127, 1).astype(np.float32)
 
     def integers() -> bytes:

@@ -3,6 +3,7 @@
 import importlib
 import os
 import pkgutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,8 @@ PIXEL_VALUES = "pixel_values"
 LAST_HIDDEN_STATE = "last_hidden_state"
 POOLER_OUTPUT = "pooler_output"
 _EQUINOX_PLUGINS = tuple(f"jax2onnx.plugins.equinox.eqx.nn.{name}" for name in ("linear", "layer_norm"))
+# jax2onnx changes modules while it traces.
+_TRACING = threading.Lock()
 _STRICT = "JAX2ONNX_STRICT_OPTIMIZER_FAILURES"
 _FLAG = "_already_imported_plugins"
 
@@ -54,7 +57,7 @@ def trace_encoder(
         tokens = filled.tokens(pixel_values)
         return tokens, lax.squeeze(lax.slice_in_dim(tokens, 0, 1, axis=1), (1,))
 
-    with _needed_plugins():
+    with _TRACING, _needed_plugins():
         traced: ir.Model = to_onnx(
             encode,
             [pixels, *leaves],

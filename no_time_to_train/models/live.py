@@ -31,18 +31,20 @@ class LiveEncoder(NamedTuple):
 
 
 def find_live_encoder(module: nn.Module) -> LiveEncoder | None:
-    """Find the encoder in a module: its `FeatureEncoder`, or the first DINOv3 model of transformers.
+    """Find the encoder in a module: its `FeatureEncoder`, or a DINOv3 model of transformers.
 
-    The entry of the latter is the module's attribute `entry`, if it is one.
+    One that is trained goes before one that is frozen, such as a teacher; then the first. The entry of a plain model is
+    the module's attribute `entry`, if it is one.
     """
-    for part in module.modules():
-        if isinstance(part, FeatureEncoder) and isinstance(part.model, _MODELS):
-            return LiveEncoder(part.model, part.config)
+    found: list[LiveEncoder] = []
     entry = getattr(module, "entry", None)
     for part in module.modules():
-        if isinstance(part, _MODELS):
-            return LiveEncoder(part, entry if isinstance(entry, EncoderConfig) else None)
-    return None
+        if isinstance(part, FeatureEncoder) and isinstance(part.model, _MODELS):
+            found.append(LiveEncoder(part.model, part.config))
+        elif isinstance(part, _MODELS) and not any(part is live.model for live in found):
+            found.append(LiveEncoder(part, entry if isinstance(entry, EncoderConfig) else None))
+    trained = [live for live in found if any(parameter.requires_grad for parameter in live.model.parameters())]
+    return next(iter(trained or found), None)
 
 
 def write_live(live: LiveEncoder, folder: Path) -> None:

@@ -83,6 +83,8 @@ class OnnxEncoder(Encoder):
                 "only",
                 remedy="export it with --image-size dynamic",
             )
+        if not len(pixel_values):
+            raise ConfigError("a batch of no images cannot be encoded", remedy="give at least one")
         session = self._session_here()
         pixels = pixel_values.detach().float().contiguous()
         batch = self.file.batch_size

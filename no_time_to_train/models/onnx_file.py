@@ -1,5 +1,6 @@
 """An exported encoder's ONNX file: what it says of itself, and how to run it."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,12 +78,15 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
     except Exception as error:  # protobuf's errors have no common class that is public
         raise WeightsFormatError(f"{file} is no whole ONNX file", remedy=_EXPORT_AGAIN) from error
     num_bytes, ends = 0, dict[str, int]()
-    for tensor in model.graph.initializer:
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        length = int(place.get("length", len(tensor.raw_data)))
-        num_bytes += length
-        if "location" in place:
-            ends[place["location"]] = max(ends.get(place["location"], 0), int(place.get("offset", 0)) + length)
+    try:
+        for tensor in model.graph.initializer:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            length = int(place.get("length", len(tensor.raw_data)))
+            num_bytes += length
+            if "location" in place:
+                ends[place["location"]] = max(ends.get(place["location"], 0), int(place.get("offset", 0)) + length)
+    except ValueError as error:
+        raise WeightsFormatError(f"{file} does not tell where its weights are", remedy=_EXPORT_AGAIN) from error
     for location, end in ends.items():
         beside = file.parent / location
         if not beside.is_file() or beside.stat().st_size < end:
@@ -94,6 +98,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
     initializers = {tensor.name for tensor in model.graph.initializer}
     casts = any(node.op_type == "Cast" and node.input[0] in initializers for node in model.graph.node)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
+    _check_headers(file, metadata)
     sizes = [
         dimension.dim_value or None for value in model.graph.input[:1] for dimension in value.type.tensor_type.shape.dim
     ]
@@ -109,6 +114,27 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
         num_bytes=num_bytes,
         casts_weights=casts,
     )
+
+
+def hash_of_header(file: Path) -> str:
+    """Return the hash of a safetensors file's header, which says where in it each tensor lies."""
+    with file.open("rb") as stream:
+        length = stream.read(8)
+        return hashlib.sha256(length + stream.read(int.from_bytes(length, "little"))).hexdigest()
+
+
+def _check_headers(file: Path, metadata: Mapping[str, str]) -> None:
+    """Refuse weights files that were written again since: their tensors may lie elsewhere now."""
+    try:
+        headers = dict(json.loads(metadata.get("weights_headers", "{}")))
+    except ValueError as error:
+        raise WeightsFormatError(f"{file} is damaged", remedy=_EXPORT_AGAIN) from error
+    for name, expected in headers.items():
+        beside = file.parent / name
+        if beside.is_file() and hash_of_header(beside) != expected:
+            raise WeightsFormatError(
+                f"{beside} was written again since {file.name} was exported from it", remedy=_EXPORT_AGAIN
+            )
 
 
 def open_session(

@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a .*validation_step"),
     pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
 ]
 
 
@@ -54,7 +55,13 @@ class Regression(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def fit(folder: Path, *callbacks: pl.Callback, steps: int = 6, module: pl.LightningModule | None = None) -> pl.Trainer:
+def fit(
+    folder: Path,
+    *callbacks: pl.Callback,
+    steps: int = 6,
+    module: pl.LightningModule | None = None,
+    ckpt_path: Path | None = None,
+) -> pl.Trainer:
     """Train for some steps, with a checkpoint every second one unless the callbacks say otherwise."""
     torch.manual_seed(0)
     module = Regression() if module is None else module
@@ -62,7 +69,7 @@ def fit(folder: Path, *callbacks: pl.Callback, steps: int = 6, module: pl.Lightn
     trainer = pl.Trainer(
         default_root_dir=folder,
         max_steps=steps,
-        max_epochs=1,
+        max_epochs=-1,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -70,7 +77,7 @@ def fit(folder: Path, *callbacks: pl.Callback, steps: int = 6, module: pl.Lightn
         callbacks=list(callbacks),
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
     )
-    trainer.fit(module, data)
+    trainer.fit(module, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
     return trainer
 
 
@@ -152,7 +159,7 @@ def test_smaller_exports_hold_nothing_else(tmp_path: Path) -> None:
         OnnxExportCallback(precision="int8", image_size=64, batch_size=1),
         steps=2,
     )
-    folder = tmp_path / "epoch=0-step=2-onnx"
+    folder = tmp_path / "epoch=0-step=2-onnx-int8"
     assert names(folder) == {"model.onnx", "weights.safetensors", "config.json", "preprocessor_config.json"}
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     assert session.get_inputs()[0].shape == [1, 3, 64, 64]
@@ -186,10 +193,30 @@ def test_a_trainer_that_failed_is_watched_once(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_deletes_in_turn(tmp_path: Path) -> None:
-    fit(tmp_path, every_second_step(tmp_path), OnnxExportCallback(keep_last=2), steps=4)
-    later = OnnxExportCallback(keep_last=2)
-    later.load_state_dict(torch.load(tmp_path / "epoch=0-step=4.ckpt", weights_only=True)["callbacks"][later.state_key])
-    assert [folder.name for folder in later.exports] == ["epoch=0-step=2-onnx"]
+    first, other = tmp_path / "first", tmp_path / "other"
+    fit(first, every_second_step(first), OnnxExportCallback(keep_last=2), steps=6)
+    assert {path.name for path in first.glob("*-onnx")} == {"epoch=0-step=4-onnx", "epoch=0-step=6-onnx"}
+    resumed = first / "epoch=0-step=6.ckpt"
+    # Elsewhere it leaves alone what it came from.
+    fit(other, every_second_step(other), OnnxExportCallback(keep_last=2), steps=8, ckpt_path=resumed)
+    assert {path.name for path in first.glob("*-onnx")} == {"epoch=0-step=4-onnx", "epoch=0-step=6-onnx"}
+    fit(first, every_second_step(first), OnnxExportCallback(keep_last=2), steps=10, ckpt_path=resumed)
+    assert not (first / "epoch=0-step=4-onnx").exists()
+
+
+def test_two_callbacks_and_odd_names(tmp_path: Path) -> None:
+    class Saves(Regression):
+        def on_train_end(self) -> None:
+            for name in ("loss=0.1", "loss=0.2"):
+                self.trainer.save_checkpoint(tmp_path / name)
+
+    callbacks = [OnnxExportCallback(), OnnxExportCallback(precision="int8")]
+    fit(tmp_path, *callbacks, every_second_step(tmp_path), module=Saves(), steps=2)
+    stems = ("loss=0.1", "loss=0.2", "epoch=0-step=2")
+    assert {path.name for path in tmp_path.glob("*-onnx*")} == {
+        f"{stem}-onnx{suffix}" for stem in stems for suffix in ("", "-int8")
+    }
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -235,7 +262,11 @@ def test_modules_and_settings_that_make_no_sense(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="Headless holds no DINOv3 model"):
         fit(tmp_path, OnnxExportCallback(), module=Headless())
-    for wrong in ({"keep_last": 0}, {"every_n_checkpoints": 0}, {"opset": 12}, {"precision": "fp8"}, {"batch_size": 0}):
+    mistakes: list[dict[str, Any]] = [
+        *({"keep_last": 0}, {"every_n_checkpoints": 0}, {"opset": 12}, {"precision": "fp8"}, {"batch_size": 0}),
+        *({"image_size": (64,)}, {"image_size": 0}),
+    ]
+    for wrong in mistakes:
         with pytest.raises(ConfigError):
             OnnxExportCallback(**wrong)
 
@@ -246,6 +277,11 @@ def test_which_encoder_of_a_module_it_is() -> None:
     live = find_live_encoder(baseline)
     assert live is not None
     assert (live.model, live.name) == (encoder.model, "dinov3_small")
+    # What is trained goes before a frozen teacher, wherever it stands.
+    student = torch.nn.ModuleDict({"teacher": encoder, "model": Regression()})
+    trained = find_live_encoder(student)
+    assert trained is not None
+    assert trained.model is student.get_submodule("model.model")
     found = find_live_encoder(Regression())
     assert found is not None
     assert (found.entry, found.name) == (None, None)

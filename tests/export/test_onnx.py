@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from jax2onnx import to_onnx
+from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, DINOv3ConvNextModel, DINOv3ViTModel
 
@@ -26,10 +29,13 @@ from no_time_to_train.errors import (
     ImageSizeError,
     OutputError,
     ShapeMismatchError,
+    WeightsFormatError,
     WeightsNotFoundError,
 )
 from no_time_to_train.export import export_onnx
+from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import FP32_DRIFT, Drift, check_drift, natural_noise
+from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.models.conversion import convert_weights
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.models.onnx_file import open_session, read_onnx_file
@@ -210,6 +216,71 @@ def test_weights_of_double_precision_and_key_biases(tmp_path: Path) -> None:
     assert largest_difference(export_onnx(folder), folder) <= TOLERANCE
 
 
+def test_fp16_keeps_what_leaves_its_range(tmp_path: Path) -> None:
+    """A branch's last layer gives large numbers, which LayerScale makes small: onnx's own evaluator computes fp16."""
+    folder = convert_weights(golden("vit_mlp"), tmp_path / "hf", "hf")
+    tensors = load_file(folder / "model.safetensors")
+    for key in tensors:
+        if key.endswith(("down_proj.weight", "down_proj.bias", "o_proj.weight", "o_proj.bias")):
+            tensors[key] *= 2e4 / tensors[key].abs().max()
+        if "layer_scale" in key:
+            tensors[key] *= 1e-5
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    made = export_onnx(folder, output=tmp_path / "half", precision="fp16", opset=17)
+    pixels = pixels_of((1, 3, 32, 32))
+    outputs = ReferenceEvaluator(str(made / "model.onnx")).run(None, {"pixel_values": pixels})
+    states = np.asarray(next(iter(outputs)))
+    assert np.isfinite(states).all()
+    with torch.inference_mode():
+        expected = build_encoder_from_checkpoint(folder).tokens(torch.from_numpy(pixels)).numpy()
+    assert np.abs(states - expected).max() < 0.02
+    # A weight that fp16 cannot hold is refused, compared or not.
+    tensors["model.layer.0.attention.q_proj.weight"][0, 0] = 1e6
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ExportError, match=r"blocks\.0\.attention\.q_proj\.weight holds values beyond the range of fp16"
+    ):
+        export_onnx(folder, output=tmp_path / "beyond", precision="fp16", verify=False)
+    assert not (tmp_path / "beyond").exists()
+
+
+def test_weights_that_were_written_again_are_noticed(tmp_path: Path) -> None:
+    folder = convert_weights(golden("vit_mlp"), tmp_path / "hf", "hf")
+    export_onnx(folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "note": "x" * 4000})
+    with pytest.raises(WeightsFormatError, match=r"was written again since model\.onnx .*export it again"):
+        read_onnx_file(folder)
+
+
+def test_threads_export_one_after_another() -> None:
+    model = load_eqx_encoder(golden("vit_mlp"))
+    pixels = jnp.ones((1, 3, 32, 32))
+    expected = model.tokens(pixels)
+    with ThreadPoolExecutor(4) as pool:
+        exports = [pool.submit(trace_encoder, model) for _ in range(4)]
+        # The functions that a trace replaces are themselves in all other threads.
+        while not all(export.done() for export in exports):
+            assert np.array_equal(model.tokens(pixels), expected)
+    assert len({len(list(export.result().graph)) for export in exports}) == 1
+
+
+def test_integers_and_large_wishes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = convert_weights(golden("vit_mlp"), tmp_path / "hf", "hf")
+    for wrong in (["--image-size", "99999999x16"], ["--batch-size", "9" * 20]):
+        assert main(["export", str(folder), *wrong, "--output", str(tmp_path / "out")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    made = export_onnx(folder, output=tmp_path / "large", image_size=(16384, 16384), batch_size=1)
+    assert read_onnx_file(made).metadata["verified"] == "no: its images are too large to be tried"
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layer.0.attention.q_proj.weight"] = tensors["model.layer.0.attention.q_proj.weight"].to(torch.int8)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert main(["export", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "torch.int8" in error or "not of floating point" in error
+    assert not (folder / "model.onnx").exists()
+
+
 def test_fixed_sizes(tmp_path: Path) -> None:
     folder = export_onnx(golden("vit_mlp"), output=tmp_path / "onnx", image_size=(48, 80), batch_size=2)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -296,6 +367,15 @@ def test_folders_that_hold_something_else(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds the weights themselves"):
         export_onnx(folder, output=folder, precision="fp16")
     assert (taken / "notes.txt").read_text() == "mine"
+    # Nor is an export with something beside it, or with the weights within it, one that may be replaced whole.
+    made = export_onnx(folder, output=tmp_path / "made")
+    (made / "engine.plan").write_text("hours of work")
+    with pytest.raises(OutputError, match="is there already"):
+        export_onnx(folder, output=made)
+    (made / "engine.plan").unlink()
+    with pytest.raises(OutputError, match="holds the weights themselves"):
+        export_onnx(made / "model.safetensors", output=made.parent / "made", precision="int8")
+    assert (made / "model.safetensors").exists()
     foreign = convert_weights(golden("vit_mlp"), tmp_path / "foreign", "hf")
     (foreign / "model.onnx").write_text("somebody else's")
     with pytest.raises(OutputError, match="is not of ntt export"):
