@@ -9,7 +9,7 @@ from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
 from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
-from no_time_to_train.models.onnx_file import MODEL_FILE, read_onnx_file
+from no_time_to_train.models.onnx_file import MODEL_FILE, read_metadata
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import SAFETENSORS_INDEX, read_stored
 from no_time_to_train.weights.licence import NOTICE_FILE
@@ -128,8 +128,9 @@ def check_own(file: Path) -> None:
 
 
 def _metadata(file: Path) -> Mapping[str, str]:
+    """Return what an ONNX file says of itself, whatever has become of its weights; nothing if it is none."""
     try:
-        return read_onnx_file(file).metadata
+        return read_metadata(file)
     except NoTimeToTrainError:
         return {}
 

@@ -71,12 +71,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
     """
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise WeightsNotFoundError(f"there is no {file}", remedy="name a folder that ntt export wrote")
-    try:
-        model = onnx.load(file, load_external_data=False)
-    except Exception as error:  # protobuf's errors have no common class that is public
-        raise WeightsFormatError(f"{file} is no whole ONNX file", remedy=_EXPORT_AGAIN) from error
+    model = _load(file)
     num_bytes, ends = 0, dict[str, int]()
     try:
         for tensor in model.graph.initializer:
@@ -97,7 +92,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
             )
     initializers = {tensor.name for tensor in model.graph.initializer}
     casts = any(node.op_type == "Cast" and node.input[0] in initializers for node in model.graph.node)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = _metadata(model)
     _check_headers(file, metadata)
     sizes = [
         dimension.dim_value or None for value in model.graph.input[:1] for dimension in value.type.tensor_type.shape.dim
@@ -114,6 +109,29 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
         num_bytes=num_bytes,
         casts_weights=casts,
     )
+
+
+def read_metadata(file: Path) -> Mapping[str, str]:
+    """Return what an ONNX file says of itself; its weights are not looked for.
+
+    Raises:
+        WeightsNotFoundError: There is no such file.
+        WeightsFormatError: It is no whole ONNX file.
+    """
+    return _metadata(_load(file))
+
+
+def _load(file: Path) -> onnx.ModelProto:
+    if not file.is_file():
+        raise WeightsNotFoundError(f"there is no {file}", remedy="name a folder that ntt export wrote")
+    try:
+        return onnx.load(file, load_external_data=False)
+    except Exception as error:  # protobuf's errors have no common class that is public
+        raise WeightsFormatError(f"{file} is no whole ONNX file", remedy=_EXPORT_AGAIN) from error
+
+
+def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def hash_of_header(file: Path) -> str:
