@@ -125,13 +125,13 @@ class OnnxExportCallback(Callback):
         folder = Path(getattr(pl_module, "output_dir", None) or trainer.default_root_dir)
         beside = (folder / "encoder") if memory is None else memory.with_suffix("")
         self._export(trainer, pl_module, beside, self._folder(beside))
-        self._wait()
+        self.wait()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for what is under way, and stop watching."""
         self._stop_watching(trainer)
         try:
-            self._wait()
+            self.wait()
         finally:
             self._end_pool()
 
@@ -250,7 +250,12 @@ class OnnxExportCallback(Callback):
         else:  # after what is under way
             self._under_way.append(self._pool.submit(_remove, folder, checkpoint))
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until nothing is under way.
+
+        Raises:
+            NoTimeToTrainError: What failed meanwhile, where `on_error` is `raise`.
+        """
         for future in self._under_way:
             future.exception()
         self._raise_failures()

@@ -124,6 +124,10 @@ class FeatureParityCallback(Callback):
                 f"{type(pl_module).__name__} holds no DINOv3 model that could be compared",
                 remedy="leave FeatureParityCallback out of its callbacks",
             )
+        # While it traces, jax2onnx changes what JAX does in other threads too.
+        exporting = [part for part in getattr(trainer, "callbacks", []) if isinstance(part, OnnxExportCallback)]
+        for callback in exporting:
+            callback.wait()
         with tempfile.TemporaryDirectory() as temporary:
             # A model of its own, of the live weights: the module's is left alone, whatever its mode and hooks.
             folder = Path(temporary) / "live"
@@ -132,7 +136,7 @@ class FeatureParityCallback(Callback):
             pixels = self._pixels(reference.config)
             others: list[Path | EqxEncoder] = []
             if "onnx" in self.backends:
-                others.append(_newest_export(trainer) or export_onnx(folder, verify=False))
+                others.append(_newest_export(exporting, trainer.global_step) or export_onnx(folder, verify=False))
             if "eqx" in self.backends:
                 others.append(load_eqx_encoder(folder))
             return compare_features(reference, *others, pixel_values=pixels, tolerance=self.tolerance)
@@ -166,11 +170,10 @@ class FeatureParityCallback(Callback):
             trainer.should_stop = True
 
 
-def _newest_export(trainer: Trainer) -> Path | None:
+def _newest_export(callbacks: Sequence[OnnxExportCallback], step: int) -> Path | None:
     """Return the newest export if it is of the present step."""
-    callbacks = [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, OnnxExportCallback)]
     for folder in reversed([folder for callback in callbacks for folder in callback.finished()]):
-        if folder.is_dir() and read_onnx_file(folder).metadata.get("global_step") == str(trainer.global_step):
+        if folder.is_dir() and read_onnx_file(folder).metadata.get("global_step") == str(step):
             return folder
     return None
 

@@ -260,10 +260,9 @@ def test_threads_export_one_after_another() -> None:
     expected = model.tokens(pixels)
     with ThreadPoolExecutor(4) as pool:
         exports = [pool.submit(trace_encoder, model) for _ in range(4)]
-        # The functions that a trace replaces are themselves in all other threads.
-        while not all(export.done() for export in exports):
-            assert np.array_equal(model.tokens(pixels), expected)
     assert len({len(list(export.result().graph)) for export in exports}) == 1
+    # What jax2onnx replaces while it traces is itself again.
+    assert np.array_equal(model.tokens(pixels), expected)
 
 
 def test_integers_and_large_wishes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
