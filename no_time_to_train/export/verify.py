@@ -16,6 +16,7 @@ from no_time_to_train.models.onnx_file import OnnxFile, open_session
 # In units of the largest feature, where that is above 1. Measured noise of fp32 is below 1.2e-5 (two backends, depth
 # 12) and grows with the depth; the mildest mistake known, GELU's tanh form, costs 6e-4.
 FP32_DRIFT = 1e-4
+# Of the worst token, for files that are less precise.
 LEAST_COSINE = {"fp16": 0.9999, "int8": 0.99}
 
 
@@ -61,7 +62,7 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
         images = natural_noise(shape, seed=seed)
         mean, std = (np.asarray(values, np.float32)[:, None, None] for values in _normalisation(model))
         pixels = (images - mean) / std
-        expected = np.asarray(_tokens(model, jnp.asarray(pixels)), np.float64)
+        expected = np.asarray(compiled_tokens(model, jnp.asarray(pixels)), np.float64)
         states, pooled = (np.asarray(output, np.float64) for output in session.run(None, {"pixel_values": pixels}))
         if states.shape != expected.shape or pooled.shape != expected[:, 0].shape:
             raise ExportError(
@@ -79,7 +80,8 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
 
 # Compiled once for all checkpoints of an architecture.
 @eqx.filter_jit
-def _tokens(model: EqxEncoder, pixels: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
+def compiled_tokens(model: EqxEncoder, pixels: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
+    """Encode a batch, see `tokens` of the models."""
     return model.tokens(pixels)
 
 

@@ -15,11 +15,11 @@ from no_time_to_train.export.callback import OnnxExportCallback
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.export.verify import natural_noise
 from no_time_to_train.image_sizes import grid_size
-from no_time_to_train.jax_models.load import load_eqx_encoder
+from no_time_to_train.jax_models.load import EqxEncoder, load_eqx_encoder
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.live import find_live_encoder, write_live
 from no_time_to_train.models.onnx_file import read_onnx_file
-from no_time_to_train.parity.compare import FP32_TOLERANCE, EqxEncoder, ParityReport, compare_features
+from no_time_to_train.parity.compare import FP32_TOLERANCE, ParityReport, compare_features
 from no_time_to_train.registry import EncoderConfig
 
 Backend = Literal["onnx", "eqx"]

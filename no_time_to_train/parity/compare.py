@@ -6,25 +6,21 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
-from no_time_to_train.jax_models.vit import DinoV3ViT
+from no_time_to_train.export.verify import LEAST_COSINE, compiled_tokens
+from no_time_to_train.jax_models.load import EqxEncoder
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.onnx_encoder import OnnxEncoder, build_onnx_encoder
 
-EqxEncoder = DinoV3ViT | DinoV3ConvNeXt
 # Of a feature, fp32 on a CPU, in units of the largest feature where that is above 1. Two backends on full-size random
 # encoders differ by up to 1.3e-5 (SwiGLU, depth 12), of which most is torch's own distance from float64; the mildest
 # mistake known costs 6e-4.
 FP32_TOLERANCE = 2e-5
-# Of the worst token's cosine, for exports that say that they are less precise.
-LEAST_COSINE = {"fp16": 0.9999, "int8": 0.99}
 
 
 @dataclass(frozen=True)
@@ -156,16 +152,11 @@ def _backend(encoder: Encoder | EqxEncoder | Path | str, taken: list[str]) -> _B
         precision, kind, config = "fp32", "eqx", encoder.config
 
         def tokens(pixels: np.ndarray, encoder: EqxEncoder = encoder) -> np.ndarray:  # type: ignore[misc] # the other kind's
-            return np.asarray(_tokens(encoder, jnp.asarray(pixels)))
+            return np.asarray(compiled_tokens(encoder, jnp.asarray(pixels)))
 
     count = sum(name.rstrip("0123456789") == kind for name in taken)
     name = kind if not count else f"{kind}{count + 1}"
     return _Backend(name, precision, 1 + config.num_storage_tokens, tokens)
-
-
-@eqx.filter_jit
-def _tokens(model: EqxEncoder, pixels: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
-    return model.tokens(pixels)
 
 
 def _pair(one: _Backend, first: np.ndarray, other: _Backend, second: np.ndarray, tolerance: float) -> PairDrift:
