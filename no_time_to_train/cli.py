@@ -9,12 +9,14 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from no_time_to_train import weights_commands
 from no_time_to_train.data.sampling import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.export.command import export
+from no_time_to_train.parity.command import compare
 
 
 def write_shapes(
@@ -54,6 +56,7 @@ def quickstart_report(
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
+    "compare": compare,
     "convert": weights_commands.convert,
     "doctor": weights_commands.doctor,
     "export": export,
@@ -148,11 +151,12 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
 def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: Sequence[str]) -> list[str]:
     """Spell a command's arguments as jsonargparse wants them.
 
-    `--allow-fewer` becomes `--allow_fewer true`, and what stands without an option's name goes to the command's
-    `positional` parameters in their order.
+    `--allow-fewer` becomes `--allow_fewer true`, what stands without an option's name goes to the command's
+    `positional` parameters in their order, and options that take several values take all that follow.
     """
     parameters = inspect.signature(command).parameters.items()
     flags = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
+    several = {f"--{name}" for name, parameter in parameters if get_origin(_given(parameter.annotation)) is list}
     waiting, spelled, rest = list(positional), [], list(args)
     while rest:
         arg = rest.pop(0)
@@ -161,9 +165,21 @@ def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: S
             spelled += [f"--{waiting.pop(0)}", arg]
             continue
         option = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
+        if option in several:
+            values = [value] if equals else []
+            while rest and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+            spelled += [part for value in values for part in (f"{option}+", value)] or [option]
+            continue
         spelled.append(f"{option}{equals}{value}")
         if option in flags and not equals:
             spelled.append(rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true")
         elif option.startswith("--") and not equals and rest and option not in {"--help", "--config", "--debug"}:
             spelled.append(rest.pop(0))
     return spelled
+
+
+def _given(annotation: Any) -> Any:
+    """Return what an option is when it is given: `list[int] | None` is a list."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if isinstance(annotation, UnionType) and len(kinds) == 1 else annotation

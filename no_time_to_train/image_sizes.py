@@ -1,6 +1,8 @@
 """Which sizes in pixels an encoder takes, and the grid of patches that they give."""
 
-from no_time_to_train.errors import ImageSizeError
+import re
+
+from no_time_to_train.errors import ConfigError, ImageSizeError
 from no_time_to_train.registry import EncoderConfig
 
 
@@ -34,3 +36,19 @@ def check_image_size(height: int, width: int, config: EncoderConfig) -> None:
             f"{config.name} got an image of {height}x{width}, expected multiples of its patch size {patch}",
             remedy=f"use {near[0]}x{near[1]}",
         )
+
+
+def read_image_size(text: str) -> tuple[int, int]:
+    """Read a size in pixels as users write it: height x width, or one side of a square.
+
+    Raises:
+        ConfigError: It is none.
+
+    Example:
+        >>> read_image_size("256x384"), read_image_size("224")
+        ((256, 384), (224, 224))
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise ConfigError(f"{text!r} is no image size", remedy="write 224 or 256x384 (height x width)")
+    return int(match[1]), int(match[2] or match[1])

@@ -51,6 +51,7 @@ class OnnxExportCallback(Callback):
 
     Attributes:
         exports: The folders that were written and not deleted since, with the checkpoint of each, oldest first.
+        num_begun: How many exports this run began.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class OnnxExportCallback(Callback):
         self.on_error = on_error
         self.export_on_test_end = export_on_test_end
         self.exports: dict[Path, Path] = {}
+        self.num_begun = 0
         self._restored: dict[Path, Path] = {}
         self._options: dict[str, Any] = {
             "image_size": size,
@@ -177,6 +179,7 @@ class OnnxExportCallback(Callback):
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path, folder: Path) -> None:
         self._raise_failures()
+        self.num_begun += 1
         # A run that goes on in another folder leaves alone what it came from.
         here = {other: path for other, path in self._restored.items() if other.parent == folder.parent}
         self._restored = {other: path for other, path in self._restored.items() if other not in here}

@@ -1,11 +1,11 @@
 """`ntt export`."""
 
 import json as json_module
-import re
 from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.image_sizes import read_image_size
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
         encoder,
         weights,
         output,
-        image_size=_image_size(image_size),
+        image_size="dynamic" if image_size == "dynamic" else read_image_size(image_size),
         batch_size=_batch_size(batch_size),
         opset=opset,
         precision=precision,
@@ -70,15 +70,6 @@ def _what_was_verified(verified: str) -> str:
         f"verified against Equinox on {shapes}: largest difference {drift['largest_difference']:.1e}, token cosine at "
         f"least {drift['least_token_cosine']:.7f}, on average {drift['mean_token_cosine']:.7f}"
     )
-
-
-def _image_size(text: str) -> tuple[int, int] | Literal["dynamic"]:
-    if text == "dynamic":
-        return "dynamic"
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if match is None:
-        raise ConfigError(f"{text!r} is no image size", remedy="write dynamic, 224 or 256x384 (height x width)")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _batch_size(text: str) -> int | Literal["dynamic"]:

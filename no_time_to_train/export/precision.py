@@ -101,6 +101,7 @@ def to_int8(model: ir.Model) -> set[str]:
             made.append(ir.node("Add", [result.outputs[0], bias[0]]))
         graph.insert_before(node, made)
         node.outputs[0].replace_all_uses_with(made[-1].outputs[0])
+        made[-1].outputs[0].name, node.outputs[0].name = node.outputs[0].name, None
         graph.remove(node, safe=True)
         graph.inputs.remove(weight)
         graph.inputs.extend((stored, scales))

@@ -41,7 +41,8 @@ def trace_encoder(
 
     Returns:
         A graph with the inputs `pixel_values` (batch, 3, height, width) and those of the weights that it uses, and the
-        outputs `last_hidden_state` (batch, tokens, D) and `pooler_output` (batch, D), in float32.
+        outputs `last_hidden_state` (batch, tokens, D) and `pooler_output` (batch, D), in float32. Values at the end of
+        a stage have its name, such as `blocks.0.attn_raw`; see the models' `tokens`.
     """
     from jax2onnx import to_onnx
 
@@ -52,10 +53,13 @@ def trace_encoder(
     size = (patch * rows, patch * columns) if image_size is None else image_size
     pixels = ShapedArray((batch if batch_size is None else batch_size, 3, *size), jnp.float32)
 
-    def encode(pixel_values: jax.Array, *values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    stages: dict[str, jax.Array] = {}
+
+    def encode(pixel_values: jax.Array, *values: jax.Array) -> tuple[jax.Array, ...]:
         filled: EqxEncoder = jax.tree_util.tree_unflatten(tree, values)
-        tokens = filled.tokens(pixel_values)
-        return tokens, lax.squeeze(lax.slice_in_dim(tokens, 0, 1, axis=1), (1,))
+        stages.clear()
+        tokens = filled.tokens(pixel_values, stages.__setitem__)
+        return tokens, lax.squeeze(lax.slice_in_dim(tokens, 0, 1, axis=1), (1,)), *stages.values()
 
     with _TRACING, _needed_plugins():
         traced: ir.Model = to_onnx(
@@ -64,9 +68,12 @@ def trace_encoder(
             opset=opset,
             return_mode="ir",
             input_names=[PIXEL_VALUES, *names],
-            output_names=[LAST_HIDDEN_STATE, POOLER_OUTPUT],
             normalization_mode="prefer_native",
         )
+    for output, name in zip(traced.graph.outputs, (LAST_HIDDEN_STATE, POOLER_OUTPUT, *stages), strict=True):
+        output.name = name
+    while len(traced.graph.outputs) > 2:  # deleting a slice leaves them marked as outputs
+        traced.graph.outputs.pop()
     tidy(traced, set(names))
     _name_sizes(traced, image_size, batch_size, dim)
     return traced

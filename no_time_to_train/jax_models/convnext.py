@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from no_time_to_train.image_sizes import check_image_size, grid_size
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.features import EncoderFeatures, features_of
-from no_time_to_train.jax_models.layers import over_tokens
+from no_time_to_train.jax_models.layers import Tap, over_tokens
 from no_time_to_train.registry import EncoderConfig
 from no_time_to_train.weights.source import Architecture
 
@@ -34,13 +34,15 @@ class ConvNeXtBlock(eqx.Module):
         self.pointwise_conv2 = eqx.nn.Linear(4 * dim, dim, key=keys[2])
         self.gamma = jnp.ones(dim)
 
-    def __call__(self, pixels: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+    def __call__(self, pixels: Float[Array, "B H W D"], tap: Tap = layers.untapped) -> Float[Array, "B H W D"]:
         """Add what the branch gives."""
-        convolved = _channels_last(layers.convolve(self.depthwise_conv, _channels_first(pixels)))
-        stream = over_tokens(self.norm, layers.stream_of(convolved))
+        tap("conv_raw", convolved := _channels_last(layers.convolve(self.depthwise_conv, _channels_first(pixels))))
+        tap("mlp_in", stream := over_tokens(self.norm, layers.stream_of(convolved)))
         hidden = jax.nn.gelu(over_tokens(self.pointwise_conv1, stream), approximate=False)
-        branch = layers.scaled(over_tokens(self.pointwise_conv2, hidden), self.gamma)
-        return pixels + layers.reshaped(branch, pixels.shape, like=pixels)
+        tap("mlp_raw", stream := over_tokens(self.pointwise_conv2, hidden))
+        tap("mlp_scaled", stream := layers.scaled(stream, self.gamma))
+        tap("output", pixels := pixels + layers.reshaped(stream, pixels.shape, like=pixels))
+        return pixels
 
 
 class Stage(eqx.Module):
@@ -53,15 +55,18 @@ class Stage(eqx.Module):
     downsample: tuple[eqx.nn.Conv2d | eqx.nn.LayerNorm, eqx.nn.Conv2d | eqx.nn.LayerNorm]
     blocks: tuple[ConvNeXtBlock, ...]
 
-    def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-        """Shrink the images, then transform them."""
+    def __call__(
+        self, pixels: Float[Array, "B H W C"], tap: Tap = layers.untapped, first: int = 0
+    ) -> Float[Array, "B h w D"]:
+        """Shrink the images, then transform them; `first` counts the blocks before."""
         for layer in self.downsample:
             if isinstance(layer, eqx.nn.LayerNorm):
                 pixels = layers.reshaped(over_tokens(layer, layers.stream_of(pixels)), pixels.shape, like=pixels)
             else:
                 pixels = _channels_last(layers.convolve(layer, _channels_first(pixels)))
-        for block in self.blocks:
-            pixels = block(pixels)
+        layers.tap_of(tap, first)("downsample", pixels)
+        for index, block in enumerate(self.blocks, first):
+            pixels = block(pixels, layers.tap_of(tap, index))
         return pixels
 
 
@@ -113,15 +118,19 @@ class DinoV3ConvNeXt(eqx.Module):
         check_image_size(height, width, self.config)
         return features_of(self.tokens(pixel_values[None])[0], grid_size(height, width, self.config))
 
-    def tokens(self, pixel_values: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
+    def tokens(self, pixel_values: Float[Array, "B 3 H W"], tap: Tap = layers.untapped) -> Float[Array, "B N D"]:
         """Encode a batch: the mean of the last feature map, then its pixels, all after the final norm.
 
         Args:
             pixel_values: As for a call, whose size is not checked.
+            tap: Is told of the stages `conv_raw`, `mlp_in`, `mlp_raw`, `mlp_scaled` and `output` of every block, which
+                are counted through all stages, and of `downsample` before the first of each; pixels of all images in
+                their order, channels last.
         """
-        pixels = _channels_last(pixel_values.astype(self.stages[0].blocks[0].gamma.dtype))
+        pixels, first = _channels_last(pixel_values.astype(self.stages[0].blocks[0].gamma.dtype)), 0
         for stage in self.stages:
-            pixels = stage(pixels)
+            pixels = stage(pixels, tap, first)
+            first += len(stage.blocks)
         batch, height, width, dim = pixels.shape
         patches = layers.reshaped(pixels, (batch, height * width, dim))
         tokens = lax.concatenate([jnp.mean(patches, 1, keepdims=True), patches], 1)

@@ -4,6 +4,7 @@ That is why `lax` stands here where `jnp` would be shorter: `jnp` broadcasts and
 """
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,6 +13,17 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Rope = tuple[Float[Array, "B N half_head"], Float[Array, "B N half_head"]]
+# What is told of every stage that a model goes through: its name, and what comes out.
+Tap = Callable[[str, Array], None]
+
+
+def untapped(name: str, values: Array) -> None:
+    """Let a stage pass unseen."""
+
+
+def tap_of(tap: Tap, block: int) -> Tap:
+    """Return what names the stages of a block, such as `blocks.0.attn_in`."""
+    return lambda name, values: tap(f"blocks.{block}.{name}", values)
 
 
 def over_tokens(layer: eqx.nn.Linear | eqx.nn.LayerNorm, tokens: Float[Array, "T D"]) -> Float[Array, "T E"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from no_time_to_train.image_sizes import check_image_size, grid_size
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.features import EncoderFeatures, features_of
-from no_time_to_train.jax_models.layers import Rope, over_tokens
+from no_time_to_train.jax_models.layers import Rope, Tap, over_tokens
 from no_time_to_train.registry import EncoderConfig
 from no_time_to_train.weights.source import Architecture
 
@@ -80,11 +80,17 @@ class Block(eqx.Module):
     mlp: Mlp
     layer_scale2: Float[Array, " D"]
 
-    def __call__(self, tokens: Float[Array, "T D"], rope: Rope) -> Float[Array, "T D"]:
+    def __call__(self, tokens: Float[Array, "T D"], rope: Rope, tap: Tap = layers.untapped) -> Float[Array, "T D"]:
         """Add what attention and feed-forward network give."""
-        attended = self.attention(over_tokens(self.norm1, tokens), rope)
-        tokens = tokens + layers.scaled(attended, self.layer_scale1)
-        return tokens + layers.scaled(self.mlp(over_tokens(self.norm2, tokens)), self.layer_scale2)
+        tap("attn_in", branch := over_tokens(self.norm1, tokens))
+        tap("attn_raw", branch := self.attention(branch, rope))
+        tap("attn_scaled", branch := layers.scaled(branch, self.layer_scale1))
+        tap("post_attn", tokens := tokens + branch)
+        tap("mlp_in", branch := over_tokens(self.norm2, tokens))
+        tap("mlp_raw", branch := self.mlp(branch))
+        tap("mlp_scaled", branch := layers.scaled(branch, self.layer_scale2))
+        tap("output", tokens := tokens + branch)
+        return tokens
 
 
 class DinoV3ViT(eqx.Module):
@@ -172,11 +178,13 @@ class DinoV3ViT(eqx.Module):
         check_image_size(height, width, self.config)
         return features_of(self.tokens(pixel_values[None])[0], grid_size(height, width, self.config))
 
-    def tokens(self, pixel_values: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
+    def tokens(self, pixel_values: Float[Array, "B 3 H W"], tap: Tap = layers.untapped) -> Float[Array, "B N D"]:
         """Encode a batch: the CLS token, the storage tokens and the patches, after the final norm.
 
         Args:
             pixel_values: As for a call, whose size is not checked: what does not fill a patch is left out.
+            tap: Is told of the stages `embedding` and, a block, `attn_in`, `attn_raw`, `attn_scaled`, `post_attn`,
+                `mlp_in`, `mlp_raw`, `mlp_scaled` and `output`; tokens of all images one after another.
         """
         dtype, dim = self.patch_embed.weight.dtype, self.architecture.embed_dim
         patches = lax.transpose(layers.convolve(self.patch_embed, pixel_values.astype(dtype)), (0, 2, 3, 1))
@@ -197,9 +205,9 @@ class DinoV3ViT(eqx.Module):
             lax.broadcast_in_dim(values.astype(dtype), (batch, *values.shape), (1, 2))
             for values in (jnp.cos(angles), jnp.sin(angles))
         )
-        stream = layers.stream_of(tokens)
-        for block in self.blocks:
-            stream = block(stream, (cosines, sines))
+        tap("embedding", stream := layers.stream_of(tokens))
+        for index, block in enumerate(self.blocks):
+            stream = block(stream, (cosines, sines), layers.tap_of(tap, index))
         return layers.reshaped(over_tokens(self.norm, stream), tokens.shape, like=tokens)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from no_time_to_train.registry import EncoderConfig
 MODEL_FILE = "model.onnx"
 # onnxruntime holds weights in its own layout beside the file's, and what a run needs comes on top.
 _ROOM = 2.5
+# What the values at the end of a stage are called; see the Equinox models' `tokens`.
+_STAGE = re.compile(r"embedding|blocks\.\d+\.(downsample|conv_raw|post_attn|output|(attn|mlp)_(in|raw|scaled))")
 _EXPORT_AGAIN = "export it again: ntt export"
 
 
@@ -172,11 +175,44 @@ def open_session(
         ConfigError: There is no such device.
         WeightsFormatError: onnxruntime refuses the file.
     """
-    providers = _providers(device)
+    return _open(file, file.path, _options(threads), device, save_memory)
+
+
+def open_tapped_session(file: OnnxFile, *, device: str = "cpu") -> tuple[onnxruntime.InferenceSession, tuple[str, ...]]:
+    """Open an ONNX file so that what comes out of its stages can be asked for too.
+
+    Args:
+        file: As `read_onnx_file` gives it.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The session, and the names of the stages in the order of the graph, such as `blocks.0.attn_raw`; none for a file
+        that was written by others.
+
+    Raises:
+        ConfigError: There is no such device.
+        WeightsFormatError: onnxruntime refuses the file.
+    """
+    model = _load(file.path)
+    names = tuple(name for node in model.graph.node for name in node.output if _STAGE.fullmatch(name))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = _options(None)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.path.parent))
+    return _open(file, model.SerializeToString(), options, device, None), names
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    return options
+
+
+def _open(
+    file: OnnxFile, model: Path | bytes, options: onnxruntime.SessionOptions, device: str, save_memory: bool | None
+) -> onnxruntime.InferenceSession:
+    providers = _providers(device)
     if save_memory is None:
         save_memory = not has_room_for(file.num_bytes * (2 if file.casts_weights else 1))
     disabled = []
@@ -186,7 +222,7 @@ def open_session(
         # It would cast the weights once and for all, into memory.
         disabled = ["ConstantFolding"] if file.casts_weights else []
     try:
-        return onnxruntime.InferenceSession(file.path, options, providers=providers, disabled_optimizers=disabled)
+        return onnxruntime.InferenceSession(model, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime's errors have no common class that is public
         raise WeightsFormatError(
             f"onnxruntime {onnxruntime.__version__} refuses {file.path}: {error}", remedy=_EXPORT_AGAIN

@@ -1,4 +1,4 @@
-"""Parity of the live encoder with its Equinox and ONNX forms, after every validation."""
+"""Parity of the live encoder with its Equinox and ONNX forms, after every validation and every export."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from no_time_to_train.jax_models.load import EqxEncoder, load_eqx_encoder
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.live import find_live_encoder, write_live
 from no_time_to_train.models.onnx_file import read_onnx_file
-from no_time_to_train.parity.compare import FP32_TOLERANCE, ParityReport, compare_features
+from no_time_to_train.parity.compare import ParityReport, compare_features
 from no_time_to_train.registry import EncoderConfig
 
 Backend = Literal["onnx", "eqx"]
@@ -30,8 +30,10 @@ class FeatureParityCallback(Callback):
     """Compares the live torch encoder with its ONNX and Equinox forms after a validation or test, and logs it.
 
     `parity/torch-onnx/cls_cosine`, `parity/torch-onnx/max_abs` and so on. The newest export of `OnnxExportCallback` is
-    taken if it is of this very step; else the live weights are exported to a temporary folder. Random state, mode,
-    gradients and precision of the module are left as they are; the first process compares alone.
+    taken if it is of this very step; else the live weights are exported to a temporary folder. An export that no
+    validation has seen is compared before the next step, for which one that is under way is waited for. Random state,
+    mode, gradients and precision of the module are left as they are. The first process compares alone, while the others
+    wait no longer than the next time that processes meet.
 
     Args:
         every_n_validations: Compare after every n-th.
@@ -39,7 +41,8 @@ class FeatureParityCallback(Callback):
         num_samples: Images of the validation's first batch; noise with the statistics of photographs where the batch
             holds no images.
         tolerance: See `compare_features`.
-        on_failure: Warn, end the run with an error, or stop the training as `EarlyStopping` does.
+        on_failure: Warn, and name the first stage that drifts; end the run with an error that does; or warn and stop
+            the training as `EarlyStopping` does. Of several processes all do so, after a validation.
 
     Raises:
         ConfigError: A setting that makes no sense.
@@ -53,7 +56,7 @@ class FeatureParityCallback(Callback):
         every_n_validations: int = 1,
         backends: Sequence[Backend] = _BACKENDS,
         num_samples: int = 2,
-        tolerance: float = FP32_TOLERANCE,
+        tolerance: float | None = None,
         on_failure: Literal["warn", "raise", "stop"] = "warn",
     ) -> None:
         super().__init__()
@@ -69,6 +72,8 @@ class FeatureParityCallback(Callback):
         self.on_failure = on_failure
         self.report: ParityReport | None = None
         self._validations = 0
+        self._num_compared = 0
+        self._failure: str | None = None
         self._images: Tensor | None = None
 
     # Lightning's hooks ----------------------------------------------------------------------------------------------
@@ -79,7 +84,7 @@ class FeatureParityCallback(Callback):
         """Keep some images of the first batch."""
         if batch_idx == 0:
             images = _images_in(batch)
-            self._images = None if images is None else images[: self.num_samples].detach()
+            self._images = None if images is None else images[: self.num_samples].detach().clone()
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
@@ -93,29 +98,71 @@ class FeatureParityCallback(Callback):
             return
         self._validations += 1
         if self._validations % self.every_n_validations == 0:
-            self._check(trainer, pl_module)
+            for name, value in self._check(trainer, pl_module).items():
+                pl_module.log(name, value, rank_zero_only=True)
+            self._act(trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare and log."""
-        self._check(trainer, pl_module)
+        for name, value in self._check(trainer, pl_module).items():
+            pl_module.log(name, value, rank_zero_only=True)
+        self._act(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Compare what was exported since, before the weights change."""
+        self._check_export(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare what was exported since."""
+        self._check_export(trainer, pl_module)
 
     # Comparing ------------------------------------------------------------------------------------------------------
 
-    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+    def _check_export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "onnx" not in self.backends or _num_begun(trainer) == self._num_compared:
             return
-        report = self._compare(trainer, pl_module)
-        self.report, self._images = report, None
-        for pair in report.pairs:
-            values = {
-                "cls_cosine": pair.cls.least_cosine,
-                "patch_cosine": pair.patches.least_cosine,
-                "max_abs": max(pair.cls.max_abs, pair.patches.max_abs),
-            }
-            for name, value in values.items():
-                pl_module.log(f"parity/{pair.pair}/{name}", value, rank_zero_only=True)
-        if not report.ok:
-            self._failed(trainer, report)
+        step, self._num_compared = trainer.global_step, _num_begun(trainer)
+        for callback in _exporting(trainer):
+            callback.wait()
+        if _newest_export(_exporting(trainer), step) is None:
+            return
+        values = self._check(trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+        if trainer.world_size == 1:
+            self._act(trainer)
+        elif self._failure is not None:
+            rank_zero_warn(self._failure)
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Compare, keep what failed, and return what is to be logged: nothing but in the first process."""
+        if not trainer.is_global_zero:
+            return {}
+        self.report = self._compare(trainer, pl_module)
+        values = {}
+        for pair in self.report.pairs:
+            values[f"parity/{pair.pair}/cls_cosine"] = pair.cls.least_cosine
+            values[f"parity/{pair.pair}/patch_cosine"] = pair.patches.least_cosine
+            values[f"parity/{pair.pair}/max_abs"] = max(pair.cls.max_abs, pair.patches.max_abs)
+        if not self.report.ok:
+            self._failure = f"at step {trainer.global_step} {self.report}"
+        return values
+
+    def _act(self, trainer: Trainer) -> None:
+        """Do what a failure demands, in all processes alike."""
+        failure, self._failure = self._failure, None
+        failed = failure is not None
+        if trainer.world_size > 1 and self.on_failure != "warn":
+            failed = bool(trainer.strategy.reduce_boolean_decision(failed, all=False))
+        if not failed:
+            return
+        text = failure or f"at step {trainer.global_step} the first process found that backends drift apart"
+        if self.on_failure == "raise":
+            raise ParityError(text, remedy="ntt compare --block-debug; on_failure: warn lets the training go on")
+        if failure is not None:
+            rank_zero_warn(failure)
+        if self.on_failure == "stop":
+            trainer.should_stop = True
 
     def _compare(self, trainer: Trainer, pl_module: LightningModule) -> ParityReport:
         live = find_live_encoder(pl_module)
@@ -124,9 +171,8 @@ class FeatureParityCallback(Callback):
                 f"{type(pl_module).__name__} holds no DINOv3 model that could be compared",
                 remedy="leave FeatureParityCallback out of its callbacks",
             )
-        # While it traces, jax2onnx changes what JAX does in other threads too.
-        exporting = [part for part in getattr(trainer, "callbacks", []) if isinstance(part, OnnxExportCallback)]
-        for callback in exporting:
+        exporting = _exporting(trainer)
+        for callback in exporting:  # while it traces, jax2onnx changes what JAX does in other threads too
             callback.wait()
         with tempfile.TemporaryDirectory() as temporary:
             # A model of its own, of the live weights: the module's is left alone, whatever its mode and hooks.
@@ -136,10 +182,19 @@ class FeatureParityCallback(Callback):
             pixels = self._pixels(reference.config)
             others: list[Path | EqxEncoder] = []
             if "onnx" in self.backends:
-                others.append(_newest_export(exporting, trainer.global_step) or export_onnx(folder, verify=False))
+                newest = _newest_export(exporting, trainer.global_step)
+                self._num_compared = _num_begun(trainer)
+                others.append(newest or export_onnx(folder, verify=False))
             if "eqx" in self.backends:
                 others.append(load_eqx_encoder(folder))
-            return compare_features(reference, *others, pixel_values=pixels, tolerance=self.tolerance)
+
+            def compared(*, blocks: bool) -> ParityReport:
+                return compare_features(
+                    reference, *others, pixel_values=pixels, tolerance=self.tolerance, blocks=blocks
+                )
+
+            report = compared(blocks=False)
+            return report if report.ok else compared(blocks=True)
 
     def _pixels(self, config: EncoderConfig) -> Tensor:
         """Return images in [0, 1] or raw bytes normalised, cut to whole patches; other floats as they are."""
@@ -157,17 +212,13 @@ class FeatureParityCallback(Callback):
         mean, std = (torch.tensor(values)[:, None, None] for values in (config.image_mean, config.image_std))
         return (images - mean) / std
 
-    def _failed(self, trainer: Trainer, report: ParityReport) -> None:
-        wrong = next(pair for pair in report.pairs if not pair.ok)
-        text = (
-            f"{wrong.pair} drift apart at step {trainer.global_step}: patch tokens by {wrong.patches.max_abs:.1e} "
-            f"(cosine {wrong.patches.least_cosine:.6f}), CLS by {wrong.cls.max_abs:.1e}; expected {wrong.expected}"
-        )
-        if self.on_failure == "raise":
-            raise ParityError(text, remedy="ntt export --debug; on_failure: warn lets the training go on")
-        rank_zero_warn(text)
-        if self.on_failure == "stop":
-            trainer.should_stop = True
+
+def _exporting(trainer: Trainer) -> list[OnnxExportCallback]:
+    return [part for part in getattr(trainer, "callbacks", []) if isinstance(part, OnnxExportCallback)]
+
+
+def _num_begun(trainer: Trainer) -> int:
+    return sum(callback.num_begun for callback in _exporting(trainer))
 
 
 def _newest_export(callbacks: Sequence[OnnxExportCallback], step: int) -> Path | None:

@@ -1,26 +1,20 @@
 """The same images by several backends, and how far their features are apart."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.export.verify import LEAST_COSINE, compiled_tokens
-from no_time_to_train.jax_models.load import EqxEncoder
-from no_time_to_train.models.features import Encoder
-from no_time_to_train.models.onnx_encoder import OnnxEncoder, build_onnx_encoder
-
-# Of a feature, fp32 on a CPU, in units of the largest feature where that is above 1. Two backends on full-size random
-# encoders differ by up to 1.3e-5 (SwiGLU, depth 12), of which most is torch's own distance from float64; the mildest
-# mistake known costs 6e-4.
-FP32_TOLERANCE = 2e-5
+from no_time_to_train.image_sizes import check_image_size
+from no_time_to_train.parity.blocks import StageDrift, measure_stages
+from no_time_to_train.parity.features import AnyEncoder, Backend, backend_of
+from no_time_to_train.parity.tolerances import FP32_TOLERANCE, tolerance_of
 
 
 @dataclass(frozen=True)
@@ -72,58 +66,97 @@ class ParityReport:
     Attributes:
         pairs: Every pair of backends, the reference's first.
         shape: Of the images.
+        blocks: Every stage of every backend but the reference; empty where they were not asked for, or cannot be seen.
     """
 
     pairs: tuple[PairDrift, ...]
     shape: tuple[int, ...]
+    blocks: tuple[StageDrift, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every pair is within its tolerance."""
-        return all(pair.ok for pair in self.pairs)
+        """Whether every pair is within its tolerance, and no stage errs by more than it rounds."""
+        return all(pair.ok for pair in self.pairs) and self.first_drift is None
+
+    @property
+    def first_drift(self) -> StageDrift | None:
+        """The first stage of the network that errs by more than it rounds, whatever comes into it."""
+        return min((stage for stage in self.blocks if stage.at_fault), key=self._place, default=None)
+
+    @property
+    def faults(self) -> tuple[StageDrift, ...]:
+        """All stages that err by more than they round, in the network's order."""
+        return tuple(sorted((stage for stage in self.blocks if stage.at_fault), key=self._place))
+
+    def _place(self, stage: StageDrift) -> tuple[int, int]:
+        return stage.block, self.blocks.index(stage)
+
+    def __str__(self) -> str:
+        """Say in a sentence what was found."""
+        drift = self.first_drift
+        if drift is None:
+            return _verdict(self.pairs, seen=bool(self.blocks))
+        rest = _others(self.faults, drift)
+        return (
+            f"{drift.backend} first drifts at {drift.place}: the stage itself errs by {drift.own_error:.1e}, "
+            f"{drift.excess:.3g} times what its precision explains{rest}"
+        )
 
     def to_json(self) -> str:
         """Return all of it as JSON."""
-        return json.dumps(asdict(self) | {"ok": self.ok}, indent=2)
+        return json.dumps(self.to_dict(), indent=2)
 
-
-@dataclass(frozen=True)
-class _Backend:
-    name: str
-    precision: str
-    num_prefix: int
-    tokens: Callable[[np.ndarray], np.ndarray]
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it in plain types."""
+        drift = self.first_drift
+        return {
+            "ok": self.ok,
+            "summary": str(self),
+            "shape": list(self.shape),
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "first_drift": None if drift is None else asdict(drift),
+            "blocks": [asdict(stage) | {"at_fault": stage.at_fault} for stage in self.blocks],
+        }
 
 
 def compare_features(
-    reference: Encoder | EqxEncoder | Path | str,
-    *others: Encoder | EqxEncoder | Path | str,
+    reference: AnyEncoder,
+    *others: AnyEncoder,
     pixel_values: Float[np.ndarray | torch.Tensor, "B 3 H W"],
-    tolerance: float = FP32_TOLERANCE,
+    tolerance: float | None = None,
+    blocks: bool = True,
 ) -> ParityReport:
-    """Encode the same images by several backends and compare every token.
+    """Encode the same images by several backends and compare every token, and every stage on the way to it.
 
     Args:
         reference: A torch encoder, an ONNX one or the folder of its export, or an Equinox encoder.
         others: One or more of the same kinds.
         pixel_values: RGB, normalised; float32.
-        tolerance: For pairs in fp32: of the largest difference of a number, in units of the largest feature where that
-            is above 1. Exports in fp16 and int8 are judged by the cosine of their worst token.
+        tolerance: For pairs that are compared by number: of the largest difference, in units of the largest feature
+            where that is above 1. FP32_TOLERANCE if None. Others are judged by the cosine of their worst token; see
+            `parity.tolerances`.
+        blocks: Whether to look at the stages too, which takes some three times as long.
 
     Returns:
         Every pair; two backends of one kind are named `torch` and `torch2`.
 
     Raises:
         ConfigError: There is nothing to compare with, or the encoders have other shapes.
+        ImageSizeError: An encoder does not take images of that size.
         WeightsFormatError: A folder holds no whole export.
+        WeightsNotFoundError: There is no such folder.
     """
     if not others:
         raise ConfigError("one encoder alone cannot be compared", remedy="name two or more")
-    pixels = pixel_values.detach().cpu().numpy() if isinstance(pixel_values, torch.Tensor) else pixel_values
+    pixels = pixel_values.detach().cpu().float().numpy() if isinstance(pixel_values, torch.Tensor) else pixel_values
     pixels = np.ascontiguousarray(pixels, np.float32)
-    backends: list[_Backend] = []
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.size:
+        raise ConfigError(f"the images are {pixels.shape}, expected (B, 3, H, W)", remedy="give one or more RGB images")
+    backends: list[Backend] = []
     for encoder in (reference, *others):
-        backends.append(_backend(encoder, [backend.name for backend in backends]))
+        backends.append(backend_of(encoder, [backend.name for backend in backends]))
+    for backend in backends:
+        check_image_size(pixels.shape[2], pixels.shape[3], backend.config)
     tokens = [backend.tokens(pixels).astype(np.float64) for backend in backends]
     if len({array.shape for array in tokens}) > 1 or len({backend.num_prefix for backend in backends}) > 1:
         shapes = ", ".join(f"{one.name} {array.shape}" for one, array in zip(backends, tokens, strict=True))
@@ -132,34 +165,11 @@ def compare_features(
         )
     pairs = []
     for (one, first), (other, second) in combinations(zip(backends, tokens, strict=True), 2):
-        pairs.append(_pair(one, first, other, second, tolerance))
-    return ParityReport(tuple(pairs), tuple(pixels.shape))
+        pairs.append(_pair(one, first, other, second, FP32_TOLERANCE if tolerance is None else tolerance))
+    return ParityReport(tuple(pairs), tuple(pixels.shape), measure_stages(backends, pixels) if blocks else ())
 
 
-def _backend(encoder: Encoder | EqxEncoder | Path | str, taken: list[str]) -> _Backend:
-    if isinstance(encoder, (str, Path)):
-        encoder = build_onnx_encoder(str(encoder).removeprefix("onnx:"))
-    if isinstance(encoder, Encoder):
-        precision = encoder.file.metadata.get("precision", "fp32") if isinstance(encoder, OnnxEncoder) else "fp32"
-        kind, config = ("onnx" if isinstance(encoder, OnnxEncoder) else "torch"), encoder.config
-
-        def tokens(pixels: np.ndarray, encoder: Encoder = encoder) -> np.ndarray:
-            with torch.inference_mode():
-                given = torch.from_numpy(pixels).to(encoder.device)
-                array: np.ndarray = encoder.tokens(given).float().cpu().numpy()
-            return array
-    else:
-        precision, kind, config = "fp32", "eqx", encoder.config
-
-        def tokens(pixels: np.ndarray, encoder: EqxEncoder = encoder) -> np.ndarray:  # type: ignore[misc] # the other kind's
-            return np.asarray(compiled_tokens(encoder, jnp.asarray(pixels)))
-
-    count = sum(name.rstrip("0123456789") == kind for name in taken)
-    name = kind if not count else f"{kind}{count + 1}"
-    return _Backend(name, precision, 1 + config.num_storage_tokens, tokens)
-
-
-def _pair(one: _Backend, first: np.ndarray, other: _Backend, second: np.ndarray, tolerance: float) -> PairDrift:
+def _pair(one: Backend, first: np.ndarray, other: Backend, second: np.ndarray, tolerance: float) -> PairDrift:
     prefix = one.num_prefix
     patches = _drift(first[:, prefix:], second[:, prefix:])
     kinds = {
@@ -169,7 +179,7 @@ def _pair(one: _Backend, first: np.ndarray, other: _Backend, second: np.ndarray,
     }
     storage = _drift(first[:, 1:prefix], second[:, 1:prefix]) if prefix > 1 else None
     every = [*kinds.values(), *([] if storage is None else [storage])]
-    least = min((LEAST_COSINE[kind] for kind in (one.precision, other.precision) if kind in LEAST_COSINE), default=None)
+    least = tolerance_of((one.precision, one.device), (other.precision, other.device)).least_cosine
     if least is None:
         allowed = tolerance * max(1.0, float(np.abs(first).max()))
         ok = all(drift.max_abs <= allowed for drift in every)
@@ -191,3 +201,27 @@ def _drift(first: np.ndarray, second: np.ndarray) -> TokenDrift:
         mean_abs=float(difference.mean()),
         relative=float(np.linalg.norm(difference) / max(np.linalg.norm(first), np.finfo(np.float64).tiny)),
     )
+
+
+def _verdict(pairs: Sequence[PairDrift], *, seen: bool) -> str:
+    wrong = [pair for pair in pairs if not pair.ok]
+    if not wrong:
+        return "all pairs are within their tolerance" + (", and no stage errs by more than it rounds" if seen else "")
+    pair = wrong[0]
+    blame = "; no stage alone is at fault: rounding has grown on the way" if seen else ""
+    return (
+        f"{pair.pair} drift apart: patches by {pair.patches.max_abs:.1e} (cosine {pair.patches.least_cosine:.6f}), "
+        f"CLS by {pair.cls.max_abs:.1e}; expected {pair.expected}{blame}"
+    )
+
+
+def _others(faults: Sequence[StageDrift], first: StageDrift) -> str:
+    """Say where else a backend is at fault; what errs alike in every block is more likely to be what blocks share."""
+    others = [fault for fault in faults if fault.backend == first.backend and fault is not first]
+    if not others:
+        return "; no other stage is at fault"
+    alike = {fault.block for fault in others if fault.stage == first.stage} | {first.block}
+    if first.stage == "attn_raw" and len(alike) == first.block + len(alike) > 2 and len(others) == len(alike) - 1:
+        return f"; so do all {len(alike)} blocks there: look at what they share, the RoPE periods"
+    named = ", ".join(fault.place for fault in others[:3]) + (" and more" if len(others) > 3 else "")
+    return f"; so are {len(others)} other stages: {named}" if len(others) > 1 else f"; so is {named}"

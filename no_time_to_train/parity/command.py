@@ -1,0 +1,84 @@
+"""`ntt compare`."""
+
+import json as json_module
+from pathlib import Path
+from typing import Any
+
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.image_sizes import read_image_size
+
+
+def compare(
+    encoder: str | None = None,
+    weights: list[Path] | None = None,
+    onnx: list[Path] | None = None,
+    eqx: list[Path] | None = None,
+    image: list[Path] | None = None,
+    random: int | None = None,
+    image_size: list[str] | None = None,
+    batch_size: list[int] | None = None,
+    block_debug: bool = False,
+    report: Path | None = None,
+    tolerance: float | None = None,
+    json: bool = False,
+) -> int:
+    """Compare an encoder's features in torch, Equinox and ONNX, token by token, and find where they drift apart.
+
+    The status is 0 if all verdicts hold, 1 if one fails, 2 after bad input.
+
+    Args:
+        encoder: A registry name such as dinov3_small, whose weights are looked for under checkpoints/ if none are
+            named.
+        weights: Of the torch encoder, the reference: a file or folder of any layout. Of two, one is compared with the
+            other. With neither --onnx nor --eqx, both are made of these weights and compared.
+        onnx: Folders that `ntt export` wrote.
+        eqx: Weights for the Equinox encoder, in any layout: an .eqx file, or the same as torch's.
+        image: Photographs; noise with the statistics of photographs if left out.
+        random: How many images of noise; 2 if neither this nor photographs are given.
+        image_size: Heights and widths, such as 224x224 256x384; 224x224 if left out.
+        batch_size: Images at a time; 1 if left out. Images are repeated to fill a batch.
+        block_debug: Look at every stage of every block too, and name the first that errs by more than it rounds.
+        report: Write a folder with a page, index.html, and its pictures; stages are looked at for it too.
+        tolerance: Of the largest difference in fp32 on a CPU, in units of the largest feature where that is above 1;
+            1e-5 if left out.
+        json: Print the whole result as JSON.
+    """
+    from no_time_to_train.parity.comparison import Request, compare_backends
+    from no_time_to_train.parity.report import check_replaceable, write_report
+    from no_time_to_train.parity.text import in_words
+
+    if image and random is not None:
+        raise ConfigError("--image and --random were both given", remedy="choose one")
+    for name, values in (("--random", [random]), ("--batch-size", batch_size or [])):
+        if any(value is not None and value < 1 for value in values):
+            raise ConfigError(
+                f"{name} is {min(value for value in values if value is not None)}", remedy="give 1 or more"
+            )
+    if tolerance is not None and not tolerance >= 0:
+        raise ConfigError(f"--tolerance is {tolerance}", remedy="give a number such as 1e-5")
+    if report is not None:
+        check_replaceable(report)
+    result = compare_backends(
+        Request(
+            encoder=encoder,
+            weights=tuple(weights or ()),
+            onnx=tuple(onnx or ()),
+            eqx=tuple(eqx or ()),
+            images=tuple(image or ()),
+            num_random=2 if random is None else random,
+            image_sizes=tuple(read_image_size(text) for text in image_size or ["224x224"]),
+            batch_sizes=tuple(batch_size or [1]),
+            blocks=block_debug or report is not None,
+            pictures=report is not None,
+            tolerance=tolerance,
+        )
+    )
+    page = None if report is None else write_report(result, report)
+    if json:
+        told: dict[str, Any] = result.to_dict() | ({} if page is None else {"page": str(page)})
+        print(json_module.dumps(told, indent=2))
+    else:
+        print(in_words(result))
+        if page is not None:
+            print(f"report: {page}")
+    return 0 if result.ok else 1

@@ -1,0 +1,47 @@
+"""The images that backends are compared on: photographs of the user's, or noise with the statistics of photographs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+
+from no_time_to_train.export.verify import natural_noise
+from no_time_to_train.registry import EncoderConfig
+
+
+def pixels_of(
+    images: Sequence[Image.Image], size: tuple[int, int], config: EncoderConfig
+) -> Float[np.ndarray, "B 3 H W"]:
+    """Bring images to a size and normalise them, as transformers' processor does: bilinear, antialiased, in float32.
+
+    Args:
+        images: RGB, of any sizes.
+        size: Height and width in pixels.
+        config: Whose mean and standard deviation are taken.
+    """
+    resized = []
+    for image in images:
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)[None]
+        resized.append(F.interpolate(pixels, size=size, mode="bilinear", antialias=True))
+    return normalised(torch.cat(resized).numpy(), config)
+
+
+def noise_of(count: int, size: tuple[int, int], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
+    """Draw normalised noise with the statistics of photographs; the same at each call."""
+    return normalised(natural_noise((count, 3, *size), seed=0), config)
+
+
+def normalised(images: Float[np.ndarray, "B 3 H W"], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
+    """Normalise images in [0, 1] as the encoder was trained."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (config.image_mean, config.image_std))
+    return (images - mean) / std
+
+
+def denormalised(pixels: Float[np.ndarray, "3 H W"], config: EncoderConfig) -> Float[np.ndarray, "H W 3"]:
+    """Return an image in [0, 1] for looking at."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (config.image_mean, config.image_std))
+    image: np.ndarray = np.clip(pixels * std + mean, 0, 1).transpose(1, 2, 0)
+    return image
