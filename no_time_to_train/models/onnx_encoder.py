@@ -28,14 +28,15 @@ class OnnxEncoder(Encoder):
     Args:
         file: As `read_onnx_file` gives it.
         img_size: Side in pixels of the square input that the matching baselines use; the file's size if it has one.
+        square: Whether it has to take square images; not where it serves no matching.
     """
 
-    def __init__(self, file: OnnxFile, *, img_size: int | None = None) -> None:
+    def __init__(self, file: OnnxFile, *, img_size: int | None = None, square: bool = True) -> None:
         self._fixed = file.image_size
         if img_size is None and self._fixed is not None and self._fixed[0] == self._fixed[1]:
             img_size = self._fixed[0]
         super().__init__(file.config, img_size=img_size)
-        if self._fixed is not None and (self.img_size, self.img_size) != self._fixed:
+        if square and self._fixed is not None and (self.img_size, self.img_size) != self._fixed:
             raise ImageSizeError(
                 f"{file.path} takes images of {self._fixed[0]}x{self._fixed[1]} only, not of {self.img_size} squared",
                 remedy="export it with --image-size dynamic, or set img_size to its own",
@@ -126,16 +127,17 @@ def _opened(path: Path, img_size: int, device: str) -> OnnxEncoder:
     return build_onnx_encoder(path, img_size=img_size).to(device)
 
 
-def build_onnx_encoder(path: Path | str, *, img_size: int | None = None) -> OnnxEncoder:
+def build_onnx_encoder(path: Path | str, *, img_size: int | None = None, square: bool = True) -> OnnxEncoder:
     """Open an exported encoder.
 
     Args:
         path: The folder that `ntt export` wrote, or the ONNX file in it.
         img_size: Side in pixels of the square input that the matching baselines use.
+        square: Whether it has to take square images.
 
     Raises:
         WeightsNotFoundError: There is none.
         WeightsFormatError: It is damaged, or no export of this package.
         ImageSizeError: The file takes another size.
     """
-    return OnnxEncoder(read_onnx_file(Path(path)), img_size=img_size)
+    return OnnxEncoder(read_onnx_file(Path(path)), img_size=img_size, square=square)

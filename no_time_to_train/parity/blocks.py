@@ -83,7 +83,7 @@ def measure_stages(backends: Sequence[Backend], pixels: Float[np.ndarray, "B 3 H
         pixels: RGB, normalised, float32. They are encoded some at a time, so that the stages fit in memory.
 
     Returns:
-        One after another, those of the first backend first; it is there itself unless torch runs it.
+        One backend after another. The reference is there itself where torch does not run it, but with its weights.
     """
     model = torch_model_of(backends)
     stages = [] if model is None else stages_of(model)
@@ -96,7 +96,7 @@ def measure_stages(backends: Sequence[Backend], pixels: Float[np.ndarray, "B 3 H
             shapes = own[0] if own else trace_torch(model, torch.from_numpy(part).to(place.device, place.dtype))
             traces = [_shaped(trace, shapes) for trace in traces]
         for backend, trace in zip(backends, traces, strict=True):
-            if backend is backends[0] and backend.kind == "torch":
+            if backend is backends[0] and (backend.kind == "torch" or model is None):
                 continue
             for error in _errors(backend, trace, traces[0], stages, part):
                 key = (backend.name, error.name)

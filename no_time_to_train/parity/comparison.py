@@ -93,7 +93,7 @@ def _encoders(request: Request, temporary: Path) -> tuple[list[AnyEncoder], list
         encoders.append(load_eqx_encoder(path))
         sources.append(f"made of {path}" if made else str(path))
     for path in request.onnx:
-        encoders.append(build_onnx_encoder(path))
+        encoders.append(build_onnx_encoder(path, square=False))
         sources.append(str(path))
     if made:
         encoders.append(build_onnx_encoder(export_onnx(paths[0], output=temporary / "onnx", verify=False)))

@@ -101,7 +101,7 @@ def backend_of(encoder: AnyEncoder, taken: Sequence[str] = ()) -> Backend:
         WeightsNotFoundError: There is no such folder.
     """
     if isinstance(encoder, (str, Path)):
-        encoder = build_onnx_encoder(str(encoder).removeprefix(ONNX))
+        encoder = build_onnx_encoder(str(encoder).removeprefix(ONNX), square=False)
     kind: Kind = "eqx"
     precision, device = "fp32", "cpu"
     if isinstance(encoder, OnnxEncoder):

@@ -1,8 +1,8 @@
 """Copy what the tests need of the golden data: ``python tests/data/golden/make.py SHARED/golden``.
 
-Kept small: of Meta's outputs the final tokens; of the matching cases' mask logits those that have both signs among
-their neighbours, the others are -1 or 1. Bilinear interpolation between values of one sign keeps that sign, so that
-no mask changes at any size.
+Kept small: of Meta's outputs the final tokens, and the stages of one encoder; of the matching cases' mask logits those
+that have both signs among their neighbours, the others are -1 or 1. Bilinear interpolation between values of one sign
+keeps that sign, so that no mask changes at any size.
 """
 
 import shutil
@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).parent
+# The smallest, whose blocks' stages are kept too.
+WITH_STAGES = "vit_mlp_released"
 ENCODERS = ("convnext", "vit_mlp_released", "vit_mlp_untied", "vit_swiglu64_untied")
 
 
@@ -30,7 +32,8 @@ def main(golden: Path) -> None:
         shutil.copy(golden / "meta" / f"{name}.pth", HERE / f"{name}.pth")
         outputs = load_file(golden / "meta" / f"{name}.safetensors")
         tokens = ("x_norm_clstoken", "x_storage_tokens", "x_norm_patchtokens")
-        kept = {key: value for key, value in outputs.items() if key.endswith(tokens)}
+        staged = (".blocks.",) if name == WITH_STAGES else ()
+        kept = {key: value for key, value in outputs.items() if key.endswith(tokens) or any(s in key for s in staged)}
         save_file(kept, HERE / f"{name}.safetensors")
     shutil.copy(golden / "meta" / "inputs.safetensors", HERE / "inputs.safetensors")
     for case in ("match_0", "match_1"):
