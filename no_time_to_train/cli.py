@@ -5,6 +5,7 @@ is imported before a command needs it.
 """
 
 import inspect
+import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -156,7 +157,8 @@ def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: S
     """
     parameters = inspect.signature(command).parameters.items()
     flags = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
-    several = {f"--{name}" for name, parameter in parameters if get_origin(_given(parameter.annotation)) is list}
+    kinds = {f"--{name}": _given(parameter.annotation) for name, parameter in parameters}
+    several = {name: get_args(kind)[0] for name, kind in kinds.items() if get_origin(kind) is list}
     waiting, spelled, rest = list(positional), [], list(args)
     while rest:
         arg = rest.pop(0)
@@ -169,7 +171,9 @@ def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: S
             values = [value] if equals else []
             while rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
-            spelled += [part for value in values for part in (f"{option}+", value)] or [option]
+            # As one list; in quotes, where a path may look like YAML.
+            listed = f"[{', '.join(values)}]" if several[option] is int else json.dumps(values)
+            spelled += [option, listed] if values else [option]
             continue
         spelled.append(f"{option}{equals}{value}")
         if option in flags and not equals:

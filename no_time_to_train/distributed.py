@@ -1,4 +1,4 @@
-"""The one collective that is needed beyond Lightning's: gathering plain objects of any size."""
+"""What is needed beyond Lightning's: which process this is, and gathering plain objects of any size."""
 
 from typing import TypeVar, cast
 
@@ -7,6 +7,13 @@ import torch.distributed
 from no_time_to_train.errors import ProcessLostError
 
 T = TypeVar("T")
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return this process's rank and the number of processes; 0 and 1 without a process group."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def gather_objects(value: T) -> list[T]:

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 import warnings
+import zipfile
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from no_time_to_train.errors import ConfigError, NoTimeToTrainError
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError, WeightsFormatError
 
 _NOISE = (
     "Does not validate against any",
@@ -56,6 +57,9 @@ class NttLightningCLI(LightningCLI):
         given = chosen.get("ckpt_path")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
+        elif given and Path(given).is_file() and not zipfile.is_zipfile(given):
+            # Lightning looks into it before anything can say what is wrong with it.
+            raise WeightsFormatError(f"{given} is no whole checkpoint", remedy="name another one")
         if "verbose" in chosen:
             # Lightning would print the metrics a second time, by data loader.
             chosen.verbose = False

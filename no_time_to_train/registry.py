@@ -234,6 +234,18 @@ DINOV3_CONFIGS: Mapping[str, EncoderConfig] = _by_name(
             license="Apache-2.0",
             folder="quickstart/encoder",
         ),
+        # A third of it, for distillation to be tried on: pl_configs/distill_quickstart.yaml.
+        EncoderConfig(
+            name="dinov3_quickstart_tiny",
+            family="dinov3_vit",
+            embed_dim=128,
+            depth=2,
+            num_heads=4,
+            ffn_dim=512,
+            num_storage_tokens=4,
+            default_img_size=384,
+            license="Apache-2.0",
+        ),
     ]
 )
 

@@ -80,7 +80,9 @@ def test_every_yaml_runs_on_small_stand_ins(config: Path, sam2: Path, data: Tiny
 
 
 def test_all_yamls_are_of_a_known_kind() -> None:
-    trainings = [path for path in CONFIGS if path.stem.startswith("train_")]  # tests/pl_wrapper runs these
+    trainings = [
+        path for path in CONFIGS if path.stem.startswith(("train_", "distill_"))
+    ]  # tests/pl_wrapper runs these
     assert len(MATCHERS) >= 8
     assert sorted(MATCHERS + trainings) == CONFIGS
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from no_time_to_train.data.training_scenes import TrainingScenes, training_scenes
+from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.errors import ConfigError
 
 
@@ -45,7 +46,7 @@ class SceneBatches:
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, each process having its own."""
-        per_process = len(self.rows) // _world()[1]
+        per_process = len(self.rows) // rank_and_world()[1]
         return per_process // self.batch_size if self.seed is not None else -(-per_process // self.batch_size)
 
     def __iter__(self) -> Iterator[SceneBatch]:
@@ -57,7 +58,7 @@ class SceneBatches:
         order = np.arange(len(self.rows))
         if self.seed is not None:
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        rank, world = _world()
+        rank, world = rank_and_world()
         mine = order[rank::world]
         arrays = (self.scenes.images, self.scenes.instances, self.scenes.kinds)
         while self.position < len(self):
@@ -74,13 +75,6 @@ class SceneBatches:
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on from there."""
         self.epoch, self.position = state_dict["epoch"], state_dict["position"]
-
-
-def _world() -> tuple[int, int]:
-    """Return this process's rank and the number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 class TrainingScenesDataModule(LightningDataModule):

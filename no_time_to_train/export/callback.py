@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +18,8 @@ from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
 from no_time_to_train.export.places import is_of_a_checkpoint
 from no_time_to_train.files import atomic_folder
 from no_time_to_train.image_sizes import check_image_size
-from no_time_to_train.models.live import LiveEncoder, find_live_encoder, write_live
+from no_time_to_train.models.live import LiveEncoder, find_live_encoder, tensors_in, write_live
+from no_time_to_train.weights.licence import NOTICE_FILE
 
 _SUFFIX = "-onnx"
 _LIVE = "live"
@@ -104,10 +105,10 @@ class OnnxExportCallback(Callback):
         if stage != "fit":
             return
 
-        def saved(path: Path) -> None:
+        def saved(path: Path, state: Mapping[str, Any] | None) -> None:
             self._seen += 1
             if self._seen % self.every_n_checkpoints == 0:
-                self._export(trainer, pl_module, path, self._folder(path))
+                self._export(trainer, pl_module, path, self._folder(path), state)
 
         self._stop_watching(trainer)  # after a run that ended in an exception
         strategy = trainer.strategy
@@ -177,7 +178,15 @@ class OnnxExportCallback(Callback):
 
     # Exporting ------------------------------------------------------------------------------------------------------
 
-    def _export(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Path, folder: Path) -> None:
+    def _export(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        checkpoint: Path,
+        folder: Path,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Export the weights of a checkpoint, which may be averages of the live ones; the live ones without `state`."""
         self._raise_failures()
         self.num_begun += 1
         # A run that goes on in another folder leaves alone what it came from.
@@ -193,7 +202,10 @@ class OnnxExportCallback(Callback):
                 if folder.exists() and not is_of_a_checkpoint(folder, checkpoint.name):
                     raise OutputError(f"{folder} is there already, and is no export of {checkpoint.name}", remedy=_MOVE)
                 staging = stack.enter_context(atomic_folder(folder))
-                write_live(live, staging / _LIVE)
+                write_live(live, staging / _LIVE, tensors_in(state, pl_module, live))
+                notice = checkpoint.parent / NOTICE_FILE
+                if notice.is_file():
+                    shutil.copyfile(notice, staging / _LIVE / NOTICE_FILE)
                 if not self._asynchronous:
                     self._convert(live.name, staging, metadata)
                 else:
@@ -274,13 +286,17 @@ class _WatchedIO(CheckpointIO):
     """Writes and deletes checkpoints as another one does, and tells of both."""
 
     def __init__(
-        self, owner: object, inner: CheckpointIO, saved: Callable[[Path], None], removed: Callable[[Path], None]
+        self,
+        owner: object,
+        inner: CheckpointIO,
+        saved: Callable[[Path, Mapping[str, Any] | None], None],
+        removed: Callable[[Path], None],
     ) -> None:
         self.owner, self.inner, self._saved, self._removed = owner, inner, saved, removed
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         self.inner.save_checkpoint(checkpoint, path, storage_options)
-        self._saved(Path(path))
+        self._saved(Path(path), checkpoint.get("state_dict"))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.inner.load_checkpoint(path, *args, **kwargs)

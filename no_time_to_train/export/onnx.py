@@ -7,7 +7,6 @@ lie; see docs/export.md and ADR 7.
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,13 +24,13 @@ from no_time_to_train.export.precision import half_weights, int8_weights, to_hal
 from no_time_to_train.export.tidy import simplify
 from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import Drift, check_drift, measure_drift
-from no_time_to_train.files import atomic_folder, atomic_path, write_text_atomic
+from no_time_to_train.files import atomic_folder, atomic_path
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fill_encoder, named_weights
 from no_time_to_train.models.onnx_file import MODEL_FILE, has_room_for, hash_of_header, read_onnx_file
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
 from no_time_to_train.weights.inspect import sha256_of
-from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, is_dinov3
+from no_time_to_train.weights.licence import carry_notice
 from no_time_to_train.weights.ranges import FileRange, StoredTensor, locate_tensors
 from no_time_to_train.weights.writing import write_safetensors
 
@@ -168,7 +167,7 @@ def _beside_the_weights(job: _Job) -> Path:
     with atomic_path(folder / MODEL_FILE) as temporary:
         _write_model(job, temporary, job.source.leaves)
         job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
-        _write_notice(job, folder)
+        carry_notice(folder, job.place.files[0], job.source.entry)
     return folder
 
 
@@ -177,7 +176,7 @@ def _in_a_folder(job: _Job) -> Path:
     check_replaceable(output, job.place.files)
     with atomic_folder(output) as folder:
         job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
-        _write_notice(job, folder)
+        carry_notice(folder, job.place.files[0], job.source.entry)
         if options.precision == "fp32" and not options.copy_weights:
             how = clone_weights(job.place, folder)
             log.info("weights of %s: %s", output, how)
@@ -316,13 +315,3 @@ def _hash(file: Path) -> str:
             stream.seek(begin)
             digest.update(stream.read(_SAMPLE))
     return f"sampled-sha256:{digest.hexdigest()}"
-
-
-def _write_notice(job: _Job, folder: Path) -> None:
-    source, beside = job.source, job.place.files[0].parent / NOTICE_FILE
-    if (folder / NOTICE_FILE).exists():
-        return
-    if beside.is_file():
-        shutil.copyfile(beside, folder / NOTICE_FILE)
-    elif is_dinov3(source.entry, source.entry.name):
-        write_text_atomic(folder / NOTICE_FILE, NOTICE.format(source=source.path.name))

@@ -18,6 +18,7 @@ from no_time_to_train.weights.equinox_source import periods_of, read_equinox_sou
 from no_time_to_train.weights.files import read_stored
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.layouts import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
+from no_time_to_train.weights.licence import carry_notice
 from no_time_to_train.weights.load import ROPE_PERIODS, source_of
 from no_time_to_train.weights.ranges import locate_tensors
 from no_time_to_train.weights.source import WeightsSource
@@ -63,6 +64,7 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
         found = source_of(read_stored(source, headers_only=True), source)
         write_config(folder, found, key_bias=key_bias)
         write_json(folder / PREPROCESSOR, preprocessor_of(entry_of(found)))
+        carry_notice(folder, source, entry_of(found))
     return destination
 
 

@@ -1,12 +1,13 @@
 """The encoder within a module that is being trained or run, and its weights as they are now."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
 
 from no_time_to_train.files import atomic_path
@@ -47,23 +48,38 @@ def find_live_encoder(module: nn.Module) -> LiveEncoder | None:
     return next(iter(trained or found), None)
 
 
-def write_live(live: LiveEncoder, folder: Path) -> None:
+def tensors_in(state: Mapping[str, Any] | None, module: nn.Module, live: LiveEncoder) -> dict[str, Tensor] | None:
+    """Return the tensors of a module's encoder in a state of the module, which may hold averages of its weights.
+
+    Returns:
+        By the model's names; None where the state does not hold all of them whole, as that of a sharded module.
+    """
+    name = next(name for name, part in module.named_modules() if part is live.model)
+    prefix, wanted = f"{name}." if name else "", live.model.state_dict()
+    found = {key: (state or {}).get(f"{prefix}{key}") for key in wanted}
+    whole = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    return whole if all(key in whole and whole[key].shape == value.shape for key, value in wanted.items()) else None
+
+
+def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write an encoder's present weights as a Hugging Face folder; nothing of the model changes.
 
     Args:
         live: The encoder.
         folder: Made if it is not there.
+        tensors: Others than its present weights, by the model's names.
 
     Raises:
         OutputError: It cannot be written to.
     """
-    tensors = {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in live.model.state_dict().items()
+    copies = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in (live.model.state_dict() if tensors is None else tensors).items()
     }
     rope = getattr(live.model, "rope_embeddings", None)
     metadata = {"format": "pt"} | ({} if rope is None else _stored_periods(rope))
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(copies, temporary, metadata=metadata)
     config = {**live.model.config.to_dict(), "architectures": [type(live.model).__name__]}
     write_json(folder / CONFIG, config)
     if live.entry is not None:

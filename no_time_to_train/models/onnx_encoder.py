@@ -16,7 +16,7 @@ from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.onnx_file import OnnxFile, open_session, read_onnx_file
 from no_time_to_train.weights.inspect import sha256_of
 
-_INPUT, _OUTPUT = "pixel_values", "last_hidden_state"
+_INPUT, _OUTPUT, _POOLED = "pixel_values", "last_hidden_state", "pooler_output"
 
 
 class OnnxEncoder(Encoder):
@@ -72,7 +72,17 @@ class OnnxEncoder(Encoder):
         return f"onnx-{self.config.name}-{digest.hexdigest()[:16]}"
 
     def tokens(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Encode images; a file of a fixed batch gets as many at a time, the last ones filled up.
+        """Encode images; see `outputs`.
+
+        Raises:
+            ImageSizeError: The file takes another size.
+        """
+        return self.outputs(pixel_values)[0]
+
+    def outputs(self, pixel_values: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B D"]]:
+        """Return both of the file's outputs: all tokens, and the first of them as the pooled one.
+
+        A file of a fixed batch gets as many images at a time, the last ones filled up.
 
         Raises:
             ImageSizeError: The file takes another size.
@@ -95,13 +105,14 @@ class OnnxEncoder(Encoder):
         for begin in range(0, len(pixels), batch):
             part = pixels[begin : begin + batch]
             filled = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)]).contiguous()
-            parts.append(self._run(session, filled)[: len(part)])
-        return torch.cat(parts)
+            parts.append([output[: len(part)] for output in self._run(session, filled)])
+        states, pooled = (torch.cat(outputs) for outputs in zip(*parts, strict=True))
+        return states, pooled
 
-    def _run(self, session: onnxruntime.InferenceSession, pixels: Tensor) -> Tensor:
+    def _run(self, session: onnxruntime.InferenceSession, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if pixels.device.type == "cpu":
-            (states,) = session.run([_OUTPUT], {_INPUT: pixels.numpy()})
-            return torch.from_numpy(states)
+            states, pooled = session.run([_OUTPUT, _POOLED], {_INPUT: pixels.numpy()})
+            return torch.from_numpy(states), torch.from_numpy(pooled)
         # On a device the tensors stay where they are.
         device, index = pixels.device.type, pixels.device.index or 0
         grid = grid_size(pixels.shape[2], pixels.shape[3], self.config)
@@ -112,7 +123,7 @@ class OnnxEncoder(Encoder):
         binding.bind_output(_OUTPUT, device, index, np.float32, tuple(tokens.shape), tokens.data_ptr())
         torch.cuda.current_stream(pixels.device).synchronize()
         session.run_with_iobinding(binding)
-        return tokens
+        return tokens, tokens[:, 0]
 
     def _session_here(self) -> onnxruntime.InferenceSession:
         if self._opened_on != self.device:

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from no_time_to_train.errors import ConfigError, ParityError
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError, ParityError
 from no_time_to_train.export.callback import OnnxExportCallback
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.export.verify import natural_noise
 from no_time_to_train.image_sizes import grid_size
 from no_time_to_train.jax_models.load import EqxEncoder, load_eqx_encoder
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
-from no_time_to_train.models.live import find_live_encoder, write_live
+from no_time_to_train.models.live import find_live_encoder, tensors_in, write_live
 from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.parity.compare import ParityReport, compare_features
 from no_time_to_train.registry import EncoderConfig
@@ -27,7 +29,7 @@ _BACKENDS: tuple[Backend, ...] = ("onnx", "eqx")
 
 
 class FeatureParityCallback(Callback):
-    """Compares the live torch encoder with its ONNX and Equinox forms after a validation or test, and logs it.
+    """Compares the live weights in torch with their ONNX and Equinox forms after a validation or test, and logs it.
 
     `parity/torch-onnx/cls_cosine`, `parity/torch-onnx/max_abs` and so on. The newest export of `OnnxExportCallback` is
     taken if it is of this very step; else the live weights are exported to a temporary folder. An export that no
@@ -75,6 +77,14 @@ class FeatureParityCallback(Callback):
         self._num_compared = 0
         self._failure: str | None = None
         self._images: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Remember how many validations there were."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._validations = int(state_dict["validations"])
 
     # Lightning's hooks ----------------------------------------------------------------------------------------------
 
@@ -138,12 +148,18 @@ class FeatureParityCallback(Callback):
         """Compare, keep what failed, and return what is to be logged: nothing but in the first process."""
         if not trainer.is_global_zero:
             return {}
-        self.report = self._compare(trainer, pl_module)
+        try:
+            self.report = self._compare(trainer, pl_module)
+        except NoTimeToTrainError as error:
+            if self.on_failure != "warn" or isinstance(error, ConfigError):
+                raise
+            rank_zero_warn(f"at step {trainer.global_step} nothing could be compared: {error}")
+            return {}
         values = {}
         for pair in self.report.pairs:
             values[f"parity/{pair.pair}/cls_cosine"] = pair.cls.least_cosine
             values[f"parity/{pair.pair}/patch_cosine"] = pair.patches.least_cosine
-            values[f"parity/{pair.pair}/max_abs"] = max(pair.cls.max_abs, pair.patches.max_abs)
+            values[f"parity/{pair.pair}/max_abs"] = pair.max_abs
         if not self.report.ok:
             self._failure = f"at step {trainer.global_step} {self.report}"
         return values
@@ -175,16 +191,25 @@ class FeatureParityCallback(Callback):
         for callback in exporting:  # while it traces, jax2onnx changes what JAX does in other threads too
             callback.wait()
         with tempfile.TemporaryDirectory() as temporary:
-            # A model of its own, of the live weights: the module's is left alone, whatever its mode and hooks.
-            folder = Path(temporary) / "live"
-            write_live(live, folder)
+            # Outside of a fit the module may hold any weights at the step of the last one.
+            fitting = trainer.state.fn == TrainerFn.FITTING and "onnx" in self.backends
+            newest = _newest_export(exporting, trainer.global_step) if fitting else None
+            # A model of its own: the module's is left alone, whatever its mode and hooks. An export has the weights
+            # of its checkpoint, which may be averages of the live ones.
+            folder, state = Path(temporary) / "live", None
+            if newest is not None and newest[1].is_file():
+                # This run wrote it.
+                state = trainer.strategy.checkpoint_io.load_checkpoint(newest[1], weights_only=False)["state_dict"]
+            write_live(live, folder, tensors_in(state, pl_module, live))
             reference = build_encoder_from_checkpoint(folder)
             pixels = self._pixels(reference.config)
+            size = None if newest is None else read_onnx_file(newest[0]).image_size
+            if size is not None:
+                pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
             others: list[Path | EqxEncoder] = []
             if "onnx" in self.backends:
-                newest = _newest_export(exporting, trainer.global_step)
                 self._num_compared = _num_begun(trainer)
-                others.append(newest or export_onnx(folder, verify=False))
+                others.append(export_onnx(folder, verify=False) if newest is None else newest[0])
             if "eqx" in self.backends:
                 others.append(load_eqx_encoder(folder))
 
@@ -221,11 +246,12 @@ def _num_begun(trainer: Trainer) -> int:
     return sum(callback.num_begun for callback in _exporting(trainer))
 
 
-def _newest_export(callbacks: Sequence[OnnxExportCallback], step: int) -> Path | None:
-    """Return the newest export if it is of the present step."""
-    for folder in reversed([folder for callback in callbacks for folder in callback.finished()]):
-        if folder.is_dir() and read_onnx_file(folder).metadata.get("global_step") == str(step):
-            return folder
+def _newest_export(callbacks: Sequence[OnnxExportCallback], step: int) -> tuple[Path, Path] | None:
+    """Return the newest export and its checkpoint if it is of the present step."""
+    for callback in callbacks:
+        for folder in reversed(callback.finished()):
+            if folder.is_dir() and read_onnx_file(folder).metadata.get("global_step") == str(step):
+                return folder, callback.exports[folder]
     return None
 
 

@@ -7,6 +7,9 @@ from typing import Any
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.image_sizes import read_image_size
 
+# Each is held in memory.
+_MOST = 1000
+
 
 def compare(
     encoder: str | None = None,
@@ -54,6 +57,8 @@ def compare(
             raise ConfigError(
                 f"{name} is {min(value for value in values if value is not None)}", remedy="give 1 or more"
             )
+    if random is not None and random > _MOST:
+        raise ConfigError(f"--random is {random}, more than {_MOST}", remedy="give fewer")
     if tolerance is not None and not tolerance >= 0:
         raise ConfigError(f"--tolerance is {tolerance}", remedy="give a number such as 1e-5")
     if report is not None:

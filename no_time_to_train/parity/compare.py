@@ -1,7 +1,8 @@
 """The same images by several backends, and how far their features are apart."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -12,8 +13,10 @@ from jaxtyping import Float
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.image_sizes import check_image_size
+from no_time_to_train.models.features import Encoder
 from no_time_to_train.parity.blocks import StageDrift, measure_stages
 from no_time_to_train.parity.features import AnyEncoder, Backend, backend_of
+from no_time_to_train.parity.numbers import finite
 from no_time_to_train.parity.tolerances import FP32_TOLERANCE, tolerance_of
 
 
@@ -45,6 +48,7 @@ class PairDrift:
         cls: Of the CLS token.
         pooled: Of the mean of the patch tokens.
         patches: Of the patch tokens.
+        pooler: Of the pooled output, which is the CLS token where a backend gives it as one of two outputs.
         storage: Of the storage tokens; None for encoders without.
         ok: Whether all of them are within the pair's tolerance.
         expected: What that is, in words.
@@ -54,9 +58,16 @@ class PairDrift:
     cls: TokenDrift
     pooled: TokenDrift
     patches: TokenDrift
+    pooler: TokenDrift
     storage: TokenDrift | None
     ok: bool
     expected: str
+
+    @property
+    def max_abs(self) -> float:
+        """The largest difference of any output; NaN if one is."""
+        kinds = (self.cls, self.patches, self.pooler, self.storage)
+        return float(np.max([kind.max_abs for kind in kinds if kind is not None]))
 
 
 @dataclass(frozen=True)
@@ -96,20 +107,20 @@ class ParityReport:
         drift = self.first_drift
         if drift is None:
             return _verdict(self.pairs, seen=bool(self.blocks))
-        rest = _others(self.faults, drift)
+        rest = _others(self.faults, drift, max(stage.block for stage in self.blocks))
         return (
             f"{drift.backend} first drifts at {drift.place}: the stage itself errs by {drift.own_error:.1e}, "
-            f"{drift.excess:.3g} times what its precision explains{rest}"
+            f"{drift.excess:.3g} times what is allowed for rounding{rest}"
         )
 
     def to_json(self) -> str:
         """Return all of it as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it in plain types."""
+        """Return all of it in plain types; numbers that JSON does not know are None."""
         drift = self.first_drift
-        return {
+        told = {
             "ok": self.ok,
             "summary": str(self),
             "shape": list(self.shape),
@@ -117,6 +128,7 @@ class ParityReport:
             "first_drift": None if drift is None else asdict(drift),
             "blocks": [asdict(stage) | {"at_fault": stage.at_fault} for stage in self.blocks],
         }
+        return dict(finite(told))
 
 
 def compare_features(
@@ -157,32 +169,57 @@ def compare_features(
         backends.append(backend_of(encoder, [backend.name for backend in backends]))
     for backend in backends:
         check_image_size(pixels.shape[2], pixels.shape[3], backend.config)
-    tokens = [backend.tokens(pixels).astype(np.float64) for backend in backends]
+    if not np.isfinite(pixels).all():
+        raise ConfigError("the images hold values that are no numbers", remedy="give others")
+    with _evaluating(backends):
+        outputs = [tuple(array.astype(np.float64) for array in backend.outputs(pixels)) for backend in backends]
+        stages = (
+            measure_stages(backends, pixels) if blocks and len({tokens.shape for tokens, _ in outputs}) == 1 else ()
+        )
+    tokens = [states for states, _ in outputs]
     if len({array.shape for array in tokens}) > 1 or len({backend.num_prefix for backend in backends}) > 1:
         shapes = ", ".join(f"{one.name} {array.shape}" for one, array in zip(backends, tokens, strict=True))
         raise ConfigError(
             f"the encoders give tokens of other shapes: {shapes}", remedy="compare one encoder's backends"
         )
     pairs = []
-    for (one, first), (other, second) in combinations(zip(backends, tokens, strict=True), 2):
+    for (one, first), (other, second) in combinations(zip(backends, outputs, strict=True), 2):
         pairs.append(_pair(one, first, other, second, FP32_TOLERANCE if tolerance is None else tolerance))
-    return ParityReport(tuple(pairs), tuple(pixels.shape), measure_stages(backends, pixels) if blocks else ())
+    return ParityReport(tuple(pairs), tuple(pixels.shape), stages)
 
 
-def _pair(one: Backend, first: np.ndarray, other: Backend, second: np.ndarray, tolerance: float) -> PairDrift:
+@contextmanager
+def _evaluating(backends: Sequence[Backend]) -> Iterator[None]:
+    """Have torch encoders in evaluation mode meanwhile: in training they move patches about at random."""
+    parts = [part for one in backends if isinstance(one.encoder, Encoder) for part in one.encoder.modules()]
+    training = [part for part in parts if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _pair(
+    one: Backend, outputs: Sequence[np.ndarray], other: Backend, others: Sequence[np.ndarray], tolerance: float
+) -> PairDrift:
     prefix = one.num_prefix
+    (first, first_pooled), (second, second_pooled) = outputs, others
     patches = _drift(first[:, prefix:], second[:, prefix:])
     kinds = {
         "cls": _drift(first[:, :1], second[:, :1]),
         "pooled": _drift(first[:, prefix:].mean(1, keepdims=True), second[:, prefix:].mean(1, keepdims=True)),
         "patches": patches,
+        "pooler": _drift(first_pooled, second_pooled),
     }
     storage = _drift(first[:, 1:prefix], second[:, 1:prefix]) if prefix > 1 else None
     every = [*kinds.values(), *([] if storage is None else [storage])]
     least = tolerance_of((one.precision, one.device), (other.precision, other.device)).least_cosine
     if least is None:
         allowed = tolerance * max(1.0, float(np.abs(first).max()))
-        ok = all(drift.max_abs <= allowed for drift in every)
+        ok = bool(np.isfinite(allowed)) and all(drift.max_abs <= allowed for drift in every)
         expected = f"a difference of at most {allowed:.1e}"
     else:
         ok = all(drift.least_cosine >= least for drift in every)
@@ -215,13 +252,13 @@ def _verdict(pairs: Sequence[PairDrift], *, seen: bool) -> str:
     )
 
 
-def _others(faults: Sequence[StageDrift], first: StageDrift) -> str:
+def _others(faults: Sequence[StageDrift], first: StageDrift, depth: int) -> str:
     """Say where else a backend is at fault; what errs alike in every block is more likely to be what blocks share."""
     others = [fault for fault in faults if fault.backend == first.backend and fault is not first]
     if not others:
         return "; no other stage is at fault"
     alike = {fault.block for fault in others if fault.stage == first.stage} | {first.block}
-    if first.stage == "attn_raw" and len(alike) == first.block + len(alike) > 2 and len(others) == len(alike) - 1:
+    if first.stage == "attn_raw" and len(alike) == depth == len(others) + 1:
         return f"; so do all {len(alike)} blocks there: look at what they share, the RoPE periods"
     named = ", ".join(fault.place for fault in others[:3]) + (" and more" if len(others) > 3 else "")
     return f"; so are {len(others)} other stages: {named}" if len(others) > 1 else f"; so is {named}"

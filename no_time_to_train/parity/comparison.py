@@ -140,7 +140,7 @@ def _pictures(
     image = denormalised(pixels[0], config)
 
     def patches(backend: Backend) -> np.ndarray:
-        return backend.tokens(pixels)[0, backend.num_prefix :].reshape(rows, columns, -1)
+        return backend.outputs(pixels)[0][0, backend.num_prefix :].reshape(rows, columns, -1)
 
     grids = {backend.name: patches(backend) for backend in backends}
     for other in others:

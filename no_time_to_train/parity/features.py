@@ -27,6 +27,7 @@ from no_time_to_train.registry import EncoderConfig
 
 Kind = Literal["torch", "eqx", "onnx"]
 AnyEncoder = Encoder | EqxEncoder | Path | str
+_LEAST_ROUNDED = ("fp64", "fp32", "fp16", "bf16", "int8")
 _PRECISIONS = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -66,14 +67,21 @@ class Backend:
             digest.update(np.asarray(leaf).tobytes())
         return f"eqx-{self.config.name}-{digest.hexdigest()[:16]}"
 
-    def tokens(self, pixels: Float[np.ndarray, "B 3 H W"]) -> Float[np.ndarray, "B N D"]:
-        """Encode images."""
+    def outputs(
+        self, pixels: Float[np.ndarray, "B 3 H W"]
+    ) -> tuple[Float[np.ndarray, "B N D"], Float[np.ndarray, "B D"]]:
+        """Encode images: all tokens, and what is given as the pooled output, which is the first of them."""
         if not isinstance(self.encoder, Encoder):
-            return np.asarray(compiled_tokens(self.encoder, jnp.asarray(pixels)), np.float32)
+            tokens = np.asarray(compiled_tokens(self.encoder, jnp.asarray(pixels)), np.float32)
+            return tokens, tokens[:, 0]
         with torch.inference_mode():
             given = torch.from_numpy(pixels).to(self.encoder.device)
-            array: np.ndarray = self.encoder.tokens(given).float().cpu().numpy()
-        return array
+            if isinstance(self.encoder, OnnxEncoder):
+                states, pooled = self.encoder.outputs(given)
+            else:
+                states = self.encoder.tokens(given)
+                pooled = states[:, 0]
+            return states.float().cpu().numpy(), pooled.float().cpu().numpy()
 
     def trace(self, pixels: Float[np.ndarray, "B 3 H W"]) -> Trace:
         """Return what comes out of every stage that can be seen, on the CPU; shapes may be flat."""
@@ -119,23 +127,22 @@ def backend_of(encoder: AnyEncoder, taken: Sequence[str] = ()) -> Backend:
 def torch_model_of(backends: Sequence[Backend]) -> PreTrainedModel | None:
     """Return the torch model whose stages the others are held against.
 
-    That of the first torch encoder; else one with the weights of the first Equinox encoder, or of the first export
-    whose folder holds them. None if there is none: int8 and fp16 exports hold their own weights alone.
+    That of the least rounded weights: a torch encoder's own, or one with the weights of an Equinox encoder, or of an
+    export whose folder holds them. None if there is none: int8 and fp16 exports hold their own weights alone.
     """
-    encoders = [backend.encoder for backend in backends]
-    for encoder in encoders:
+    kinds: tuple[Kind, ...] = ("torch", "eqx", "onnx")
+    for backend in sorted(backends, key=lambda one: (_LEAST_ROUNDED.index(one.precision), kinds.index(one.kind))):
+        encoder = backend.encoder
         if isinstance(encoder, FeatureEncoder):
             return encoder.model
-    for encoder in encoders:
-        if not isinstance(encoder, Encoder):
-            with tempfile.TemporaryDirectory() as folder:
-                return build_encoder_from_checkpoint(save_eqx_encoder(encoder, Path(folder) / "twin.eqx")).model
-    for encoder in encoders:
         if isinstance(encoder, OnnxEncoder):
             try:
                 return build_encoder_from_checkpoint(encoder.file.path.parent).model
             except NoTimeToTrainError:
                 continue
+        if not isinstance(encoder, Encoder):
+            with tempfile.TemporaryDirectory() as folder:
+                return build_encoder_from_checkpoint(save_eqx_encoder(encoder, Path(folder) / "twin.eqx")).model
     return None
 
 

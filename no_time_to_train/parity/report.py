@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,10 +16,10 @@ from no_time_to_train.errors import OutputError
 from no_time_to_train.files import atomic_folder
 from no_time_to_train.parity.compare import ParityReport
 from no_time_to_train.parity.known_answers import KnownAnswer
-from no_time_to_train.parity.numbers import small_number
+from no_time_to_train.parity.numbers import finite, small_number
 
 PAGE, RESULT = "index.html", "parity.json"
-_WRITTEN = (".html", ".json", ".png")
+_WRITTEN = re.compile(rf"{re.escape(PAGE)}|{re.escape(RESULT)}|\d+x\d+-batch\d+-\d+-[\w-]+\.png")
 _PACKAGES = ("no_time_to_train", "torch", "transformers", "jax", "equinox", "onnx", "onnxruntime", "jax2onnx")
 
 
@@ -84,7 +85,7 @@ class Result:
             "ok": self.ok,
             "encoder": self.encoder,
             "backends": [vars(backend) for backend in self.backends],
-            "known_answer": None if known is None else vars(known) | {"ok": known.ok, "summary": str(known)},
+            "known_answer": None if known is None else finite(vars(known) | {"ok": known.ok, "summary": str(known)}),
             "versions": versions(),
             "cases": [{"title": case.title, **case.report.to_dict()} for case in self.cases],
         }
@@ -105,27 +106,34 @@ def write_report(result: Result, folder: Path) -> Path:
     Raises:
         OutputError: The folder holds something else, or cannot be written.
     """
-    check_replaceable(folder)
+    folder = check_replaceable(folder)
     with atomic_folder(folder) as new:
         for case in result.cases:
             for name, (_, png) in case.pictures.items():
                 (new / name).write_bytes(png)
-        (new / RESULT).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (new / RESULT).write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (new / PAGE).write_text(_page(result), encoding="utf-8")
     return folder / PAGE
 
 
-def check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> Path:
     """Refuse a folder that holds anything but a report.
 
+    Returns:
+        The folder, links followed.
+
     Raises:
-        OutputError: It does.
+        OutputError: It does, or is the one that the command runs in.
     """
+    folder = folder.resolve()
+    if folder == Path.cwd():
+        raise OutputError(f"{folder} is the folder that this runs in", remedy="name one in it")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
+        return folder
     ours = folder.is_dir() and (folder / RESULT).is_file()
-    if not ours or any(path.suffix not in _WRITTEN or path.is_dir() for path in folder.iterdir()):
+    if not ours or any(not _WRITTEN.fullmatch(path.name) or path.is_dir() for path in folder.iterdir()):
         raise OutputError(f"{folder} is there already, and holds no report", remedy="name a new folder")
+    return folder
 
 
 def _page(result: Result) -> str:

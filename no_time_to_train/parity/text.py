@@ -20,11 +20,10 @@ def in_words(result: Result) -> str:
     for case in result.cases:
         lines.append(f"{_verdict(case.report.ok)} {case.title}")
         for pair in case.report.pairs:
-            worst = max(pair.cls.max_abs, pair.patches.max_abs, pair.storage.max_abs if pair.storage else 0.0)
             lines.append(
-                f"     {_verdict(pair.ok)} {pair.pair:<11} largest difference {worst:.1e}, "
-                f"1 - cosine: CLS {max(0.0, 1 - pair.cls.least_cosine):.1e}, "
-                f"worst patch {max(0.0, 1 - pair.patches.least_cosine):.1e}; expected {pair.expected}"
+                f"     {_verdict(pair.ok)} {pair.pair:<11} largest difference {pair.max_abs:.1e}, "
+                f"1 - cosine: CLS {_away(pair.cls.least_cosine):.1e}, "
+                f"worst patch {_away(pair.patches.least_cosine):.1e}; expected {pair.expected}"
             )
         for name in dict.fromkeys(drift.backend for drift in case.report.blocks):
             lines.append(_table([drift for drift in case.report.blocks if drift.backend == name]))
@@ -33,6 +32,10 @@ def in_words(result: Result) -> str:
     if result.known_answer is not None:
         lines.append(f"{_verdict(result.known_answer.ok)} {result.known_answer}")
     return "\n".join(lines)
+
+
+def _away(cosine: float) -> float:
+    return 0.0 if cosine > 1 else 1 - cosine
 
 
 def _verdict(ok: bool) -> str:

@@ -1,6 +1,5 @@
 """Muon for the weight matrices of the blocks, AdamW for everything else, as one optimizer with one schedule."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from no_time_to_train.distill.schedule import warmup_cosine
 
 _NEVER_MATRICES = ("embed", "token")
 
@@ -83,10 +84,5 @@ def build_optimizer(
             narrow = parameter.ndim != 2 or min(parameter.shape) <= 4
             (others if narrow or any(word in name for word in _NEVER_MATRICES) else matrices).append(parameter)
     optimizer = MuonWithAdamW(matrices, others, learning_rate=learning_rate, adamw_learning_rate=adamw_learning_rate)
-
-    def share(step: int) -> float:
-        rise = min(1.0, (step + 1) / max(1, warmup_steps))
-        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, max_steps))))
-
-    schedule = LambdaLR(cast(Optimizer, optimizer), share)
+    schedule = LambdaLR(cast(Optimizer, optimizer), warmup_cosine(warmup_steps, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

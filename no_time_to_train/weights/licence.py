@@ -1,5 +1,9 @@
 """The licence that released weights are under, said to the user and written beside them."""
 
+import shutil
+from pathlib import Path
+
+from no_time_to_train.files import write_text_atomic
 from no_time_to_train.registry import DINOV3_LICENSE, EncoderConfig
 
 NOTICE_FILE = "DINOV3_LICENSE_NOTICE.txt"
@@ -21,3 +25,23 @@ From: {{source}}
 def is_dinov3(entry: EncoderConfig | None, source: str) -> bool:
     """Tell whether the DINOv3 License governs weights: by their registry entry, else by their source's name."""
     return entry.license == DINOV3_LICENSE if entry is not None else "dinov3" in source.lower()
+
+
+def carry_notice(folder: Path, source: Path, entry: EncoderConfig | None) -> None:
+    """Put the notice beside weights that were made from others: the one that lies beside those, or one of our own.
+
+    Args:
+        folder: Where the new weights are.
+        source: The file or folder that they were made from.
+        entry: What they are.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    if (folder / NOTICE_FILE).exists():
+        return
+    beside = (source if source.is_dir() else source.parent) / NOTICE_FILE
+    if beside.is_file():
+        shutil.copyfile(beside, folder / NOTICE_FILE)
+    elif is_dinov3(entry, source.name):
+        write_text_atomic(folder / NOTICE_FILE, NOTICE.format(source=source.name))

@@ -1,0 +1,162 @@
+"""Where images without annotations come from: folders, COCO JSON, the embedded scenes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from no_time_to_train.data.coco import load_coco
+from no_time_to_train.data.images import load_image
+from no_time_to_train.data.training_scenes import TrainingScenes
+from no_time_to_train.errors import DataNotFoundError
+
+_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
+
+
+class ImageSource(ABC):
+    """Images in an order that stays."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what a user knows an image by."""
+
+    @abstractmethod
+    def load(self, index: int) -> Image.Image:
+        """Read an image as RGB.
+
+        Raises:
+            ImageReadError: It cannot be read.
+        """
+
+    def label(self, index: int) -> int:
+        """Return an image's class, -1 where there is none."""
+        return -1
+
+
+class FileImages(ImageSource):
+    """Files.
+
+    Args:
+        paths: Of the images.
+        labels: The class of each, if there are classes.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int] | None = None) -> None:
+        self.paths, self.labels = tuple(paths), None if labels is None else tuple(labels)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Return the path."""
+        return str(self.paths[index])
+
+    def load(self, index: int) -> Image.Image:
+        """Read an image as RGB."""
+        return load_image(self.paths[index])
+
+    def label(self, index: int) -> int:
+        """Return an image's class, -1 where there is none."""
+        return -1 if self.labels is None else self.labels[index]
+
+
+class SceneImages(ImageSource):
+    """The embedded synthetic scenes."""
+
+    def __init__(self, scenes: TrainingScenes) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.scenes)
+
+    def name(self, index: int) -> str:
+        """Return the number of the scene."""
+        return f"scene {index}"
+
+    def load(self, index: int) -> Image.Image:
+        """Return a scene."""
+        return Image.fromarray(np.array(self.scenes.images[index]))
+
+
+class Chosen(ImageSource):
+    """Some of another source's images.
+
+    Args:
+        source: The other one.
+        indices: Which of its images.
+    """
+
+    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, tuple(indices)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """Return what a user knows an image by."""
+        return self.source.name(self.indices[index])
+
+    def load(self, index: int) -> Image.Image:
+        """Read an image as RGB."""
+        return self.source.load(self.indices[index])
+
+    def label(self, index: int) -> int:
+        """Return an image's class, -1 where there is none."""
+        return self.source.label(self.indices[index])
+
+
+def images_in_folders(folders: Sequence[Path], *, labelled: bool = False) -> FileImages:
+    """Find the images in folders and the folders within them; hidden ones are left out.
+
+    Args:
+        folders: Where to look.
+        labelled: The first folder below names an image's class.
+
+    Raises:
+        DataNotFoundError: A folder is not there, or holds no image.
+    """
+    paths: list[Path] = []
+    names: list[str] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataNotFoundError(f"there is no folder {folder}", remedy="name a folder of images")
+        found = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in _SUFFIXES
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
+        if not found:
+            raise DataNotFoundError(
+                f"{folder} holds no image, nor do the folders in it",
+                remedy=f"name one that does; files end in {', '.join(sorted(_SUFFIXES))}",
+            )
+        paths += found
+        names += [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in found]
+    if not labelled:
+        return FileImages(paths)
+    classes = {name: index for index, name in enumerate(sorted(set(names) - {""}))}
+    return FileImages(paths, [classes.get(name, -1) for name in names])
+
+
+def images_of_coco(json: Path, folder: Path) -> FileImages:
+    """Return the images that a COCO JSON names.
+
+    Raises:
+        DataNotFoundError: The JSON is not there, or names no image.
+        AnnotationError: It is no COCO JSON.
+    """
+    records = load_coco(json).images
+    if not records:
+        raise DataNotFoundError(f"{json} names no image", remedy="name another")
+    return FileImages([folder / record.file_name for record in records])

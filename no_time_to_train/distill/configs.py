@@ -1,0 +1,118 @@
+"""What a distillation is made of, as YAML sets it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from no_time_to_train.errors import ConfigError
+
+TeacherDtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Which encoder teaches.
+
+    Attributes:
+        name: A registry name, whose weights are looked for under `checkpoints/` if none are named.
+        ckpt_path: Its weights, in any layout.
+        folder: A fetched folder instead of both, which is checked to be whole; see `DinoV3Teacher`.
+        dtype: Of its weights and features.
+        random_init: Draw random weights where there are none, to try the pipeline.
+    """
+
+    name: str | None = None
+    ckpt_path: Path | None = None
+    folder: Path | None = None
+    dtype: TeacherDtype = "float32"
+    random_init: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.folder is None) or (self.folder is not None and self.ckpt_path is not None):
+            raise ConfigError(
+                "the teacher is named twice, or not at all",
+                remedy="set teacher.name, with ckpt_path, or teacher.folder",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """Which encoder learns.
+
+    Attributes:
+        name: A registry name: fresh, unless weights are named.
+        ckpt_path: Weights to begin with, in any layout.
+        folder: A transformers folder instead: its architecture and weights, of any size.
+        seed: Of fresh weights.
+    """
+
+    name: str | None = None
+    ckpt_path: Path | None = None
+    folder: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.folder is None) or (self.folder is not None and self.ckpt_path is not None):
+            raise ConfigError(
+                "the student is named twice, or not at all",
+                remedy="set student.name, with ckpt_path, or student.folder",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The weights of the terms; a term of weight 0 is left out.
+
+    Attributes:
+        cls: 1 - cosine of the CLS tokens.
+        patches: 1 - cosine of the patch tokens.
+        gram: Mean square difference of the similarities between the patches of an image, after the DINOv3 paper.
+        layer: 1 - cosine of the patch tokens at each pair of `layers`, on average.
+        layers: Blocks of the student, counted from 0, with those of the teacher that they learn from; a ConvNeXt's are
+            its stages.
+    """
+
+    cls: float = 1.0
+    patches: float = 1.0
+    gram: float = 0.0
+    layer: float = 1.0
+    layers: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weights = {"cls": self.cls, "patches": self.patches, "gram": self.gram, "layer": self.layer}
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"loss.{name} is {weight}, expected 0 or more", remedy="correct it in the YAML")
+        if not (self.cls or self.patches or self.gram or (self.layer and self.layers)):
+            raise ConfigError("every term of the loss has weight 0", remedy="give one of them a weight")
+        if any(block < 0 for pair in self.layers.items() for block in pair):
+            raise ConfigError(f"loss.layers are {self.layers}, expected blocks from 0 on", remedy="correct the YAML")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule.
+
+    Attributes:
+        learning_rate: At its peak.
+        weight_decay: Of matrices; norms, biases and tokens have none.
+        betas: Of AdamW.
+        warmup_steps: Steps of a linear rise, after which a cosine falls.
+        final_share: Of the peak, what the cosine falls to at the last step.
+    """
+
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = 500
+    final_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < float("inf") or self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ConfigError(
+                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay} and warmup_steps "
+                f"{self.warmup_steps} make no sense together",
+                remedy="a rate above 0, the others 0 or more",
+            )
+        if not 0 <= self.final_share <= 1:
+            raise ConfigError(f"final_share is {self.final_share}, expected 0 to 1", remedy="correct it in the YAML")

@@ -1,0 +1,118 @@
+"""The two encoders of a distillation."""
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import nn
+
+from no_time_to_train.distill.configs import StudentConfig, TeacherConfig
+from no_time_to_train.distill.teacher import DinoV3Config, DinoV3Teacher
+from no_time_to_train.errors import WeightsNotFoundError
+from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
+from no_time_to_train.registry import EncoderConfig, resolve_encoder, weights_at_hand
+from no_time_to_train.weights.licence import NOTICE_FILE, is_dinov3
+
+
+class FrozenTeacher:
+    """A teacher beside a training module, not within it: neither trained, nor averaged, nor in its checkpoints.
+
+    Args:
+        encoder: What teaches.
+        is_dinov3: Whether the DINOv3 License governs it, and so its students.
+    """
+
+    def __init__(self, encoder: FeatureEncoder, *, is_dinov3: bool) -> None:
+        self.encoder = encoder
+        self.is_dinov3 = is_dinov3
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenTeacher":
+        """Copies of the module, such as one whose weights are averaged, share their teacher."""
+        return self
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self.encoder.model
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The registry entry."""
+        return self.encoder.config
+
+    def prepare(self, device: torch.device, strategy: Strategy) -> None:
+        """Bring it to the device; where the strategy shards models, spread its blocks over the processes (FSDP2)."""
+        if not isinstance(strategy, ModelParallelStrategy):
+            nn.Module.to(self.encoder, device)
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = strategy.device_mesh["data_parallel"]
+        for part in self.model.modules():
+            if isinstance(part, nn.ModuleList):
+                for block in part:
+                    fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        nn.Module.to(self.encoder, device)
+
+
+def build_teacher(config: TeacherConfig) -> FrozenTeacher:
+    """Build the teacher, frozen and in evaluation mode.
+
+    Raises:
+        UnknownEncoderError: Its name is not known.
+        WeightsNotFoundError: Its weights are not there.
+        LocalEntryNotFoundError: Its folder is not whole.
+    """
+    if config.folder is not None:
+        encoder = DinoV3Teacher(DinoV3Config(root=config.folder, dtype=config.dtype)).encoder
+        return FrozenTeacher(encoder, is_dinov3=is_dinov3(encoder.config, encoder.config.name))
+    entry = resolve_encoder(str(config.name))
+    found = config.ckpt_path or weights_at_hand(entry)
+    if found is None and not config.random_init:
+        raise WeightsNotFoundError(
+            f"there are no weights of the teacher {entry.name} under checkpoints/",
+            remedy=f"ntt fetch {entry.name}, or set teacher.ckpt_path, or teacher.random_init to try the pipeline",
+        )
+    dtype = getattr(torch, config.dtype)
+    encoder = build_torch_encoder(entry.name, found, random_init=config.random_init, dtype=dtype)
+    # Weights that were made from DINOv3's carry the notice beside them.
+    noticed = found is not None and ((found if found.is_dir() else found.parent) / NOTICE_FILE).is_file()
+    return FrozenTeacher(encoder, is_dinov3=noticed or is_dinov3(entry, entry.name))
+
+
+def build_student(config: StudentConfig) -> FeatureEncoder:
+    """Build the student, ready to be trained.
+
+    Raises:
+        UnknownEncoderError: Its name is not known.
+        WeightsNotFoundError: Its weights are not there.
+        WeightsFormatError: They are damaged.
+    """
+    if config.folder is not None:
+        student = build_encoder_from_checkpoint(config.folder)
+    elif config.ckpt_path is not None:
+        student = build_torch_encoder(str(config.name), config.ckpt_path)
+    else:
+        student = _fresh(str(config.name), config.seed)
+    student.model.requires_grad_(True)
+    # Serves pre-training only: without masks it gets no gradient, which processes would wait for.
+    mask = getattr(getattr(student.model, "embeddings", None), "mask_token", None)
+    if mask is not None:
+        mask.requires_grad_(False)
+    # In training transformers moves the places of patches about at random; the teacher's stay.
+    rope: Any = getattr(student.model, "rope_embeddings", None)
+    if rope is not None:
+        rope.config = copy.copy(rope.config)  # the model's own is written beside its weights
+        rope.config.pos_embed_shift = rope.config.pos_embed_jitter = rope.config.pos_embed_rescale = None
+    student.model.train()
+    return student
+
+
+def _fresh(name: str, seed: int) -> FeatureEncoder:
+    with warnings.catch_warnings():
+        # Random weights are what is wanted here.
+        warnings.filterwarnings("ignore", message=".*has random weights")
+        return build_torch_encoder(name, random_init=True, seed=seed)

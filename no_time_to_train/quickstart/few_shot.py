@@ -1,0 +1,73 @@
+"""What a student is worth for matching: mask AP on the embedded few-shot set, after validations."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from no_time_to_train.data.shapes import write_shapes
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.models.encoder import build_encoder_from_checkpoint
+from no_time_to_train.models.live import find_live_encoder, write_live
+from no_time_to_train.quickstart.report import CONFIG, TEST_SEED, build_baseline, fill_memories, measure
+
+
+class FewShotAp(Callback):
+    """Logs `val/few_shot_ap`, in points: the student in the matching baseline, with the SAM2 of a YAML.
+
+    Args:
+        settings: The YAML whose SAM2, thresholds and image size are taken.
+        every_n_validations: After every n-th.
+        num_targets: Images that are matched.
+        shots: References a class.
+        seed: Of references and targets.
+
+    Raises:
+        ConfigError: A number is below 1.
+    """
+
+    def __init__(
+        self,
+        settings: Path = CONFIG,
+        every_n_validations: int = 1,
+        num_targets: int = 20,
+        shots: int = 5,
+        seed: int = TEST_SEED,
+    ) -> None:
+        super().__init__()
+        if min(every_n_validations, num_targets, shots) < 1:
+            raise ConfigError("FewShotAp counts from 1", remedy="correct the YAML")
+        self.settings, self.every_n_validations = settings, every_n_validations
+        self.num_targets, self.shots, self.seed = num_targets, shots, seed
+        self._validations = 0
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, on the first process."""
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations == 0 and trainer.is_global_zero:
+            with torch.random.fork_rng(devices=[]):
+                pl_module.log("val/few_shot_ap", self._measure(pl_module), rank_zero_only=True)
+
+    def _measure(self, pl_module: LightningModule) -> float:
+        live = find_live_encoder(pl_module)
+        if live is None:
+            raise ConfigError(
+                f"{type(pl_module).__name__} holds no DINOv3 model that could be matched with",
+                remedy="leave FewShotAp out of its callbacks",
+            )
+        baseline = build_baseline(self.settings)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            write_live(live, folder / "student")
+            img_size = baseline.encoder.img_size
+            baseline.encoder = build_encoder_from_checkpoint(folder / "student", img_size=img_size)
+            memories = fill_memories(baseline, folder / "references", seed=self.seed, shots=(self.shots,))
+            targets = write_shapes(
+                folder / "targets_few-shot", seed=self.seed, shots=1, num_targets=self.num_targets, distractors=True
+            )
+            with torch.inference_mode():
+                figures = measure(baseline, [memories], targets, ap_shots=(self.shots,))
+        return figures.ap[self.shots]
