@@ -1,5 +1,6 @@
 """Where images without annotations come from: folders, COCO JSON, the embedded scenes."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,11 +131,11 @@ def images_in_folders(folders: Sequence[Path], *, labelled: bool = False) -> Fil
         if not folder.is_dir():
             raise DataNotFoundError(f"there is no folder {folder}", remedy="name a folder of images")
         found = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in _SUFFIXES
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            Path(root) / name
+            for root, _, files in os.walk(folder, followlinks=True)
+            for name in files
+            if Path(name).suffix.lower() in _SUFFIXES
+            and not any(part.startswith(".") for part in (*Path(root).relative_to(folder).parts, name))
         )
         if not found:
             raise DataNotFoundError(

@@ -1,6 +1,7 @@
 """Views of images for training without labels: batches that are the same whoever draws them, and whenever."""
 
 import hashlib
+import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Views(Dataset[_View]):
     """
 
     def __init__(self, source: ImageSource, config: ViewConfig, *, seed: int | None) -> None:
-        self.source, self.seed = source, seed
+        self.source, self.size, self.seed = source, config.size, seed
         steps: list[Any]
         if seed is None:
             steps = [v2.Resize(config.size, antialias=True), v2.CenterCrop(config.size)]
@@ -104,11 +105,14 @@ class Views(Dataset[_View]):
                 image = pil_to_tensor(self.source.load(index))
             except ImageReadError as error:
                 unreadable.append((self.source.name(index), str(error)))
-                continue
+                if len(unreadable) <= _MOST_UNREADABLE * len(self):
+                    continue
+                # Too many: who takes the batch says so, for an error would not come through from another process.
+                return _View(torch.zeros(3, self.size, self.size), -1, tuple(unreadable))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_mixed(self.seed or 0, epoch, first))
                 return _View(self._transform(image), self.source.label(index), tuple(unreadable))
-        raise ImageReadError("none of the images can be read", remedy="look at the first of them")
+        raise ImageReadError("there are no images", remedy="name some")
 
 
 class ViewBatches:
@@ -147,6 +151,13 @@ class ViewBatches:
             self.position = 0
         elif self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
+        world = rank_and_world()[1]
+        if len(self.views) < world:
+            raise ConfigError(
+                f"{len(self.views)} images for {world} processes leave some without any", remedy="name more images"
+            )
+        if self.num_workers:
+            multiprocessing.get_context("forkserver").set_forkserver_preload(["no_time_to_train.data.views"])
         loader = DataLoader(
             self.views,
             batch_sampler=self._places(),
@@ -184,13 +195,14 @@ class ViewBatches:
                 remedy="mend or remove them",
             )
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands; Lightning keeps it in its checkpoints."""
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, "position": self.position, "unreadable": dict(self.unreadable)}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.epoch, self.position = state_dict["epoch"], state_dict["position"]
+        self.unreadable = dict(state_dict["unreadable"])
 
 
 def _collate(views: Sequence[_View]) -> tuple[ViewBatch, list[tuple[str, str]]]:

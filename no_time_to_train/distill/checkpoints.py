@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there, whenever the process is killed."""
 
+import pickle
 import re
 import shutil
 import time
@@ -14,7 +15,7 @@ from no_time_to_train.files import atomic_path
 
 _STARTED = time.time()
 # What `files.atomic_path` and `files.atomic_folder` call a checkpoint and its export while they are written.
-_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.ckpt|\..+-onnx(-\w+)?\.\w{8}")
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.ckpt|\..+-onnx(-\w+)?\.(\w{8}|[0-9a-f]{12})")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -48,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         try:
             return super().load_checkpoint(path, map_location, weights_only)
-        except (RuntimeError, EOFError, KeyError) as error:
+        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise WeightsFormatError(f"{path} is no whole checkpoint: {error}", remedy="name another one") from error
 
     def _tidy(self, folder: Path) -> None:

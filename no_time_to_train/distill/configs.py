@@ -19,6 +19,7 @@ class TeacherConfig:
         folder: A fetched folder instead of both, which is checked to be whole; see `DinoV3Teacher`.
         dtype: Of its weights and features.
         random_init: Draw random weights where there are none, to try the pipeline.
+        shard: Spread its blocks over the processes (FSDP2), for teachers that no single device holds.
     """
 
     name: str | None = None
@@ -26,6 +27,7 @@ class TeacherConfig:
     folder: Path | None = None
     dtype: TeacherDtype = "float32"
     random_init: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if (self.name is None) == (self.folder is None) or (self.folder is not None and self.ckpt_path is not None):
@@ -83,8 +85,13 @@ class LossConfig:
         for name, weight in weights.items():
             if not 0 <= weight < float("inf"):
                 raise ConfigError(f"loss.{name} is {weight}, expected 0 or more", remedy="correct it in the YAML")
-        if not (self.cls or self.patches or self.gram or (self.layer and self.layers)):
-            raise ConfigError("every term of the loss has weight 0", remedy="give one of them a weight")
+        if not (self.cls or self.patches or self.gram):
+            raise ConfigError(
+                "loss.cls, loss.patches and loss.gram are all 0, which leaves the last blocks untrained",
+                remedy="give one of them a weight",
+            )
+        if not self.layer:
+            object.__setattr__(self, "layers", {})
         if any(block < 0 for pair in self.layers.items() for block in pair):
             raise ConfigError(f"loss.layers are {self.layers}, expected blocks from 0 on", remedy="correct the YAML")
 
@@ -97,7 +104,7 @@ class OptimizerConfig:
         learning_rate: At its peak.
         weight_decay: Of matrices; norms, biases and tokens have none.
         betas: Of AdamW.
-        warmup_steps: Steps of a linear rise, after which a cosine falls.
+        warmup_steps: Steps of a linear rise; a cosine falls from the first step to the last.
         final_share: Of the peak, what the cosine falls to at the last step.
     """
 

@@ -2,14 +2,15 @@
 
 import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import nn
 
 from no_time_to_train.distill.configs import StudentConfig, TeacherConfig
 from no_time_to_train.distill.teacher import DinoV3Config, DinoV3Teacher
+from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.errors import WeightsNotFoundError
 from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.registry import EncoderConfig, resolve_encoder, weights_at_hand
@@ -22,11 +23,12 @@ class FrozenTeacher:
     Args:
         encoder: What teaches.
         is_dinov3: Whether the DINOv3 License governs it, and so its students.
+        shard: Whether to spread its blocks over the processes.
     """
 
-    def __init__(self, encoder: FeatureEncoder, *, is_dinov3: bool) -> None:
-        self.encoder = encoder
-        self.is_dinov3 = is_dinov3
+    def __init__(self, encoder: FeatureEncoder, *, is_dinov3: bool, shard: bool = False) -> None:
+        self.encoder, self.is_dinov3, self.shard = encoder, is_dinov3, shard
+        self.is_sharded = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenTeacher":
         """Copies of the module, such as one whose weights are averaged, share their teacher."""
@@ -42,20 +44,24 @@ class FrozenTeacher:
         """The registry entry."""
         return self.encoder.config
 
-    def prepare(self, device: torch.device, strategy: Strategy) -> None:
-        """Bring it to the device; where the strategy shards models, spread its blocks over the processes (FSDP2)."""
-        if not isinstance(strategy, ModelParallelStrategy):
+    def prepare(self, device: torch.device) -> None:
+        """Bring it to the device; if it is to be sharded, spread its blocks over the processes (FSDP2)."""
+        if not self.shard or rank_and_world()[1] == 1:
             nn.Module.to(self.encoder, device)
             return
+        if self.is_sharded:
+            return
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = strategy.device_mesh["data_parallel"]
-        for part in self.model.modules():
+        nn.Module.to(self.encoder, device)
+        mesh = init_device_mesh(device.type, (rank_and_world()[1],))
+        for part in list(self.model.modules()):
             if isinstance(part, nn.ModuleList):
                 for block in part:
                     fully_shard(block, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
-        nn.Module.to(self.encoder, device)
+        self.is_sharded = True
 
 
 def build_teacher(config: TeacherConfig) -> FrozenTeacher:
@@ -68,7 +74,7 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
     """
     if config.folder is not None:
         encoder = DinoV3Teacher(DinoV3Config(root=config.folder, dtype=config.dtype)).encoder
-        return FrozenTeacher(encoder, is_dinov3=is_dinov3(encoder.config, encoder.config.name))
+        return FrozenTeacher(encoder, is_dinov3=under_dinov3(config.folder, encoder.config), shard=config.shard)
     entry = resolve_encoder(str(config.name))
     found = config.ckpt_path or weights_at_hand(entry)
     if found is None and not config.random_init:
@@ -78,9 +84,15 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
         )
     dtype = getattr(torch, config.dtype)
     encoder = build_torch_encoder(entry.name, found, random_init=config.random_init, dtype=dtype)
-    # Weights that were made from DINOv3's carry the notice beside them.
-    noticed = found is not None and ((found if found.is_dir() else found.parent) / NOTICE_FILE).is_file()
-    return FrozenTeacher(encoder, is_dinov3=noticed or is_dinov3(entry, entry.name))
+    return FrozenTeacher(encoder, is_dinov3=under_dinov3(found, entry), shard=config.shard)
+
+
+def under_dinov3(weights: Path | None, entry: EncoderConfig) -> bool:
+    """Tell whether the DINOv3 License governs weights: by what they are, or by the notice that lies beside them."""
+    if weights is None:
+        return False
+    beside = (weights if weights.is_dir() else weights.parent) / NOTICE_FILE
+    return beside.is_file() or is_dinov3(entry, entry.name)
 
 
 def build_student(config: StudentConfig) -> FeatureEncoder:
@@ -107,6 +119,9 @@ def build_student(config: StudentConfig) -> FeatureEncoder:
     if rope is not None:
         rope.config = copy.copy(rope.config)  # the model's own is written beside its weights
         rope.config.pos_embed_shift = rope.config.pos_embed_jitter = rope.config.pos_embed_rescale = None
+    for part in student.model.modules():
+        if hasattr(part, "drop_prob"):  # random numbers that no checkpoint holds
+            setattr(part, "drop_prob", 0.0)  # noqa: B010 # an attribute that modules have not
     student.model.train()
     return student
 

@@ -94,7 +94,8 @@ def gram_distance(student: Float[Tensor, "B h w D"], teacher: Float[Tensor, "B H
     Needs no projection: similarities are compared, not features. Source: the DINOv3 paper, section 4.
     """
     grams = []
-    for patches in (resized(student, teacher), teacher):
-        unit = F.normalize(patches.float().flatten(1, 2), dim=-1)
-        grams.append(unit @ unit.transpose(1, 2))
-    return (grams[0] - grams[1]).square().mean()
+    with torch.autocast(student.device.type, enabled=False):
+        for patches in (resized(student, teacher), teacher):
+            unit = F.normalize(patches.float().flatten(1, 2), dim=-1)
+            grams.append(unit @ unit.transpose(1, 2))
+        return (grams[0] - grams[1]).square().mean()

@@ -44,12 +44,15 @@ class FeaturePictures(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw, on the first process."""
+        """Draw, and keep the first process's picture."""
         step = trainer.global_step
-        if not trainer.is_global_zero or step % self.every_n_steps or step == self._drawn:
+        if step % self.every_n_steps or step == self._drawn:
             return
         self._drawn = step
+        # On all processes, which may have parts of the teacher each.
         picture = draw_features(pl_module, batch.images[: self.num_images])
+        if not trainer.is_global_zero:
+            return
         folder = self.dirpath or Path(trainer.default_root_dir) / "features"
         save_panels([picture], folder / f"step_{step:07d}.png")
         for logger in trainer.loggers:
@@ -70,7 +73,8 @@ def draw_features(module: Any, images: Float[Tensor, "B 3 S S"]) -> UInt8[np.nda
     try:
         with torch.no_grad():
             teacher, student = module.teacher_features(images).patches, module.student_features(images).patches
-            projected = module.distances.patches(student.float())
+            projection = module.distances.patches
+            projected = projection(student.to(projection.weight.dtype))
     finally:
         module.train(training)
     rows = []

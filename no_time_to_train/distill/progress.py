@@ -15,21 +15,24 @@ class ThroughputBar(TQDMProgressBar):
 
     def __init__(self, refresh_rate: int = 10, process_position: int = 0, leave: bool = False) -> None:
         super().__init__(refresh_rate=refresh_rate, process_position=process_position, leave=leave)
-        self._begun = 0.0
+        self._last: float | None = None
         self._seconds: float | None = None
         self._images = 0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._begun = time.perf_counter()
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave validations out of the account."""
+        super().on_validation_start(trainer, pl_module)
+        self._last = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop the clock."""
-        seconds = time.perf_counter() - self._begun
-        self._seconds = seconds if self._seconds is None else (1 - _LAST) * self._seconds + _LAST * seconds
+        """Take the time since the last step: reading images and the callbacks count too."""
+        now = time.perf_counter()
+        if self._last is not None:
+            seconds = now - self._last
+            self._seconds = seconds if self._seconds is None else (1 - _LAST) * self._seconds + _LAST * seconds
+        self._last = now
         self._images = len(batch[0]) * trainer.world_size
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from no_time_to_train.data.views import ViewBatch
 from no_time_to_train.distill.configs import LossConfig, OptimizerConfig, StudentConfig, TeacherConfig
-from no_time_to_train.distill.encoders import FrozenTeacher, build_student, build_teacher
+from no_time_to_train.distill.encoders import FrozenTeacher, build_student, build_teacher, under_dinov3
 from no_time_to_train.distill.features import DenseFeatures, check_layers, dense_features
 from no_time_to_train.distill.losses import Distances, DistillationLoss
 from no_time_to_train.distill.neighbours import neighbour_accuracy
@@ -67,8 +67,11 @@ class DistillationModule(LightningModule):
         self.optimizer_config = as_config(OptimizerConfig, optimizer or {}, "optimizer")
         self.output, self.compiled = output, compile
         self.teacher: FrozenTeacher = build_teacher(as_config(TeacherConfig, teacher, "teacher"))
-        learner = build_student(as_config(StudentConfig, student, "student"))
+        student_config = as_config(StudentConfig, student, "student")
+        learner = build_student(student_config)
         self.model, self.entry = learner.model, learner.config
+        begun = student_config.folder or student_config.ckpt_path
+        self.is_dinov3 = self.teacher.is_dinov3 or under_dinov3(begun, self.entry)
         check_layers(list(self.loss_config.layers), self.entry, "student")
         check_layers(list(self.loss_config.layers.values()), self.teacher.config, "teacher")
         with torch.random.fork_rng(devices=[]):
@@ -86,8 +89,8 @@ class DistillationModule(LightningModule):
     # Lightning's hooks ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Bring the teacher to the device, sharded where the strategy shards, and compile."""
-        self.teacher.prepare(self.device, self.trainer.strategy)
+        """Bring the teacher to the device, in shards if it is to be, and compile."""
+        self.teacher.prepare(self.device)
         if self.compiled:
             self.teacher.model.compile()
             self.model.compile()
@@ -131,7 +134,7 @@ class DistillationModule(LightningModule):
             self.log(f"val/{name}", mean, prog_bar=name == "patch_cosine")
         seen = [part for parts in gather_objects(self._seen) for part in parts]
         self._seen = []
-        if seen:
+        if seen and self.trainer.is_global_zero:
             student, teacher, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
             self.log("val/knn_accuracy", neighbour_accuracy(student, labels), rank_zero_only=True)
             self.log("val/knn_accuracy_teacher", neighbour_accuracy(teacher, labels), rank_zero_only=True)
@@ -168,7 +171,7 @@ class DistillationModule(LightningModule):
             return dense_features(self.teacher.model, config, pixels, list(self.loss_config.layers.values()))
 
     def _write_notice(self, folder: Path) -> None:
-        if self.teacher.is_dinov3 and self.trainer.is_global_zero:
+        if self.is_dinov3 and self.trainer.is_global_zero:
             write_text_atomic(folder / NOTICE_FILE, NOTICE.format(source=f"distilled from {self.teacher.config.name}"))
 
 

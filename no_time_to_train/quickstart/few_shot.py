@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -42,14 +43,30 @@ class FewShotAp(Callback):
         self.num_targets, self.shots, self.seed = num_targets, shots, seed
         self._validations = 0
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, on the first process."""
-        if trainer.sanity_checking:
+    def state_dict(self) -> dict[str, Any]:
+        """Remember how many validations there were."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._validations = int(state_dict["validations"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out what is wrong with the YAML before hours of training, not after."""
+        if trainer.is_global_zero:
+            build_baseline(self.settings)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Measure behind the last batch, on the first process: averaged weights are swapped back after it."""
+        if trainer.sanity_checking or batch_idx + 1 < sum(trainer.num_val_batches):
             return
         self._validations += 1
         if self._validations % self.every_n_validations == 0 and trainer.is_global_zero:
             with torch.random.fork_rng(devices=[]):
-                pl_module.log("val/few_shot_ap", self._measure(pl_module), rank_zero_only=True)
+                ap = self._measure(pl_module)
+            pl_module.log("val/few_shot_ap", ap, on_step=False, on_epoch=True, batch_size=1, rank_zero_only=True)
 
     def _measure(self, pl_module: LightningModule) -> float:
         live = find_live_encoder(pl_module)

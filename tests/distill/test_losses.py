@@ -79,6 +79,18 @@ def test_terms_of_no_weight_are_left_out() -> None:
     assert all(parameter.grad is not None for parameter in loss.parameters() if parameter.requires_grad)
 
 
+def test_layers_of_no_weight_have_no_projections() -> None:
+    loss = DistillationLoss(LossConfig(layer=0.0, layers={0: 3}), TINY, WHOLE)
+    assert loss.config.layers == {}
+    assert not list(loss.layers.parameters())
+
+
+def test_the_gram_term_is_in_float32() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = gram_distance(features().patches, features().patches)
+    assert low.dtype == torch.float32
+
+
 def test_grids_of_other_sizes_are_matched() -> None:
     """A feature that grows linearly over the image does so on either grid."""
     ramp = torch.linspace(0, 1, 9)[:-1] + 1 / 16
@@ -174,7 +186,7 @@ def test_teachers_and_students() -> None:
         (lambda: TeacherConfig(name="a", folder=golden("convnext")), "the teacher is named twice"),
         (lambda: StudentConfig(), "the student is named twice, or not at all"),
         (lambda: LossConfig(cls=-1.0), "loss.cls is -1.0"),
-        (lambda: LossConfig(cls=0.0, patches=0.0), "every term of the loss has weight 0"),
+        (lambda: LossConfig(cls=0.0, patches=0.0), "leaves the last blocks untrained"),
         (lambda: LossConfig(layers={-1: 2}), "expected blocks from 0 on"),
         (lambda: OptimizerConfig(learning_rate=0.0), "make no sense together"),
         (lambda: OptimizerConfig(final_share=2.0), "final_share is 2.0"),

@@ -174,6 +174,7 @@ def test_a_resumed_training_goes_on_exactly(scenes: Path, tmp_path: Path) -> Non
 
 
 def test_two_processes_learn_as_one(scenes: Path, tmp_path: Path) -> None:
+    """The teacher's blocks are spread over the two."""
     runs = {}
     for devices, batch in ((1, 4), (2, 2)):
         folder = tmp_path / str(devices)
@@ -182,6 +183,7 @@ def test_two_processes_learn_as_one(scenes: Path, tmp_path: Path) -> None:
         )
         config = yaml.safe_load(path.read_text())
         config["data"]["init_args"]["batch_size"] = batch
+        config["model"]["init_args"]["teacher"]["shard"] = True
         path.write_text(yaml.safe_dump(config))
         run(path)
         runs[devices] = [logged(folder, name) for name in ("train/loss", "val/patch_cosine", "val/loss")]
@@ -300,3 +302,23 @@ def test_layers_folders_and_sizes(scenes: Path, tmp_path: Path, capsys: pytest.C
     ):
         assert main(["fit", "--config", str(path), *wrong]) == 2, wrong
         assert re.search(message, capsys.readouterr().err), message
+
+
+def test_the_yaml_for_real_teachers(tmp_path: Path) -> None:
+    """As it is shipped, but for the encoders and images that are not here."""
+    for index in range(8):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (70, 80), (30 * index, 90, 60)).save(tmp_path / "images" / f"{index}.png")
+    shipped = (ROOT / "pl_configs" / "distill_dinov3_small.yaml").read_text()
+    config = yaml.safe_load(shipped.replace("runs/distill_dinov3_small", str(tmp_path)))
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    model["teacher"] |= {"name": "dinov3_quickstart", "ckpt_path": str(TEACHER)}
+    model["student"] = {"name": "dinov3_quickstart_tiny"}
+    model["loss"]["layers"] = {0: 2, 1: 5}
+    data |= {"folders": [str(tmp_path / "images")], "num_val": 2, "batch_size": 2, "num_workers": 0}
+    data["views"]["size"] = 64
+    config["trainer"] |= {"accelerator": "cpu", "devices": 1, "max_steps": 2, "val_check_interval": 2}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(tmp_path / "settings.yaml")]) == 0
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+    assert any((tmp_path / "tensorboard").rglob("events.out.*"))
