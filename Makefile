@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/python run_lightening.py --config pl_configs/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Fixtures for all tests: the network is closed, and thread counts are fixed."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ import pytest
 import torch
 
 DATA = Path(__file__).parent / "data"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker a core: threads of one, and of the processes that it starts, would wait for those of the others.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

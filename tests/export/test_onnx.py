@@ -458,7 +458,8 @@ def test_full_size_random_encoders(name: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     # torch's own fp32 features of these are 4e-6 from those in float64, and 1.0e-5 with SwiGLU; ours 3e-6 and 8e-6.
     exact = build_torch_encoder(name, tmp_path / "random.safetensors", dtype=torch.float64)
-    for shape in ((1, 3, 224, 224), (3, 3, 224, 224), (1, 3, 256, 384), (1, 3, 480, 640)):
+    # benchmarks/agreement.py has more, and larger ones.
+    for shape in ((1, 3, 224, 224), (3, 3, 224, 224), (1, 3, 256, 384)):
         pixels = pixels_of(shape)
         with torch.inference_mode():
             expected = encoder.tokens(torch.from_numpy(pixels)).numpy()

@@ -97,7 +97,9 @@ def test_both_sides_read_a_saved_encoder(tmp_path: Path) -> None:
     with torch.inference_mode():
         torch_features = encoder(pixels)
     # The periods, bf16 in Meta's file, come along: recomputed ones are 6.6e-3 off.
-    assert largest(model(jnp.asarray(pixels[0].numpy())).patches, torch_features.patches[0]) <= TOLERANCE
+    assert (
+        largest(eqx.filter_jit(model)(jnp.asarray(pixels[0].numpy())).patches, torch_features.patches[0]) <= TOLERANCE
+    )
     original = build_encoder_from_checkpoint(golden("vit_mlp_released"))
     with torch.inference_mode():
         assert torch.equal(original(pixels).patches, torch_features.patches)
@@ -109,7 +111,7 @@ def test_full_size_random_encoders_agree_with_torch(name: str, tmp_path: Path) -
         encoder = build_torch_encoder(name, random_init=True)
     save_file(encoder.model.state_dict(), tmp_path / "model.safetensors")
     model = eqx.filter_jit(load_eqx_encoder(name, tmp_path / "model.safetensors"))
-    for size in ((224, 224), (256, 384)):
+    for size in ((224, 224), (256, 384))[: 1 if name == "dinov3_small_plus" else 2]:
         pixels = torch.randn(1, 3, *size)
         with torch.inference_mode():
             expected = encoder(pixels)
@@ -142,7 +144,7 @@ def test_every_layout_loads(tmp_path: Path) -> None:
     for name in ("vit.safetensors", "convnext.safetensors", "flat.safetensors", "run.ckpt", "hf"):
         with torch.inference_mode():
             expected = build_encoder_from_checkpoint(tmp_path / name)(pixels)
-        features = load_eqx_encoder(tmp_path / name)(jnp.asarray(pixels[0].numpy()))
+        features = eqx.filter_jit(load_eqx_encoder(tmp_path / name))(jnp.asarray(pixels[0].numpy()))
         assert largest(features.patches, expected.patches[0]) <= TOLERANCE
         assert largest(features.cls, expected.cls[0]) <= TOLERANCE
 

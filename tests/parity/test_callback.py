@@ -193,7 +193,7 @@ def test_settings_and_modules_that_make_no_sense(tmp_path: Path) -> None:
         trained(tmp_path, FeatureParityCallback(), module=Headless())
 
 
-@pytest.mark.parametrize("on_failure", ["stop", "raise"])
+@pytest.mark.parametrize("on_failure", ["raise"])
 def test_two_processes_end_alike(on_failure: str, tmp_path: Path) -> None:
     """The first compares, and no process waits for another for ever."""
     callback = {
