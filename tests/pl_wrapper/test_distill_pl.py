@@ -304,8 +304,9 @@ def test_layers_folders_and_sizes(scenes: Path, tmp_path: Path, capsys: pytest.C
         assert re.search(message, capsys.readouterr().err), message
 
 
-def test_the_yaml_for_real_teachers(tmp_path: Path) -> None:
+def test_the_yaml_for_real_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is shipped, but for the encoders and images that are not here."""
+    monkeypatch.chdir(ROOT)  # it names the quickstart's YAML
     for index in range(8):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.new("RGB", (70, 80), (30 * index, 90, 60)).save(tmp_path / "images" / f"{index}.png")
