@@ -30,11 +30,7 @@ class TeacherConfig:
     shard: bool = False
 
     def __post_init__(self) -> None:
-        if (self.name is None) == (self.folder is None) or (self.folder is not None and self.ckpt_path is not None):
-            raise ConfigError(
-                "the teacher is named twice, or not at all",
-                remedy="set teacher.name, with ckpt_path, or teacher.folder",
-            )
+        _check_named_once(self, "teacher")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +50,7 @@ class StudentConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.name is None) == (self.folder is None) or (self.folder is not None and self.ckpt_path is not None):
-            raise ConfigError(
-                "the student is named twice, or not at all",
-                remedy="set student.name, with ckpt_path, or student.folder",
-            )
+        _check_named_once(self, "student")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +115,11 @@ class OptimizerConfig:
             )
         if not 0 <= self.final_share <= 1:
             raise ConfigError(f"final_share is {self.final_share}, expected 0 to 1", remedy="correct it in the YAML")
+
+
+def _check_named_once(config: TeacherConfig | StudentConfig, who: str) -> None:
+    both = config.folder is not None and (config.name is not None or config.ckpt_path is not None)
+    if both or (config.name is None and config.folder is None):
+        raise ConfigError(
+            f"the {who} is named twice, or not at all", remedy=f"set {who}.name, with ckpt_path, or {who}.folder"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from no_time_to_train.distill.configs import StudentConfig, TeacherConfig
@@ -62,6 +63,7 @@ class FrozenTeacher:
                     fully_shard(block, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
         self.is_sharded = True
+        rank_zero_info(f"the teacher's blocks are spread over {rank_and_world()[1]} processes")
 
 
 def build_teacher(config: TeacherConfig) -> FrozenTeacher:
@@ -119,9 +121,10 @@ def build_student(config: StudentConfig) -> FeatureEncoder:
     if rope is not None:
         rope.config = copy.copy(rope.config)  # the model's own is written beside its weights
         rope.config.pos_embed_shift = rope.config.pos_embed_jitter = rope.config.pos_embed_rescale = None
-    for part in student.model.modules():
+    parts: Any = student.model.modules()
+    for part in parts:
         if hasattr(part, "drop_prob"):  # random numbers that no checkpoint holds
-            setattr(part, "drop_prob", 0.0)  # noqa: B010 # an attribute that modules have not
+            part.drop_prob = 0.0
     student.model.train()
     return student
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from no_time_to_train.errors import ExportError
 from no_time_to_train.jax_models.load import EqxEncoder
 from no_time_to_train.models.onnx_file import OnnxFile, open_session
+from no_time_to_train.registry import EncoderConfig
 
 # In units of the largest feature, where that is above 1. Measured noise of fp32 is below 1.2e-5 (two backends, depth
 # 12) and grows with the depth; the mildest mistake known, GELU's tanh form, costs 6e-4.
@@ -60,8 +61,7 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
     largest, cosines = 0.0, []
     for seed, shape in enumerate(shapes):
         images = natural_noise(shape, seed=seed)
-        mean, std = (np.asarray(values, np.float32)[:, None, None] for values in _normalisation(model))
-        pixels = (images - mean) / std
+        pixels = normalised(images, model.config)
         expected = np.asarray(compiled_tokens(model, jnp.asarray(pixels)), np.float64)
         states, pooled = (np.asarray(output, np.float64) for output in session.run(None, {"pixel_values": pixels}))
         if states.shape != expected.shape or pooled.shape != expected[:, 0].shape:
@@ -128,5 +128,7 @@ def natural_noise(shape: tuple[int, int, int, int], *, seed: int) -> Float[np.nd
     return np.clip(images, 0, 1).astype(np.float32)
 
 
-def _normalisation(model: EqxEncoder) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return model.config.image_mean, model.config.image_std
+def normalised(images: Float[np.ndarray, "B 3 H W"], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
+    """Normalise images in [0, 1] as the encoder was trained."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (config.image_mean, config.image_std))
+    return (images - mean) / std

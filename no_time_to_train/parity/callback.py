@@ -15,7 +15,7 @@ from torch import Tensor
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError, ParityError
 from no_time_to_train.export.callback import OnnxExportCallback
 from no_time_to_train.export.onnx import export_onnx
-from no_time_to_train.export.verify import natural_noise
+from no_time_to_train.export.verify import natural_noise, normalised
 from no_time_to_train.image_sizes import grid_size
 from no_time_to_train.jax_models.load import EqxEncoder, load_eqx_encoder
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
@@ -234,8 +234,7 @@ class FeatureParityCallback(Callback):
         images = images.float()
         if images.min() < 0 or images.max() > 1:  # normalised already
             return images
-        mean, std = (torch.tensor(values)[:, None, None] for values in (config.image_mean, config.image_std))
-        return (images - mean) / std
+        return torch.from_numpy(normalised(images.numpy(), config))
 
 
 def _exporting(trainer: Trainer) -> list[OnnxExportCallback]:

@@ -92,21 +92,20 @@ class ParityReport:
     @property
     def first_drift(self) -> StageDrift | None:
         """The first stage of the network that errs by more than it rounds, whatever comes into it."""
-        return min((stage for stage in self.blocks if stage.at_fault), key=self._place, default=None)
+        return next(iter(self.faults), None)
 
     @property
     def faults(self) -> tuple[StageDrift, ...]:
         """All stages that err by more than they round, in the network's order."""
-        return tuple(sorted((stage for stage in self.blocks if stage.at_fault), key=self._place))
-
-    def _place(self, stage: StageDrift) -> tuple[int, int]:
-        return stage.block, self.blocks.index(stage)
+        order = list(dict.fromkeys(stage.stage for stage in self.blocks))
+        faults = [stage for stage in self.blocks if stage.at_fault]
+        return tuple(sorted(faults, key=lambda stage: (stage.block, order.index(stage.stage))))
 
     def __str__(self) -> str:
         """Say in a sentence what was found."""
         drift = self.first_drift
         if drift is None:
-            return _verdict(self.pairs, seen=bool(self.blocks))
+            return _verdict(self.pairs, judged=any(stage.excess is not None for stage in self.blocks))
         rest = _others(self.faults, drift, max(stage.block for stage in self.blocks))
         return (
             f"{drift.backend} first drifts at {drift.place}: the stage itself errs by {drift.own_error:.1e}, "
@@ -173,9 +172,8 @@ def compare_features(
         raise ConfigError("the images hold values that are no numbers", remedy="give others")
     with _evaluating(backends):
         outputs = [tuple(array.astype(np.float64) for array in backend.outputs(pixels)) for backend in backends]
-        stages = (
-            measure_stages(backends, pixels) if blocks and len({tokens.shape for tokens, _ in outputs}) == 1 else ()
-        )
+        alike = len({states.shape for states, _ in outputs}) == 1
+        stages = measure_stages(backends, pixels) if blocks and alike else ()
     tokens = [states for states, _ in outputs]
     if len({array.shape for array in tokens}) > 1 or len({backend.num_prefix for backend in backends}) > 1:
         shapes = ", ".join(f"{one.name} {array.shape}" for one, array in zip(backends, tokens, strict=True))
@@ -240,12 +238,12 @@ def _drift(first: np.ndarray, second: np.ndarray) -> TokenDrift:
     )
 
 
-def _verdict(pairs: Sequence[PairDrift], *, seen: bool) -> str:
+def _verdict(pairs: Sequence[PairDrift], *, judged: bool) -> str:
     wrong = [pair for pair in pairs if not pair.ok]
     if not wrong:
-        return "all pairs are within their tolerance" + (", and no stage errs by more than it rounds" if seen else "")
+        return "all pairs are within their tolerance" + (", and no stage errs by more than it rounds" if judged else "")
     pair = wrong[0]
-    blame = "; no stage alone is at fault: rounding has grown on the way" if seen else ""
+    blame = "; no stage alone is at fault: rounding has grown on the way" if judged else ""
     return (
         f"{pair.pair} drift apart: patches by {pair.patches.max_abs:.1e} (cosine {pair.patches.least_cosine:.6f}), "
         f"CLS by {pair.cls.max_abs:.1e}; expected {pair.expected}{blame}"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 
-from no_time_to_train.export.verify import natural_noise
+from no_time_to_train.export.verify import natural_noise, normalised
 from no_time_to_train.registry import EncoderConfig
 
 
@@ -32,12 +32,6 @@ def pixels_of(
 def noise_of(count: int, size: tuple[int, int], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
     """Draw normalised noise with the statistics of photographs; the same at each call."""
     return normalised(natural_noise((count, 3, *size), seed=0), config)
-
-
-def normalised(images: Float[np.ndarray, "B 3 H W"], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
-    """Normalise images in [0, 1] as the encoder was trained."""
-    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (config.image_mean, config.image_std))
-    return (images - mean) / std
 
 
 def denormalised(pixels: Float[np.ndarray, "3 H W"], config: EncoderConfig) -> Float[np.ndarray, "H W 3"]:

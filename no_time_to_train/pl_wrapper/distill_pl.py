@@ -23,6 +23,7 @@ from no_time_to_train.files import write_text_atomic
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.configs import as_config
 from no_time_to_train.models.live import LiveEncoder, write_live
+from no_time_to_train.quickstart.folders import normalised
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE
 
 _METRICS = ("loss", "cls_cosine", "patch_cosine")
@@ -159,21 +160,17 @@ class DistillationModule(LightningModule):
     def student_features(self, images: Float[Tensor, "B 3 S S"]) -> DenseFeatures:
         """Encode images in [0, 1] by the student."""
         check_image_size(images.shape[2], images.shape[3], self.entry)
-        pixels = _normalised(images, self.entry.image_mean, self.entry.image_std)
+        pixels = normalised(images, self.entry.image_mean, self.entry.image_std)
         return dense_features(self.model, self.entry, pixels, list(self.loss_config.layers))
 
     def teacher_features(self, images: Float[Tensor, "B 3 S S"]) -> DenseFeatures:
         """Encode images in [0, 1] by the teacher, without gradients."""
         config = self.teacher.config
         check_image_size(images.shape[2], images.shape[3], config)
-        pixels = _normalised(images, config.image_mean, config.image_std)
+        pixels = normalised(images, config.image_mean, config.image_std)
         with torch.no_grad():
             return dense_features(self.teacher.model, config, pixels, list(self.loss_config.layers.values()))
 
     def _write_notice(self, folder: Path) -> None:
         if self.is_dinov3 and self.trainer.is_global_zero:
             write_text_atomic(folder / NOTICE_FILE, NOTICE.format(source=f"distilled from {self.teacher.config.name}"))
-
-
-def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]

@@ -1,5 +1,6 @@
 """The terms of the loss against what they are said to be, and the features that they compare."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -192,6 +193,6 @@ def test_teachers_and_students() -> None:
         (lambda: OptimizerConfig(final_share=2.0), "final_share is 2.0"),
     ],
 )
-def test_settings_that_make_no_sense(make: object, message: str) -> None:
+def test_settings_that_make_no_sense(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make()  # type: ignore[operator] # a function each
+        make()

@@ -185,7 +185,8 @@ def test_two_processes_learn_as_one(scenes: Path, tmp_path: Path) -> None:
         config["data"]["init_args"]["batch_size"] = batch
         config["model"]["init_args"]["teacher"]["shard"] = True
         path.write_text(yaml.safe_dump(config))
-        run(path)
+        told = run(path).stderr
+        assert ("blocks are spread over 2 processes" in told) is (devices == 2)
         runs[devices] = [logged(folder, name) for name in ("train/loss", "val/patch_cosine", "val/loss")]
     for one, two in zip(runs[1], runs[2], strict=True):
         assert one.keys() == two.keys() != set()
