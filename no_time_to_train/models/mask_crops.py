@@ -61,7 +61,7 @@ def unpack_masks(tensors: Mapping[str, Tensor]) -> SelectedMasks:
     start = 0
     for part in _parts(shape):
         outlines = _outlines(inside[part])
-        stop = start + np.count_nonzero(outlines)
+        stop = start + int(np.count_nonzero(outlines))
         logits[part] = np.where(inside[part], np.float32(_SURE), np.float32(-_SURE))
         logits[part][outlines] = values[start:stop]
         start = stop
