@@ -185,11 +185,11 @@ class FeatureCache:
             if total <= self.max_bytes * _FILLED:
                 break
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
                 total -= size
         return total
 
-    def _entries(self) -> Iterator[tuple[int, int, Path]]:
+    def _entries(self) -> Iterator[tuple[int, int, str]]:
         """List each entry's time of use in nanoseconds, size and path; remove what killed processes left behind."""
         long_ago = time.time() - _DAY
         for folder in _scan(self.folder):
@@ -203,7 +203,7 @@ class FeatureCache:
                 with suppress(OSError):
                     stat = file.stat(follow_symlinks=False)
                     if not unfinished:
-                        yield stat.st_mtime_ns, stat.st_size, Path(file)
+                        yield stat.st_mtime_ns, stat.st_size, file.path
                     elif stat.st_mtime < long_ago:
                         Path(file).unlink()
 
