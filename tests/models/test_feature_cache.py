@@ -213,6 +213,14 @@ def test_the_folder_stays_within_its_bounds(tmp_path: Path) -> None:
     assert size_of(tmp_path) <= 5000
 
 
+def test_two_that_write_by_turns_hardly_exceed_the_bounds(tmp_path: Path) -> None:
+    caches = [FeatureCache(tmp_path, 40_000) for _ in range(2)]
+    for index in range(120):
+        caches[index % 2].put(f"{index}", kilobyte(index))
+        assert size_of(tmp_path) <= 40_000 * (1 + 2 / 16) + 2 * 1400
+    assert [cache.written for cache in caches] == [60, 60]
+
+
 def test_the_folder_is_seldom_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listings = []
     list_entries = FeatureCache._entries
@@ -435,6 +443,7 @@ def test_content_keys_tell_parts_apart() -> None:
         ("b", "a"),
         (b"ab",),
         ("a", b"b"),
+        ("astrb",),
         ("3:str2:ab",),
         (pixels,),
         (pixels.reshape(3, 4),),
