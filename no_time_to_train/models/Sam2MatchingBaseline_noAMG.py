@@ -63,9 +63,9 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
         cfg = self.sam2_infer_cfgs
         embedding = self.sam2.embed(self.sam2.preprocess(image))
         points = point_grid(cfg.points_per_side, self.sam2.image_size)[:, None]
-        found = self.sam2.best_masks(embedding, Prompts(points=points), batch_size=cfg.testing_point_bs)
-        kept = found.predicted_iou > cfg.iou_thr
-        return SelectedMasks(found.mask_logits[kept], found.predicted_iou[kept])
+        return self.sam2.best_masks(
+            embedding, Prompts(points=points), min_iou=cfg.iou_thr, batch_size=cfg.testing_point_bs
+        )
 
     def match(
         self,

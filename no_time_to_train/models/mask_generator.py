@@ -123,10 +123,13 @@ class AutomaticMaskGenerator(nn.Module):
             ConfigError: The embedding is of several images.
         """
         points = point_grid(self.config.points_per_side, self.sam2.image_size)[:, None]
-        kept = [
-            _sure_masks(batch.mask_logits.flatten(0, 1), batch.predicted_iou.flatten(), self.config)
-            for batch in self.sam2.decode_batches(embedding, Prompts(points), batch_size=self.config.points_per_batch)
-        ]
+        batches = self.sam2.selected_batches(
+            embedding,
+            Prompts(points),
+            lambda predicted_iou: predicted_iou > self.config.pred_iou_thresh,
+            batch_size=self.config.points_per_batch,
+        )
+        kept = [_sure_masks(*batch, self.config) for batch in batches]
         masks = SelectedMasks(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
         return suppress_duplicates(masks, self.config.box_nms_thresh)
 
@@ -189,9 +192,7 @@ def remove_small_regions(mask_logits: Float[Tensor, "N Hm Wm"], max_area: int) -
 def _sure_masks(
     mask_logits: Float[Tensor, "N Hm Wm"], predicted_iou: Float[Tensor, " N"], config: AmgConfig
 ) -> SelectedMasks:
-    """Apply the filters that look at one mask at a time."""
-    rows = (predicted_iou > config.pred_iou_thresh).nonzero()[:, 0]
-    mask_logits, predicted_iou = mask_logits[rows], predicted_iou[rows]
+    """Apply the filters that look at one drawn mask at a time."""
     if config.min_mask_region_area > 0:
         mask_logits = remove_small_regions(mask_logits, config.min_mask_region_area)
     stable = stability_score(mask_logits, config.stability_score_offset) >= config.stability_score_thresh

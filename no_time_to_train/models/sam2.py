@@ -5,17 +5,18 @@ The network is transformers' `Sam2Model`; weights come from Meta's `.pt` files o
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Sam2Config, Sam2Model
 
 from no_time_to_train.errors import ConfigError, ImageSizeError, ShapeMismatchError, WeightsNotFoundError
+from no_time_to_train.models.prompting import ImageSide, Keep, PromptDecoder
 from no_time_to_train.models.sam2_configs import (
     SAM2_CONFIGS,
     Sam2HieraConfig,
@@ -65,6 +66,7 @@ class Sam2Segmenter(nn.Module):
         super().__init__()
         self.random_weights = random_weights
         self.model = model.requires_grad_(False)
+        self._decoder = PromptDecoder(model)
         self.eval()
 
     def train(self, mode: bool = True) -> "Sam2Segmenter":
@@ -185,70 +187,106 @@ class Sam2Segmenter(nn.Module):
         """
         return self._decode_all(embedding, Prompts(boxes=boxes), batch_size, multimask)
 
-    def best_masks(self, embedding: ImageEmbedding, prompts: Prompts, *, batch_size: int = 64) -> SelectedMasks:
-        """Decode prompts and keep of each one's three masks that of highest predicted IoU.
-
-        The other two are let go after each batch, so that 1024 prompts hold 268 MB of logits and not 805 MB.
+    def best_masks(
+        self,
+        image: ImageEmbedding | ImageSide,
+        prompts: Prompts,
+        *,
+        min_iou: float | None = None,
+        batch_size: int = 64,
+    ) -> SelectedMasks:
+        """Decode prompts and draw of each one's three masks that of highest predicted IoU.
 
         Args:
-            embedding: One image.
+            image: One image, embedded or prepared.
             prompts: Points or boxes, in pixels of the model's input.
-            batch_size: Prompts that are decoded at a time.
+            min_iou: Masks of this predicted IoU or less are not drawn; None draws one for every prompt.
+            batch_size: Prompts whose masks are collected at a time.
+
+        Returns:
+            The masks in the order of their prompts.
 
         Raises:
             ConfigError: The embedding is of several images, or `batch_size` is less than 1.
         """
-        size = (len(prompts), self.mask_size, self.mask_size)
-        kept = SelectedMasks(torch.empty(size, device=self.device), torch.empty(len(prompts), device=self.device))
-        batches = self.decode_batches(embedding, prompts, batch_size=batch_size)
-        _fill(*kept, (batch.best() for batch in batches))
-        return kept
+        kept = SelectedMasks(
+            torch.empty((len(prompts), self.mask_size, self.mask_size), device=self.device),
+            torch.empty(len(prompts), device=self.device),
+        )
+        stop = 0
+        for batch in self.selected_batches(image, prompts, _best_above(min_iou), batch_size=batch_size):
+            start, stop = stop, stop + len(batch.predicted_iou)
+            kept.mask_logits[start:stop] = batch.mask_logits
+            kept.predicted_iou[start:stop] = batch.predicted_iou
+        return SelectedMasks(kept.mask_logits[:stop], kept.predicted_iou[:stop])
 
-    def decode_batches(
-        self, embedding: ImageEmbedding, prompts: Prompts, *, batch_size: int = 64, multimask: bool = True
-    ) -> Iterator[MaskPredictions]:
-        """Decode prompts batch by batch, for callers that keep few of the masks. Arguments as in `decode_points`.
+    def selected_batches(
+        self, image: ImageEmbedding | ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 64
+    ) -> Iterator[SelectedMasks]:
+        """Decode prompts batch by batch, and draw only the masks that are wanted.
+
+        Args:
+            image: One image, embedded or prepared.
+            prompts: Points or boxes, in pixels of the model's input.
+            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
+            batch_size: Prompts whose masks are collected at a time.
 
         Raises:
             ConfigError: The embedding is of several images, or `batch_size` is less than 1.
+        """
+        prepared = image if isinstance(image, ImageSide) else self.prepare(image)
+        for batch in self._batches(prompts, batch_size):
+            yield self._decoder.selected(prepared, batch, keep)
+
+    def prepare(self, embedding: ImageEmbedding) -> ImageSide:
+        """Compute what all prompts on an image share, for callers that put prompts to it several times.
+
+        Args:
+            embedding: One image.
+
+        Raises:
+            ConfigError: The embedding is of several images.
         """
         if len(embedding) != 1:
             raise ConfigError(
                 f"the embedding is of {len(embedding)} images, expected one", remedy="index it: embedding[0]"
             )
+        return self._decoder.prepare(embedding.to(self.device, self.dtype))
+
+    def _batches(self, prompts: Prompts, batch_size: int) -> Iterator[Prompts]:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected at least 1", remedy="64 is usual")
-        image = embedding.to(self.device, self.dtype)
         for start in range(0, len(prompts), batch_size):
-            yield self._decode(image, prompts[start : start + batch_size].to(self.device), multimask)
-
-    @torch.inference_mode()
-    def _decode(self, embedding: ImageEmbedding, prompts: Prompts, multimask: bool) -> MaskPredictions:
-        points, labels, boxes = (
-            None if part is None else part[None] for part in (prompts.points, prompts.labels, prompts.boxes)
-        )
-        # Positions lose whole pixels in bfloat16, and cost nothing.
-        with torch.autocast(self.device.type, enabled=False):
-            sparse, dense = self.model.get_prompt_embeddings(points, cast(torch.LongTensor | None, labels), boxes)
-            positions = self.model.get_image_wide_positional_embeddings()
-        mask_logits, predicted_iou, _, _ = self.model.mask_decoder(
-            image_embeddings=embedding.features,
-            image_positional_embeddings=positions.to(self.dtype),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-            high_resolution_features=list(embedding.high_res_features),
-        )
-        return MaskPredictions(mask_logits[0].float(), predicted_iou[0].float())
+            yield prompts[start : start + batch_size].to(self.device)
 
     def _decode_all(
         self, embedding: ImageEmbedding, prompts: Prompts, batch_size: int, multimask: bool
     ) -> MaskPredictions:
-        shape = (len(prompts), 3 if multimask else 1, self.mask_size, self.mask_size)
+        count, masks = len(prompts), 3 if multimask else 1
+        shape = (count, masks, self.mask_size, self.mask_size)
         whole = MaskPredictions(torch.empty(shape, device=self.device), torch.empty(shape[:2], device=self.device))
-        batches = self.decode_batches(embedding, prompts, batch_size=batch_size, multimask=multimask)
-        _fill(whole.mask_logits, whole.predicted_iou, batches)
+        prepared, start = self.prepare(embedding), 0
+        for batch in self._batches(prompts, batch_size):
+            rows = slice(start, start := start + len(batch))
+            if multimask:
+                drawn = self._decoder.selected(prepared, batch, torch.isfinite)
+                whole.mask_logits[rows] = torch.unflatten(drawn.mask_logits, 0, (-1, masks))
+                whole.predicted_iou[rows] = torch.unflatten(drawn.predicted_iou, 0, (-1, masks))
+            else:
+                single = self._decoder.single(prepared, batch)
+                whole.mask_logits[rows], whole.predicted_iou[rows] = single.mask_logits, single.predicted_iou
         return whole
+
+
+def _best_above(min_iou: float | None) -> Keep:
+    """Choose the best of each prompt's masks, if its predicted IoU is high enough."""
+
+    def keep(predicted_iou: Float[Tensor, "N K"]) -> Bool[Tensor, "N K"]:
+        best, choice = predicted_iou.max(dim=1, keepdim=True)
+        enough = torch.ones_like(best, dtype=torch.bool) if min_iou is None else best > min_iou
+        return torch.zeros_like(predicted_iou, dtype=torch.bool).scatter_(1, choice, enough)
+
+    return keep
 
 
 def build_sam2(
@@ -354,15 +392,3 @@ def _set_positions(model: Sam2Model, matrix: Float[Tensor, "2 C"]) -> None:
     for name in POSITION_BUFFERS:
         module, _, leaf = name.rpartition(".")
         model.get_submodule(module).register_buffer(leaf, matrix.float().clone())
-
-
-def _fill(
-    mask_logits: Tensor, predicted_iou: Tensor, batches: Iterable[MaskPredictions] | Iterable[SelectedMasks]
-) -> None:
-    """Copy batches one after the other into tensors made for all of them, so that no two copies of all exist."""
-    start = 0
-    for batch in batches:
-        stop = start + len(batch.predicted_iou)
-        mask_logits[start:stop] = batch.mask_logits
-        predicted_iou[start:stop] = batch.predicted_iou
-        start = stop

@@ -1,0 +1,168 @@
+"""The decoder of many prompts against transformers' own, on small models and in the shapes of the released ones."""
+
+import math
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Sam2Config, Sam2Model
+
+from no_time_to_train.models.prompting import ImageSide, PromptDecoder
+from no_time_to_train.models.sam2 import ImageEmbedding, MaskPredictions, Prompts, new_sam2
+from no_time_to_train.models.sam2_configs import resolve_sam2_config
+from tests.tiny import write_config
+
+# In units of the largest logit; 6e-7 and 2e-7 are measured.
+RELATIVE = 1e-5
+
+
+def _model(config: Sam2Config) -> Sam2Model:
+    """Build a model in which everything tells: biases are not 0, norms not 1, and attention is not even."""
+    model = new_sam2(config)
+    with torch.no_grad():
+        for part in (model.mask_decoder, model.prompt_encoder):
+            for name, parameter in part.named_parameters():
+                noise = torch.randn(parameter.shape)
+                if "_proj.weight" in name:
+                    parameter.copy_(noise / parameter.shape[1] ** 0.5)
+                else:
+                    parameter.add_(noise, alpha=0.3)
+    torch.nn.Module.eval(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Sam2Model:
+    return _model(resolve_sam2_config(write_config(tmp_path_factory.mktemp("tiny"))))
+
+
+@pytest.fixture(scope="module")
+def real() -> Sam2Model:
+    return _model(resolve_sam2_config("sam2_hiera_t.yaml"))
+
+
+def _embedding(model: Sam2Model) -> ImageEmbedding:
+    channels = model.mask_decoder.hidden_size
+    side = model.prompt_encoder.image_embedding_size[0]
+    features = torch.randn(1, channels, side, side)
+    # In the model, two convolutions reduce these already.
+    stride8 = torch.randn(1, channels // 4, 2 * side, 2 * side)
+    return ImageEmbedding(features, (torch.randn(1, channels // 8, 4 * side, 4 * side), stride8))
+
+
+def _theirs(model: Sam2Model, embedding: ImageEmbedding, prompts: Prompts, multimask: bool) -> MaskPredictions:
+    points, labels, boxes = (
+        None if part is None else part[None] for part in (prompts.points, prompts.labels, prompts.boxes)
+    )
+    with torch.inference_mode():
+        sparse, dense = model.get_prompt_embeddings(points, cast(torch.LongTensor | None, labels), boxes)
+        masks, quality, _, _ = model.mask_decoder(
+            image_embeddings=embedding.features,
+            image_positional_embeddings=model.get_image_wide_positional_embeddings(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            high_resolution_features=list(embedding.high_res_features),
+        )
+    return MaskPredictions(masks[0], quality[0])
+
+
+def _prompts(model: Sam2Model, kind: str, count: int) -> Prompts:
+    side = cast(int, model.prompt_encoder.input_image_size)
+    if kind == "boxes":
+        corners = torch.rand(count, 2, 2).sort(dim=1).values
+        return Prompts(boxes=side * corners.reshape(count, 4))
+    points = side * torch.rand(count, 1 if kind == "points" else 3, 2)
+    if kind == "points":
+        return Prompts(points)
+    return Prompts(points, torch.tensor([1, 0, -10]).expand(count, -1))
+
+
+def _assert_same(got: Tensor, expected: Tensor) -> None:
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() <= RELATIVE * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["points", "labelled points", "boxes"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_three_masks_are_those_of_transformers(small: Sam2Model, kind: str, count: int) -> None:
+    embedding, prompts = _embedding(small), _prompts(small, kind, count)
+    expected = _theirs(small, embedding, prompts, multimask=True)
+    decoder = PromptDecoder(small)
+    got = decoder.selected(decoder.prepare(embedding), prompts, torch.isfinite)
+    _assert_same(got.mask_logits, expected.mask_logits.flatten(0, 1))
+    _assert_same(got.predicted_iou, expected.predicted_iou.flatten())
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_the_single_mask_is_that_of_transformers(
+    small: Sam2Model, stable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small.mask_decoder, "dynamic_multimask_stability_thresh", 0.0 if stable else math.inf)
+    embedding, prompts = _embedding(small), _prompts(small, "boxes", 5)
+    expected = _theirs(small, embedding, prompts, multimask=False)
+    decoder = PromptDecoder(small)
+    got = decoder.single(decoder.prepare(embedding), prompts)
+    _assert_same(got.mask_logits, expected.mask_logits)
+    _assert_same(got.predicted_iou, expected.predicted_iou)
+
+
+def test_in_the_shapes_of_the_released_models(real: Sam2Model) -> None:
+    embedding, prompts = _embedding(real), _prompts(real, "points", 3)
+    expected = _theirs(real, embedding, prompts, multimask=True)
+    decoder = PromptDecoder(real)
+    got = decoder.selected(decoder.prepare(embedding), prompts, torch.isfinite)
+    _assert_same(got.mask_logits, expected.mask_logits.flatten(0, 1))
+    _assert_same(got.predicted_iou, expected.predicted_iou.flatten())
+
+
+def test_only_wanted_masks_are_drawn(small: Sam2Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding, prompts = _embedding(small), _prompts(small, "points", 6)
+    expected = _theirs(small, embedding, prompts, multimask=True)
+    wanted = torch.zeros(6, 3, dtype=torch.bool)
+    wanted[1, 2] = wanted[4, 0] = wanted[4, 1] = True
+    chosen = iter(torch.split(wanted, 2))
+    decoder, upscaled = PromptDecoder(small), []
+    upscale = decoder._upscale
+
+    def counted(image: ImageSide, features: Tensor) -> Tensor:
+        upscaled.append(features)
+        return upscale(image, features)
+
+    monkeypatch.setattr(decoder, "_upscale", counted)
+    got = decoder.selected(decoder.prepare(embedding), prompts, lambda _: next(chosen))
+    _assert_same(got.mask_logits, expected.mask_logits[wanted])
+    _assert_same(got.predicted_iou, expected.predicted_iou[wanted])
+    assert len(upscaled) == 2
+
+
+def test_nothing_wanted(small: Sam2Model) -> None:
+    decoder = PromptDecoder(small)
+    got = decoder.selected(
+        decoder.prepare(_embedding(small)), _prompts(small, "points", 3), lambda quality: quality > 2
+    )
+    side = 4 * small.prompt_encoder.image_embedding_size[0]
+    assert got.mask_logits.shape == (0, side, side)
+    assert got.predicted_iou.shape == (0,)
+
+
+def test_an_image_serves_many_prompts(small: Sam2Model) -> None:
+    embedding, prompts = _embedding(small), _prompts(small, "points", 8)
+    decoder = PromptDecoder(small)
+    image = decoder.prepare(embedding)
+    before = [part.clone() for part in (image.features, image.keys, image.queries, image.stride4, image.stride8)]
+    first = decoder.selected(image, prompts, torch.isfinite)
+    again = decoder.selected(image, prompts, torch.isfinite)
+    assert torch.equal(first.mask_logits, again.mask_logits)
+    after = (image.features, image.keys, image.queries, image.stride4, image.stride8)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_autocast_changes_nothing(small: Sam2Model) -> None:
+    embedding, prompts = _embedding(small), _prompts(small, "points", 3)
+    decoder = PromptDecoder(small)
+    expected = decoder.selected(decoder.prepare(embedding), prompts, torch.isfinite)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = decoder.selected(decoder.prepare(embedding), prompts, torch.isfinite)
+    assert torch.equal(got.mask_logits, expected.mask_logits)
