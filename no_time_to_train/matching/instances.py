@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchvision.ops import batched_nms, masks_to_boxes
+from torchvision.ops import batched_nms
 
 from no_time_to_train.errors import MaskSizeError
+from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.memory_bank import MemoryBank
 from no_time_to_train.matching.precision import full_precision
-from no_time_to_train.matching.resizing import intersections, resize_masks
+from no_time_to_train.matching.resizing import TiledMasks
 from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
 
 _NMS_KEEP_FACTOR = 8
@@ -97,22 +98,22 @@ def match_masks(
             f"{tuple(predicted_iou.shape)}, expected (N, Hm, Wm) and (N,)",
             remedy="give one predicted IoU per mask",
         )
-    filled = (mask_logits > 0).flatten(1).any(dim=1).nonzero()[:, 0]
-    logits, quality = mask_logits[filled], predicted_iou[filled].float()
-    masks = logits > 0
-    pooled = F.normalize(pool_masks(patches, masks), dim=1)
+    boxes, logits, filled = _with_foreground(mask_logits)
+    quality = predicted_iou[filled].float()
+    pooled = F.normalize(pool_masks(patches, logits), dim=1)
     # Without any mask too, a bank of another encoder or with an empty class is refused here.
     cosines = class_cosines(pooled, memory)
-    if not len(filled):
+    if not len(logits):
         return Instances.empty(image_size, mask_logits.device)
     factors = negative_factors(pooled, cosines, memory, sigma=negative_sigma)
     scores, labels = (cosines.clamp(min=0) * factors).max(dim=1)
-    ranked = batched_nms(masks_to_boxes(masks), quality, labels, nms_threshold)[: _NMS_KEEP_FACTOR * max_instances]
-    shared = intersections(logits[ranked], image_size)
+    ranked = batched_nms(boxes.float(), quality, labels, nms_threshold)[: _NMS_KEEP_FACTOR * max_instances]
+    tiled = TiledMasks(logits, image_size)
+    shared = tiled.intersections(ranked)
     merged = scores[ranked] * merge_factors(shared, pooled[ranked], labels[ranked])
     # What has no pixel at the image's size takes no place among the best.
     best = merged.masked_fill(shared.diagonal() == 0, -1).argsort(descending=True, stable=True)[:max_instances]
-    return _visible(resize_masks(logits[ranked][best], image_size), merged[best], labels[ranked][best])
+    return _visible(tiled.resized(ranked[best]), merged[best], labels[ranked][best])
 
 
 @torch.inference_mode()
@@ -143,8 +144,8 @@ def match_mask_pairs(
         EncoderMismatchError: The features are of another width than the bank's.
         EmptyClassError: A class of the bank has no reference.
     """
-    logits = mask_logits[(mask_logits > 0).flatten(1).any(dim=1)]
-    pooled = F.normalize(pool_masks(patches, logits > 0), dim=1)
+    _, logits, _ = _with_foreground(mask_logits)
+    pooled = F.normalize(pool_masks(patches, logits), dim=1)
     cosines = class_cosines(pooled, memory)
     if not len(logits):
         return Instances.empty(image_size, mask_logits.device)
@@ -153,7 +154,7 @@ def match_mask_pairs(
     pairs = pairs[:max_instances]
     rows, labels = pairs // cosines.shape[1], pairs % cosines.shape[1]
     distinct, positions = torch.unique(rows, return_inverse=True)
-    full = resize_masks(logits[distinct], image_size)[positions]
+    full = TiledMasks(logits, image_size).resized(distinct)[positions]
     return _visible(full, scores[:max_instances], labels)
 
 
@@ -174,8 +175,20 @@ def merge_factors(
     return (1 - overlap).clamp(min=0).sqrt()
 
 
+def _with_foreground(
+    mask_logits: Float[Tensor, "N Hm Wm"],
+) -> tuple[Int[Tensor, "M 4"], Float[Tensor, "M Hm Wm"], Int[Tensor, " M"]]:
+    """Return the boxes, the logits and the indices of the masks that have foreground."""
+    boxes = mask_boxes(mask_logits)
+    filled = (boxes[:, 2] >= 0).nonzero()[:, 0]
+    # Candidates are tens of megabytes, which are copied only where some have to go.
+    return boxes[filled], mask_logits if len(filled) == len(mask_logits) else mask_logits[filled], filled
+
+
 def _visible(masks: Bool[Tensor, "M H W"], scores: Float[Tensor, " M"], labels: Int[Tensor, " M"]) -> Instances:
     """Leave out the masks that have no pixel at the image's size, and box the others."""
-    visible = masks.flatten(1).any(dim=1)
-    masks, scores, labels = masks[visible], scores[visible], labels[visible]
-    return Instances(masks=masks, boxes=masks_to_boxes(masks), scores=scores, labels=labels)
+    boxes = mask_boxes(masks)
+    visible = boxes[:, 2] >= 0
+    if not visible.all():
+        masks, boxes, scores, labels = masks[visible], boxes[visible], scores[visible], labels[visible]
+    return Instances(masks=masks, boxes=boxes.float(), scores=scores, labels=labels)

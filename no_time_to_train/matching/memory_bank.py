@@ -77,6 +77,7 @@ class MemoryBank(nn.Module):
         self.image_size = image_size
         self._pending: list[tuple[Tensor, int, bool]] = []
         self._prototypes: Tensor | None = None
+        self._negative_directions: tuple[Tensor, Tensor] | None = None
         self.register_buffer("means", torch.empty(0, embed_dim))
         self.register_buffer("classes", torch.empty(0, dtype=torch.long))
         self.register_buffer("negative", torch.empty(0, dtype=torch.bool))
@@ -123,6 +124,7 @@ class MemoryBank(nn.Module):
         """Add a reference of which the mean foreground feature is known already."""
         self._pending.append((mean.to(self.means.device), class_index, bool(negative)))
         self._prototypes = None
+        self._negative_directions = None
 
     def finalize(self) -> None:
         """Compute the prototypes: the L2-normalised mean of each class's references' means.
@@ -162,6 +164,15 @@ class MemoryBank(nn.Module):
         """The means of the negative references, not normalised, and their classes."""
         self._consolidate()
         return self.means[self.negative], self.classes[self.negative]
+
+    @property
+    def negative_directions(self) -> tuple[Float[Tensor, "Rn D"], Int[Tensor, " Rn"]]:
+        """The means of the negative references, L2-normalised, and their classes; computed once."""
+        kept = self._negative_directions
+        if kept is None or kept[0].device != self.means.device:
+            means, classes = self.negative_references
+            self._negative_directions = kept = F.normalize(means, dim=1), classes
+        return kept
 
     def counts(self, *, negative: bool = False) -> list[int]:
         """Return the number of references per class, positive or negative ones."""

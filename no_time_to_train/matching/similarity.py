@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from no_time_to_train.errors import EncoderMismatchError
+from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.memory_bank import MemoryBank
 
 
@@ -21,15 +22,17 @@ def interpolation_matrix(
     return F.interpolate(identity, size=(target, source), mode="bilinear", antialias=True)[0, 0]
 
 
-def pool_masks(patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"]) -> Float[Tensor, "N D"]:
+def pool_masks(
+    patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"] | Float[Tensor, "N Hm Wm"]
+) -> Float[Tensor, "N D"]:
     """Average the patch features over each mask, as if they were upsampled to the masks' resolution first.
 
     Instead of upsampling D feature maps, each mask is brought down to the patch grid by the transposed interpolation,
-    which gives the same sums: ``sum(mask * (R f C')) = sum((R' mask C) * f)``.
+    which gives the same sums: ``sum(mask * (R f C')) = sum((R' mask C) * f)``. Nothing but a mask's box is read.
 
     Args:
         patches: Patch features on their grid, any scale.
-        masks: Their foreground; every mask has some.
+        masks: Masks or their logits, foreground above 0; every mask has some.
 
     Returns:
         Means over the foreground, in float32, not normalised.
@@ -38,9 +41,15 @@ def pool_masks(patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"]) 
     features = patches.float().reshape(-1, dim)
     rows = interpolation_matrix(height, masks.shape[1], device=patches.device)
     columns = interpolation_matrix(width, masks.shape[2], device=patches.device)
-    weights = torch.matmul(rows.T, torch.matmul(masks.float(), columns))
-    area = masks.flatten(1).sum(dim=1, dtype=torch.float32)
-    return weights.flatten(1) @ features / area[:, None]
+    weights = torch.empty((len(masks), height, width), device=patches.device)
+    areas = torch.empty(len(masks), device=patches.device)
+    for mask, box, weight, area in zip(masks, mask_boxes(masks).tolist(), weights, areas, strict=True):
+        x, y = slice(box[0], box[2] + 1), slice(box[1], box[3] + 1)
+        foreground = torch.empty_like(mask[y, x], dtype=torch.float32)
+        torch.gt(mask[y, x], 0, out=foreground)
+        area.copy_(foreground.sum())
+        weight.copy_(rows[y].T @ (foreground @ columns[x]))
+    return weights.flatten(1) @ features / areas[:, None]
 
 
 def class_cosines(pooled: Float[Tensor, "N D"], memory: MemoryBank) -> Float[Tensor, "N C"]:
@@ -74,9 +83,9 @@ def negative_factors(
         ``exp(-max(0, negative - positive) / sigma)``, `negative` being the best cosine with a negative reference of
         the class, both clamped at 0.
     """
-    means, classes = memory.negative_references
-    if not len(means):
+    directions, classes = memory.negative_directions
+    if not len(directions):
         return torch.ones_like(cosines)
-    per_reference = (pooled @ F.normalize(means, dim=1).T).clamp(min=0)
+    per_reference = (pooled @ directions.T).clamp_(min=0)
     negative = torch.zeros_like(cosines).scatter_reduce_(1, classes.expand_as(per_reference), per_reference, "amax")
     return torch.exp(-(negative - cosines.clamp(min=0)).clamp(min=0) / sigma)

@@ -1,31 +1,126 @@
+"""Tiles against whole float masks at the image's size."""
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from no_time_to_train.matching import resizing
-from no_time_to_train.matching.resizing import intersections, resize_masks, resized_bands
+from no_time_to_train.matching.resizing import TiledMasks, intersections, resize_masks
 
-SIZES = [(33, 21), (16, 16), (8, 12), (7, 5), (1, 1), (200, 3), (97, 133)]
+# Larger and smaller than the logits, not square, and a single row, column and pixel.
+SIZES = [(33, 21), (16, 16), (8, 12), (7, 5), (1, 1), (200, 3), (1, 90), (90, 1), (97, 133)]
 
 
+def noise(height: int, width: int) -> Tensor:
+    return torch.randn(6, height, width)
+
+
+def single_logits(height: int, width: int) -> Tensor:
+    """Make masks of one logit each: the corners, the middle, and any place."""
+    logits = torch.full((6, height, width), -0.7)
+    rows = [0, 0, height - 1, height - 1, height // 2, int(torch.randint(height, ()))]
+    columns = [0, width - 1, 0, width - 1, width // 2, int(torch.randint(width, ()))]
+    logits[torch.arange(6), rows, columns] = 3.1
+    return logits
+
+
+def discs(height: int, width: int) -> Tensor:
+    """Make discs, some across the border, and each one's opposite: masks that touch all borders."""
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    places = torch.rand(3, 3, 1, 1)
+    distances = ((y - places[0] * height) ** 2 + (x - places[1] * width) ** 2).sqrt()
+    logits = places[2] * 0.6 * max(height, width) - distances
+    return torch.cat([logits, -logits])
+
+
+def all_and_nothing(height: int, width: int) -> Tensor:
+    values = torch.tensor([1.0, -1.0, 0.0, 1e-6, -1e-6, 1e4])
+    return values[:, None, None].expand(6, height, width).contiguous()
+
+
+def reference(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return resized logits, and whether they are 0 but for rounding."""
+    resized = F.interpolate(logits[:, None].double(), size=size, mode="bilinear")[:, 0]
+    return resized, resized.abs() < 1e-5 * logits.abs().amax().double()
+
+
+@pytest.mark.parametrize("make", [noise, single_logits, discs, all_and_nothing])
+@pytest.mark.parametrize("side", [1, 3, 8, 32])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("elements", [1, 300, 2**22])
-def test_bands_are_the_whole_resized(size: tuple[int, int], elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resizing, "_BAND_ELEMENTS", elements)
-    logits = torch.randn(9, 16, 12)
-    resized = F.interpolate(logits[:, None], size=size, mode="bilinear")[:, 0]
-    differs = resize_masks(logits, size) != (resized > 0)
-    # Other roundings may move a logit across 0 that is nothing but rounding.
-    assert resized[differs].abs().max().item() < 1e-5 if differs.any() else True
-    assert sum(band.shape[1] for band in resized_bands(logits, size)) == size[0]
+def test_masks_and_what_they_share_are_exact(
+    make: object, side: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resizing, "_LARGEST_TILE", side)
+    assert callable(make)
+    for shape in ((16, 12), (20, 41), (1, 7), (33, 1), (1, 1)):
+        logits = make(*shape)
+        masks = resize_masks(logits, size)
+        resized, undecided = reference(logits, size)
+        if make is not all_and_nothing:
+            assert torch.equal(masks | undecided, (resized > 0) | undecided)
+        else:
+            assert torch.equal(masks, (logits[:, :1, :1] > 0).expand_as(masks))
+        flat = masks.flatten(1).double()
+        assert torch.equal(intersections(logits, size).double(), flat @ flat.T)
 
 
-@pytest.mark.parametrize("elements", [1, 300, 2**22])
-def test_intersections_are_counted_to_the_pixel(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resizing, "_BAND_ELEMENTS", elements)
-    logits = torch.randn(9, 16, 12)
-    masks = resize_masks(logits, (40, 30)).flatten(1).double()
-    assert torch.equal(intersections(logits, (40, 30)).double(), masks @ masks.T)
+def test_pixels_agree_with_torch_in_its_own_precision() -> None:
+    logits = torch.randn(9, 64, 48)
+    for size in ((120, 160), (41, 29), (64, 48)):
+        resized = F.interpolate(logits[:, None], size=size, mode="bilinear")[:, 0]
+        differs = resize_masks(logits, size) != (resized > 0)
+        assert not differs.any() or resized[differs].abs().max() < 1e-6
+
+
+def test_a_choice_of_masks_in_any_order() -> None:
+    logits, chosen = discs(40, 50), torch.tensor([4, 0, 5, 4])
+    tiled = TiledMasks(logits, (71, 93))
+    masks = resize_masks(logits, (71, 93))[chosen]
+    assert torch.equal(tiled.resized(chosen), masks)
+    flat = masks.flatten(1).float()
+    assert torch.equal(tiled.intersections(chosen), flat @ flat.T)
+    assert tiled.resized(chosen[:0]).shape == (0, 71, 93)
+
+
+def test_many_masks_and_large_images_have_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = discs(64, 64)
+    whole = intersections(logits, (150, 170))
+    monkeypatch.setattr(resizing, "_TILE_ELEMENTS", 6 * 30 * 30)
+    tiled = TiledMasks(logits, (150, 170))
+    elements = [tile.masks.numel() for tile in tiled.tiles(torch.arange(6))]
+    # Rows and columns of pixels do not divide evenly between tiles.
+    assert 0 < max(elements) <= 2 * 6 * 30 * 30
+    assert torch.equal(tiled.intersections(torch.arange(6)), whole)
+
+
+def test_uniform_tiles_are_not_resized() -> None:
+    logits = all_and_nothing(64, 64)
+    assert all(
+        not len(tile.cut) and tile.full.tolist() == [0, 3, 5]
+        for tile in TiledMasks(logits, (90, 90)).tiles(torch.arange(6))
+    )
+
+
+def test_the_product_on_other_devices_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = discs(40, 50)
+    shared = intersections(logits, (71, 93))
+    monkeypatch.setattr(resizing, "_product", resizing._float_product)
+    assert torch.equal(intersections(logits, (71, 93)), shared)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_resized_in_float32(dtype: torch.dtype) -> None:
+    logits = discs(40, 50).to(dtype)
+    assert torch.equal(resize_masks(logits, (71, 93)), resize_masks(logits.float(), (71, 93)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same() -> None:
+    logits = discs(40, 50)
+    assert torch.equal(resize_masks(logits.cuda(), (71, 93)).cpu(), resize_masks(logits, (71, 93)))
+    assert torch.equal(intersections(logits.cuda(), (71, 93)).cpu(), intersections(logits, (71, 93)))
 
 
 def test_nothing_is_nothing() -> None:
