@@ -12,33 +12,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torchvision.ops import batched_nms, masks_to_boxes
 
-from no_time_to_train.matching import MemoryBank, match_masks
-from no_time_to_train.matching.similarity import pool_masks
+from no_time_to_train.evaluation import Result, coco_results
+from no_time_to_train.matching import Instances, MemoryBank, match_masks
+from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
 
 
 class Case(NamedTuple):
-    """One size of the problem: masks, classes, patch grid, width, mask side, image side."""
+    """One size of the problem: masks, classes, patch grid, width, mask side, the image's height and width."""
 
     masks: int
     classes: int
     grid: int
     dim: int
     mask_side: int
-    image_side: int
+    height: int
+    width: int
 
 
 CASES = (
-    Case(64, 1, 37, 1024, 256, 320),
-    Case(256, 80, 37, 1024, 256, 640),
-    Case(1024, 80, 37, 1024, 256, 640),
-    Case(256, 1203, 37, 1024, 256, 640),
+    Case(64, 1, 37, 1024, 256, 320, 320),
+    Case(200, 80, 37, 1024, 256, 480, 640),
+    Case(200, 1, 37, 1024, 256, 480, 640),
+    Case(256, 1203, 37, 1024, 256, 640, 640),
 )
+# Nothing overlaps so much that it goes: every candidate is merged.
+_KEEP_ALL = 1.0
+_LVIS_CLASSES, _LVIS_REFERENCES, _LVIS_MASKS = 1203, 10, 1000
 
 
 def blobs(count: int, side: int) -> Tensor:
@@ -60,6 +68,43 @@ def upsample_first(patches: Tensor, masks: Tensor) -> Tensor:
     return pooled
 
 
+def match_plainly(
+    patches: Tensor, logits: Tensor, quality: Tensor, bank: MemoryBank, size: tuple[int, int], count: int = 100
+) -> Instances:
+    """Match as the method is written: every kept mask a float image, and one product of all with all."""
+    masks = logits > 0
+    pooled = F.normalize(upsample_first(patches, masks), dim=1)
+    scores, labels = (pooled @ bank.prototypes.T).clamp(min=0).max(dim=1)
+    kept = batched_nms(masks_to_boxes(masks), quality, labels, _KEEP_ALL)
+    scores, labels, pooled = scores[kept], labels[kept], pooled[kept]
+    full = (F.interpolate(logits[kept][:, None], size=size, mode="bilinear")[:, 0] > 0).float()
+    shared = full.flatten(1) @ full.flatten(1).T
+    within = shared / full.flatten(1).sum(dim=1).clamp(min=1)[:, None]
+    alike = (pooled @ pooled.T).clamp(min=0) * (labels[:, None] == labels)
+    scores = scores * (1 - (within * alike).tril(diagonal=-1).amax(dim=1)).clamp(min=0).sqrt()
+    best = scores.argsort(descending=True, stable=True)[:count]
+    chosen = full[best] > 0
+    return Instances(chosen, masks_to_boxes(chosen), scores[best], labels[best])
+
+
+def plain_results(found: Instances, category_ids: range) -> list[Result]:
+    """Write COCO results one mask after the other, by pycocotools."""
+    results = []
+    for mask, box, score, label in zip(found.masks, found.boxes, found.scores, found.labels, strict=True):
+        x1, y1, x2, y2 = box.tolist()
+        encoded = coco_mask.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))
+        results.append(
+            {
+                "image_id": 1,
+                "category_id": category_ids[int(label)],
+                "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
+                "score": float(score),
+                "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")},
+            }
+        )
+    return results
+
+
 def in_turn(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
     """Time two functions in turn, after one uncounted round."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -72,28 +117,71 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], repeats: 
     return times
 
 
-def measure(case: Case, repeats: int) -> dict[str, float]:
-    """Measure one case; times in seconds, ratios of pairs measured one after the other."""
-    torch.manual_seed(0)
-    patches, logits = torch.randn(case.grid, case.grid, case.dim), blobs(case.masks, case.mask_side)
-    masks = logits > 0
-    bank = MemoryBank([f"class {index}" for index in range(case.classes)], case.dim, "benchmark")
-    for index in range(case.classes):
-        bank.add_mean(index, torch.randn(case.dim))
-    quality = torch.rand(case.masks)
-    difference = (pool_masks(patches, masks) - upsample_first(patches, masks)).abs().max().item()
-    ours, plain = in_turn(lambda: pool_masks(patches, masks), lambda: upsample_first(patches, masks), repeats)
-    size = (case.image_side, case.image_side)
-    whole, _ = in_turn(lambda: match_masks(patches, logits, quality, bank, image_size=size), lambda: None, repeats)
+def random_bank(classes: int, dim: int, references: int = 1, negatives: int = 0) -> MemoryBank:
+    """Fill a bank with noise."""
+    bank = MemoryBank([f"class {index}" for index in range(classes)], dim, "benchmark")
+    for index in range(classes):
+        for reference in range(references + negatives):
+            bank.add_mean(index, torch.randn(dim), reference >= references)
+    bank.finalize()
+    return bank
+
+
+def compared(name: str, ours: list[float], plain: list[float]) -> dict[str, float]:
+    """Return medians, and the ratio of the pairs that were measured one after the other."""
     ratios = [slow / fast for fast, slow in zip(ours, plain, strict=True)]
     return {
-        "pool_s": statistics.median(ours),
-        "upsample_first_s": statistics.median(plain),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "max_difference": difference,
-        "match_s": statistics.median(whole),
+        f"{name}_s": statistics.median(ours),
+        f"{name}_plain_s": statistics.median(plain),
+        f"{name}_ratio": statistics.median(ratios),
+        f"{name}_ratio_min": min(ratios),
+        f"{name}_ratio_max": max(ratios),
+    }
+
+
+def measure(case: Case, repeats: int) -> dict[str, float]:
+    """Measure one case: pooling alone, and everything from mask logits to COCO results; times in seconds."""
+    torch.manual_seed(0)
+    patches, logits = torch.randn(case.grid, case.grid, case.dim), blobs(case.masks, case.mask_side)
+    masks, quality, bank = logits > 0, torch.rand(case.masks), random_bank(case.classes, case.dim)
+    size, ids = (case.height, case.width), range(case.classes)
+
+    def ours() -> list[Result]:
+        found = match_masks(patches, logits, quality, bank, image_size=size, nms_threshold=_KEEP_ALL)
+        return coco_results(1, found, ids)
+
+    def plain() -> list[Result]:
+        return plain_results(match_plainly(patches, logits, quality, bank, size), ids)
+
+    difference = (pool_masks(patches, masks) - upsample_first(patches, masks)).abs().max().item()
+    pooling = in_turn(lambda: pool_masks(patches, masks), lambda: upsample_first(patches, masks), repeats)
+    pairs = list(zip(ours(), plain(), strict=True))
+    return {
+        **compared("pool", *pooling),
+        "pool_max_difference": difference,
+        **compared("all", *in_turn(ours, plain, repeats)),
+        "score_max_difference": max(abs(one["score"] - other["score"]) for one, other in pairs),
+        "other_masks": sum(one["segmentation"] != other["segmentation"] for one, other in pairs),
+    }
+
+
+def measure_bank(repeats: int, dim: int = 1024) -> dict[str, float]:
+    """Measure a bank of LVIS's size: its bytes, and scoring masks with and without a negative reference a class."""
+    torch.manual_seed(0)
+    pooled = F.normalize(torch.randn(_LVIS_MASKS, dim), dim=1)
+    bank = random_bank(_LVIS_CLASSES, dim, _LVIS_REFERENCES)
+    contrasted = random_bank(_LVIS_CLASSES, dim, negatives=1)
+
+    def with_negatives() -> Tensor:
+        cosines = class_cosines(pooled, contrasted)
+        return cosines * negative_factors(pooled, cosines, contrasted)
+
+    positive, negative = in_turn(lambda: class_cosines(pooled, bank), with_negatives, repeats)
+    held = [*bank.buffers(), bank.prototypes]
+    return {
+        "bank_bytes": sum(tensor.numel() * tensor.element_size() for tensor in held),
+        "cosines_s": statistics.median(positive),
+        "with_negatives_s": statistics.median(negative),
     }
 
 
@@ -104,23 +192,30 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     table = Table(title=f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
-    for column in (*Case._fields, "pool ms", "upsample first ms", "ratio (min-max)", "max |Δ|", "match_masks ms"):
+    for column in ("masks", "classes", "image", "pool ms", "plain ms", "ratio (min-max)", "max |Δ|"):
+        table.add_column(column, justify="right")
+    for column in ("all ms", "plain ms", "ratio (min-max)", "max |Δ score|", "other masks"):
         table.add_column(column, justify="right")
     rows = []
     for case in CASES:
         figures = measure(case, args.repeats)
         rows.append({**case._asdict(), **figures})
-        table.add_row(
-            *(str(value) for value in case),
-            f"{1e3 * figures['pool_s']:.1f}",
-            f"{1e3 * figures['upsample_first_s']:.1f}",
-            f"{figures['ratio']:.1f} ({figures['ratio_min']:.1f}-{figures['ratio_max']:.1f})",
-            f"{figures['max_difference']:.1e}",
-            f"{1e3 * figures['match_s']:.1f}",
-        )
-    Console(width=160).print(table)
+        cells = [str(case.masks), str(case.classes), f"{case.width}x{case.height}"]
+        for name in ("pool", "all"):
+            cells += [f"{1e3 * figures[f'{name}_s']:.1f}", f"{1e3 * figures[f'{name}_plain_s']:.1f}"]
+            low, middle, high = (figures[f"{name}_ratio{end}"] for end in ("_min", "", "_max"))
+            cells.append(f"{middle:.1f} ({low:.1f}-{high:.1f})")
+            cells.append(f"{figures['pool_max_difference' if name == 'pool' else 'score_max_difference']:.1e}")
+        table.add_row(*cells, str(figures["other_masks"]))
+    bank = measure_bank(args.repeats)
+    console = Console(width=160)
+    console.print(table)
+    console.print(
+        f"{_LVIS_CLASSES} classes x {_LVIS_REFERENCES} references: {bank['bank_bytes'] / 1e6:.0f} MB; {_LVIS_MASKS} "
+        f"masks' cosines {1e3 * bank['cosines_s']:.1f} ms, with negatives {1e3 * bank['with_negatives_s']:.1f} ms"
+    )
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        args.json.write_text(json.dumps({"cases": rows, "lvis": bank}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from no_time_to_train.data.coco import CocoDataset
-from no_time_to_train.data.masks import encode_mask
+from no_time_to_train.data.masks import encode_masks
 from no_time_to_train.matching import Instances
 
 log = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ def coco_results(image_id: int, instances: Instances, category_ids: Sequence[int
             "category_id": category_ids[label],
             "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
             "score": score,
-            "segmentation": encode_mask(mask),
+            "segmentation": segmentation,
         }
-        for label, (x1, y1, x2, y2), score, mask in zip(
-            moved.labels.tolist(), corners, moved.scores.tolist(), moved.masks.numpy(), strict=True
+        for label, (x1, y1, x2, y2), score, segmentation in zip(
+            moved.labels.tolist(), corners, moved.scores.tolist(), encode_masks(moved.masks.numpy()), strict=True
         )
     ]
 

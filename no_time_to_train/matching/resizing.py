@@ -7,6 +7,7 @@ wholly foreground or wholly background there is only noted, and only those whose
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class Tile(NamedTuple):
     @property
     def area(self) -> int:
         """Its pixels."""
-        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+        return len(range(self.rows.start, self.rows.stop)) * len(range(self.columns.start, self.columns.stop))
 
 
 class _Steps(NamedTuple):
@@ -54,7 +55,8 @@ class _Steps(NamedTuple):
 
 def _tile_side(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> int:
     """Return the rows and columns of logits in a tile: fewer where masks are many or the image is large."""
-    pixels_per_logit = math.prod(image_size) / math.prod(mask_logits.shape[1:])
+    height, width = mask_logits.shape[1:]
+    pixels_per_logit = math.prod(image_size) / (height * width)
     side = _LARGEST_TILE
     while side > 1 and len(mask_logits) * pixels_per_logit * side**2 > _TILE_ELEMENTS:
         side //= 2
@@ -76,7 +78,7 @@ def _axis_steps(source: int, target: int, side: int, device: torch.device) -> li
             after[low:high] - index * side,
             (place - before)[low:high],
         )
-        for index, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for index, (low, high) in enumerate(pairwise(bounds))
         if low < high
     ]
 

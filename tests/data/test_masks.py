@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
-from no_time_to_train.data.masks import decode_mask, encode_mask
+from no_time_to_train.data import masks as masks_module
+from no_time_to_train.data.masks import decode_mask, encode_mask, encode_masks
 from no_time_to_train.data.records import Annotation
 from no_time_to_train.errors import AnnotationError, MaskSizeError
 
@@ -54,6 +55,48 @@ def test_every_encoding_gives_the_mask_back(mask: Bool[np.ndarray, "H W"]) -> No
         assert decoded.dtype == bool
         assert decoded.flags.c_contiguous
         assert np.array_equal(decoded, mask)
+
+
+def encoded_by_pycocotools(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+@given(MASKS)
+def test_encodings_are_pycocotools(mask: Bool[np.ndarray, "H W"]) -> None:
+    assert encode_mask(mask) == encoded_by_pycocotools(mask)
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 2**21])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 12), (40, 30), (300, 200)])
+def test_masks_encoded_together_are_pycocotools(
+    at_once: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks_module, "_PIXELS_AT_ONCE", at_once)
+    rng = np.random.default_rng(0)
+    height, width = shape
+    masks = rng.random((40, *shape)) < rng.random((40, 1, 1)) ** 2
+    # Nothing and everything, beside each other too; whole columns and rows at each border; single pixels; boxes.
+    masks[:8] = np.array([0, 1, 1, 0, 0, 1, 0, 1], dtype=bool)[:, None, None]
+    masks[8:12] = False
+    masks[8, :, 0] = masks[9, :, -1] = masks[10, 0] = masks[11, -1] = True
+    masks[12:24] = False
+    for index in range(12, 24):
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        masks[index, top : top + (1 if index < 16 else height), left : left + (1 if index < 16 else width // 2 + 1)] = (
+            True
+        )
+    assert encode_masks(masks) == [encoded_by_pycocotools(mask) for mask in masks]
+    assert encode_masks(masks[:0]) == []
+
+
+def test_numbers_of_every_length_are_pycocotools() -> None:
+    masks = np.zeros((6, 2000, 2500), dtype=bool)
+    for index, mask in enumerate(masks):
+        flat = mask.reshape(-1)
+        flat[5 ** (2 * index) % flat.size :: 7 * 10**index] = True
+        flat[:: 3 * 10**index + 1] = True
+    assert encode_masks(masks) == [encoded_by_pycocotools(mask) for mask in masks]
 
 
 @pytest.mark.parametrize("density", [0.001, 0.5])
