@@ -4,7 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from no_time_to_train.matching.threads import one_thread
 
+
+@one_thread()
 def mask_boxes(masks: Bool[Tensor, "N H W"] | Float[Tensor, "N H W"]) -> Int[Tensor, "N 4"]:
     """Return the first and the last column and row that each mask touches, as x1, y1, x2, y2 in pixels.
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from no_time_to_train.matching.threads import one_thread
+
 # Rows and columns of logits that make a tile: smaller ones resize less, and are more to walk through.
 _LARGEST_TILE = 32
 # Pixels of all masks in a tile: 64 MB in float32.
@@ -114,6 +116,7 @@ class TiledMasks:
         image_size: Height and width of the image, in pixels.
     """
 
+    @one_thread()
     def __init__(self, mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> None:
         self.mask_logits = mask_logits
         self.image_size = image_size
@@ -139,6 +142,7 @@ class TiledMasks:
                     masks = _interpolate(logits.float(), row, column)
                     yield Tile(row.pixels, column.pixels, every[i, j].nonzero()[:, 0], crossing, masks)
 
+    @one_thread()
     def resized(self, chosen: Int[Tensor, " K"]) -> Bool[Tensor, "K H W"]:
         """Return the chosen masks at the image's size."""
         masks = torch.zeros((len(chosen), *self.image_size), dtype=torch.bool, device=self.mask_logits.device)
@@ -148,6 +152,7 @@ class TiledMasks:
             part.index_copy_(0, tile.cut, tile.masks)
         return masks
 
+    @one_thread()
     def intersections(self, chosen: Int[Tensor, " K"]) -> Float[Tensor, "K K"]:
         """Return how many pixels each two of the chosen masks share at the image's size; on the diagonal, their own.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from no_time_to_train.errors import EncoderMismatchError
 from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.memory_bank import MemoryBank
+from no_time_to_train.matching.threads import one_thread
 
 
 def interpolation_matrix(
@@ -22,6 +23,7 @@ def interpolation_matrix(
     return F.interpolate(identity, size=(target, source), mode="bilinear", antialias=True)[0, 0]
 
 
+@one_thread()
 def pool_masks(
     patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"] | Float[Tensor, "N Hm Wm"]
 ) -> Float[Tensor, "N D"]:
@@ -41,15 +43,25 @@ def pool_masks(
     features = patches.float().reshape(-1, dim)
     rows = interpolation_matrix(height, masks.shape[1], device=patches.device)
     columns = interpolation_matrix(width, masks.shape[2], device=patches.device)
-    weights = torch.empty((len(masks), height, width), device=patches.device)
-    areas = torch.empty(len(masks), device=patches.device)
+    weights, areas = _grid_weights(masks, rows, columns)
+    return weights.flatten(1) @ features / areas[:, None]
+
+
+def _grid_weights(
+    masks: Bool[Tensor, "N Hm Wm"] | Float[Tensor, "N Hm Wm"],
+    rows: Float[Tensor, "Hm h"],
+    columns: Float[Tensor, "Wm w"],
+) -> tuple[Float[Tensor, "N h w"], Float[Tensor, " N"]]:
+    """Bring each mask down to the patch grid, and count its pixels."""
+    weights = torch.empty((len(masks), rows.shape[1], columns.shape[1]), device=masks.device)
+    areas = torch.empty(len(masks), device=masks.device)
     for mask, box, weight, area in zip(masks, mask_boxes(masks).tolist(), weights, areas, strict=True):
         x, y = slice(box[0], box[2] + 1), slice(box[1], box[3] + 1)
         foreground = torch.empty_like(mask[y, x], dtype=torch.float32)
         torch.gt(mask[y, x], 0, out=foreground)
         area.copy_(foreground.sum())
         weight.copy_(rows[y].T @ (foreground @ columns[x]))
-    return weights.flatten(1) @ features / areas[:, None]
+    return weights, areas
 
 
 def class_cosines(pooled: Float[Tensor, "N D"], memory: MemoryBank) -> Float[Tensor, "N C"]:
