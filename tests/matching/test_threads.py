@@ -11,6 +11,6 @@ def fail() -> None:
 
 def test_the_number_of_threads_comes_back() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(ValueError, match="^1$"):
+    with pytest.raises(ValueError, match=r"^1$"):
         fail()
     assert torch.get_num_threads() == before
