@@ -159,7 +159,7 @@ class TiledMasks:
         Counts are exact up to 2**24 pixels, where float32 begins to round.
         """
         count, device = len(chosen), self.mask_logits.device
-        shared = torch.zeros((count, count), dtype=torch.float64, device=device)
+        shared = torch.zeros((count, count), dtype=torch.long, device=device)
         for tile in self.tiles(chosen):
             product = _product(tile.masks.flatten(1))
             both = torch.cat([tile.cut, tile.full])
@@ -169,7 +169,7 @@ class TiledMasks:
             block[:crossing, :crossing] = product
             block[:crossing, crossing:] = product.diagonal()[:, None]
             block[crossing:, :crossing] = product.diagonal()
-            shared.index_put_((both[:, None], both), block.double(), accumulate=True)
+            shared.index_put_((both[:, None], both), block.long(), accumulate=True)
         return shared.float()
 
 
