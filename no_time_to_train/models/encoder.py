@@ -1,6 +1,5 @@
 """The frozen feature encoder: DINOv3 (ViT and ConvNeXt) and DINOv2 behind one interface."""
 
-import hashlib
 import json
 import logging
 import math
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from no_time_to_train.errors import ConfigError, WeightsNotFoundError
 from no_time_to_train.models.features import Encoder, EncoderFeatures
+from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.registry import EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches
@@ -69,13 +69,9 @@ class FeatureEncoder(Encoder):
         Computed anew at each access, so that it is true after training too; it reads all weights once.
         """
         settings = {name: getattr(self.model.config, name, None) for name in _NOT_IN_TENSORS}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         # The rotary frequencies are a buffer that is not persistent, yet they decide the features.
-        for name, tensor in sorted([*self.model.named_parameters(), *self.model.named_buffers()]):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-        return f"{self.config.name}-{digest.hexdigest()[:16]}"
+        digest = weights_digest(self, json.dumps(settings, sort_keys=True, default=str))
+        return f"{self.config.name}-{digest[:16]}"
 
     def tokens(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Encode images of a size that was checked."""

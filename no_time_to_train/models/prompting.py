@@ -17,10 +17,21 @@ from torch import Tensor
 from transformers import Sam2Model
 
 from no_time_to_train.matching.precision import full_precision
-from no_time_to_train.models.sam2_types import ImageEmbedding, MaskPredictions, Prompts, SelectedMasks
+from no_time_to_train.models.folded_attention import (
+    among,
+    by_channel,
+    exponentials,
+    fold,
+    heads,
+    look,
+    over_tokens,
+    shared_product,
+    values,
+)
+from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
 
 # Prompts whose image features, 4 MB each at 64 x 64 x 256, exist at a time: few stay in the cache, many fill a GPU.
-_AT_ONCE = {"cpu": 2, "cuda": 64}
+_AT_ONCE = {"cpu": 4, "cuda": 64}
 
 Keep = Callable[[Float[Tensor, "N K"]], Bool[Tensor, "N K"]]
 
@@ -53,9 +64,9 @@ class ImageSide(NamedTuple):
 
 
 class _Decoded(NamedTuple):
-    """Prompts after the transformer."""
+    """Prompts after the transformer: the token of the predicted IoU, those of the masks, and the image's features."""
 
-    tokens: Float[Tensor, "N T C"]
+    tokens: Float[Tensor, "N M1 C"]
     features: Float[Tensor, "N L C"]
 
 
@@ -88,51 +99,64 @@ class PromptDecoder:
         return ImageSide(
             size=(embedding.features.shape[2], embedding.features.shape[3]),
             features=features.contiguous(),
-            keys=_by_channel(towards, towards.k_proj(features + positions)),
-            values=_heads(towards, towards.v_proj(features)).contiguous(),
-            queries=_by_channel(back, back.q_proj(features + positions) * back.scaling),
+            keys=by_channel(towards, towards.k_proj(features + positions)),
+            values=heads(towards, towards.v_proj(features)).contiguous(),
+            queries=by_channel(back, back.q_proj(features + positions) * back.scaling),
             # A bias of keys is the same for all positions, which softmax does not see.
             position_keys=tuple(
-                _by_channel(attention, F.linear(positions, attention.k_proj.weight))
+                by_channel(attention, F.linear(positions, attention.k_proj.weight))
                 for attention in (*(layer.cross_attn_token_to_image for layer in later), self._final)
             ),
             position_queries=tuple(
-                _by_channel(attention, attention.q_proj(positions) * attention.scaling)
+                by_channel(attention, attention.q_proj(positions) * attention.scaling)
                 for attention in (layer.cross_attn_image_to_token for layer in later)
             ),
             stride8=_nested(stride8, 1) + self._decoder.upscale_conv1.bias,
             stride4=_nested(stride4, 2) + self._decoder.upscale_conv2.bias,
         )
 
-    def selected(self, image: ImageSide, prompts: Prompts, keep: Keep) -> SelectedMasks:
-        """Decode prompts and draw those of each one's three masks that are wanted.
+    def selected(
+        self, image: ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 64
+    ) -> Iterator[SelectedMasks]:
+        """Decode prompts and draw those of each one's three masks that are wanted, a few prompts at a time.
 
         Args:
             image: From `prepare`.
             prompts: On the model's device, in pixels of its input.
-            keep: Tells from the predicted IoU of the three masks of N prompts which to draw.
+            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
+            batch_size: Prompts that go through the part of the decoder together in which they share the image.
 
-        Returns:
+        Yields:
             The masks of the first prompt, then those of the second, and so on.
         """
-        parts = [self._draw(image, decoded, keep) for decoded in self._decode(image, prompts)]
-        return SelectedMasks(*(torch.cat(part).float() for part in zip(*parts, strict=True)))
+        for decoded, workspace in self._decode(image, prompts, batch_size):
+            with torch.inference_mode(), full_precision():
+                quality = self._quality(decoded)[:, 1:]
+                kept = keep(quality.float())
+                # The first mask token is that of the single mask.
+                masks = self._draw(image, decoded, F.pad(kept, (1, 0)), workspace)
+            yield SelectedMasks(masks.float(), quality[kept].float())
 
-    def single(self, image: ImageSide, prompts: Prompts) -> MaskPredictions:
-        """Decode prompts into one mask each: Meta's single mask, or the best of three where that one is unstable."""
-        logits, qualities = [], []
-        for decoded in self._decode(image, prompts):
-            everything = self._quality(decoded)
-            masks = self._draw_tokens(image, decoded, torch.ones_like(everything, dtype=torch.bool))
-            masks = torch.unflatten(masks, 0, everything.shape)
-            if self._decoder.dynamic_multimask_via_stability:
-                chosen, quality = self._decoder._dynamic_multimask_via_stability(masks[None], everything[None])
-                masks, everything = chosen[0], quality[0]
-            logits.append(masks[:, :1].float())
-            qualities.append(everything[:, :1].float())
-        return MaskPredictions(torch.cat(logits), torch.cat(qualities))
+    def single(self, image: ImageSide, prompts: Prompts, *, batch_size: int = 64) -> Iterator[SelectedMasks]:
+        """Decode prompts into one mask each: Meta's single mask, or the best of three where that one is unstable.
+
+        Arguments as of `selected`.
+        """
+        for decoded, workspace in self._decode(image, prompts, batch_size):
+            with torch.inference_mode(), full_precision():
+                quality = self._quality(decoded)
+                masks = self._draw(image, decoded, torch.ones_like(quality, dtype=torch.bool), workspace)
+                masks = torch.unflatten(masks, 0, quality.shape)
+                if self._decoder.dynamic_multimask_via_stability:
+                    chosen = self._decoder._dynamic_multimask_via_stability(masks[None], quality[None])
+                    masks, quality = (part[0] for part in chosen)
+            yield SelectedMasks(masks[:, 0].float(), quality[:, 0].float())
 
     # Parts of the model, whose types transformers does not say ----------------------------------------------------
+
+    @property
+    def _at_once(self) -> int:
+        return _AT_ONCE.get(self._decoder.iou_token.weight.device.type, 4)
 
     @property
     def _decoder(self) -> Any:
@@ -148,18 +172,17 @@ class PromptDecoder:
 
     # The transformer ------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def _decode(self, image: ImageSide, prompts: Prompts) -> Iterator[_Decoded]:
+    def _decode(self, image: ImageSide, prompts: Prompts, batch_size: int) -> Iterator[tuple[_Decoded, "_Workspace"]]:
         """Run the transformer, over a few prompts at a time."""
-        with full_precision():
-            given = self._tokens(prompts)
-            tokens = self._first_tokens(image, given)
-        step = _AT_ONCE.get(given.device.type, 2)
-        for start in range(0, len(given), step):
-            rows = slice(start, start + step)
-            with full_precision():
-                decoded = self._few(image, given[rows], tokens[rows])
-            yield decoded
+        workspace = _Workspace(image, min(self._at_once, len(prompts)), self._decoder.upscale_conv2.out_channels)
+        for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
+            with torch.inference_mode(), full_precision():
+                given = self._tokens(batch)
+                tokens = self._first_tokens(image, given)
+            for few in zip(torch.split(given, self._at_once), torch.split(tokens, self._at_once), strict=True):
+                with torch.inference_mode(), full_precision():
+                    decoded = self._few(image, *few, workspace)
+                yield decoded, workspace
 
     def _tokens(self, prompts: Prompts) -> Float[Tensor, "N T C"]:
         """Put the decoder's own tokens before those of the prompts."""
@@ -174,141 +197,111 @@ class PromptDecoder:
     def _first_tokens(self, image: ImageSide, given: Float[Tensor, "N T C"]) -> Float[Tensor, "N T C"]:
         """Run the tokens' part of the first layer, for which the image is still the same to all prompts."""
         layer = self._layers[0]
-        tokens = layer.layer_norm1(_among(layer.self_attn, given, given))
+        tokens = layer.layer_norm1(among(layer.self_attn, given, given))
         attention = layer.cross_attn_token_to_image
-        queries = _heads(attention, attention.q_proj(tokens + given))
-        together = queries.transpose(0, 1).flatten(1, 2)
-        seen = F.scaled_dot_product_attention(
-            together[None], image.keys.mT[None], image.values[None], scale=attention.scaling
-        )[0]
-        seen = torch.unflatten(seen, 1, given.shape[:2]).permute(1, 2, 0, 3).flatten(2)
+        queries = heads(attention, attention.q_proj(tokens + given) * attention.scaling)
+        # A few prompts' scores at a time stay in the cache.
+        seen = torch.cat([self._first_look(image, few) for few in torch.split(queries, self._at_once)])
         tokens = layer.layer_norm2(tokens + attention.o_proj(seen))
         return cast(Tensor, layer.layer_norm3(tokens + layer.mlp(tokens)))
 
-    def _few(self, image: ImageSide, given: Float[Tensor, "N T C"], tokens: Float[Tensor, "N T C"]) -> _Decoded:
+    @staticmethod
+    def _first_look(image: ImageSide, queries: Float[Tensor, "N H T d"]) -> Float[Tensor, "N T I"]:
+        """Let tokens look at the image that they share, all prompts in one product."""
+        weights = exponentials(torch.bmm(queries.transpose(0, 1).flatten(1, 2), image.keys), dim=-1)
+        seen = torch.bmm(weights, image.values) / weights.sum(dim=-1, keepdim=True)
+        return torch.unflatten(seen, 1, (len(queries), -1)).permute(1, 2, 0, 3).flatten(2)
+
+    def _few(
+        self, image: ImageSide, given: Float[Tensor, "N T C"], tokens: Float[Tensor, "N T C"], workspace: "_Workspace"
+    ) -> _Decoded:
         """Run the rest of the transformer, in which every prompt has image features of its own."""
         first, *later = self._layers
         back = first.cross_attn_image_to_token
-        keys = _heads(back, back.k_proj(tokens + given))
-        weights = _over_tokens(_shared_product(keys, image.queries), given.shape[1])
-        features = torch.baddbmm(image.features.expand(len(given), -1, -1), weights.mT, _values(back, tokens))
+        keys = heads(back, back.k_proj(tokens + given))
+        weights = over_tokens(shared_product(keys, image.queries), given.shape[1])
+        features = workspace.features[: len(given)]
+        torch.baddbmm(image.features.expand_as(features), weights.mT, values(back, tokens), out=features)
         features = first.layer_norm4(features)
         for layer, position_keys, position_queries in zip(
             later, image.position_keys, image.position_queries, strict=False
         ):
             asking = tokens + given
-            tokens = layer.layer_norm1(tokens + _among(layer.self_attn, asking, tokens))
-            seen = _look(layer.cross_attn_token_to_image, tokens + given, features, position_keys)
+            tokens = layer.layer_norm1(tokens + among(layer.self_attn, asking, tokens))
+            seen = look(layer.cross_attn_token_to_image, tokens + given, features, position_keys)
             tokens = layer.layer_norm2(tokens + seen)
             tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
             back = layer.cross_attn_image_to_token
-            keys = _heads(back, back.k_proj(tokens + given))
-            scores = _shared_product(keys, position_queries)
-            scores.baddbmm_(_fold(keys, back.q_proj.weight * back.scaling), features.mT)
-            weights = _over_tokens(scores, given.shape[1])
-            features = layer.layer_norm4(features.baddbmm_(weights.mT, _values(back, tokens)))
-        seen = _look(self._final, tokens + given, features, image.position_keys[-1])
-        tokens = self._decoder.transformer.layer_norm_final_attn(tokens + seen)
-        return _Decoded(tokens, features)
+            keys = heads(back, back.k_proj(tokens + given))
+            scores = shared_product(keys, position_queries)
+            scores.baddbmm_(fold(keys, back.q_proj.weight * back.scaling), features.mT)
+            weights = over_tokens(scores, given.shape[1])
+            features = layer.layer_norm4(features.baddbmm_(weights.mT, values(back, tokens)))
+        # Of the tokens only those are asked for any more that tell of masks: after the object's, before the prompt's.
+        asked = slice(1, 2 + self._decoder.num_mask_tokens)
+        tokens, given = tokens[:, asked], given[:, asked]
+        seen = look(self._final, tokens + given, features, image.position_keys[-1])
+        return _Decoded(self._decoder.transformer.layer_norm_final_attn(tokens + seen), features)
 
     # Masks ----------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    @full_precision()
-    def _draw(self, image: ImageSide, decoded: _Decoded, keep: Keep) -> SelectedMasks:
-        quality = self._quality(decoded)[:, 1:]
-        kept = keep(quality.float())
-        # The first mask token is that of the single mask.
-        return SelectedMasks(self._draw_tokens(image, decoded, F.pad(kept, (1, 0))), quality[kept])
-
     def _quality(self, decoded: _Decoded) -> Float[Tensor, "N M"]:
-        with torch.inference_mode(), full_precision():
-            return cast(Tensor, self._decoder.iou_prediction_head(decoded.tokens[:, 1]))
+        return cast(Tensor, self._decoder.iou_prediction_head(decoded.tokens[:, 0]))
 
-    @torch.inference_mode()
-    @full_precision()
-    def _draw_tokens(self, image: ImageSide, decoded: _Decoded, kept: Bool[Tensor, "N M"]) -> Float[Tensor, "K Hm Wm"]:
+    def _draw(
+        self, image: ImageSide, decoded: _Decoded, kept: Bool[Tensor, "N M"], workspace: "_Workspace"
+    ) -> Float[Tensor, "K Hm Wm"]:
         """Draw the masks of the tokens that are kept, upscaling the features of a prompt once."""
         networks = enumerate(self._decoder.output_hypernetworks_mlps)
-        filters = torch.stack([network(decoded.tokens[:, 2 + index]) for index, network in networks], dim=1)
+        filters = torch.stack([network(decoded.tokens[:, 1 + index]) for index, network in networks], dim=1)
         height, width = image.size
         drawn = decoded.features.new_empty((int(kept.sum()), 4 * height, 4 * width))
         start = 0
         for features, own, wanted in zip(decoded.features, filters, kept, strict=True):
             chosen = own[wanted]
             if len(chosen):
-                flat = self._upscale(image, features) @ chosen.T
+                upscaled = self._upscale(image, features, workspace)
+                # A vector is quicker than a matrix of one column.
+                flat = torch.mv(upscaled, chosen[0]) if len(chosen) == 1 else upscaled @ chosen.T
                 masks = flat.view(height, width, 2, 2, 2, 2, len(chosen)).permute(6, 0, 2, 4, 1, 3, 5)
                 drawn[start : start + len(chosen)] = masks.reshape(len(chosen), 4 * height, 4 * width)
                 start += len(chosen)
         return drawn
 
-    def _upscale(self, image: ImageSide, features: Float[Tensor, "L C"]) -> Float[Tensor, "16L C4"]:
+    def _upscale(
+        self, image: ImageSide, features: Float[Tensor, "L C"], workspace: "_Workspace"
+    ) -> Float[Tensor, "16L C4"]:
         """Run the two transposed convolutions, whose windows do not overlap, as matrix products."""
         decoder = self._decoder
-        upscaled = (features @ _as_matrix(decoder.upscale_conv1)).view(image.stride8.shape)
+        torch.mm(features, _as_matrix(decoder.upscale_conv1), out=workspace.stride8)
+        upscaled = workspace.stride8.view(image.stride8.shape).add_(image.stride8)
         norm = decoder.upscale_layer_norm
-        upscaled = F.layer_norm(upscaled.add_(image.stride8), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        upscaled = (F.gelu(upscaled) @ _as_matrix(decoder.upscale_conv2)).view(image.stride4.shape)
-        return F.gelu(upscaled.add_(image.stride4))
+        upscaled = F.layer_norm(upscaled, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        torch.mm(_gelu(upscaled), _as_matrix(decoder.upscale_conv2), out=workspace.stride4)
+        return _gelu(workspace.stride4.view(image.stride4.shape).add_(image.stride4))
 
 
-def _heads(attention: Any, projected: Float[Tensor, "*N T I"]) -> Float[Tensor, "*N H T d"]:
-    """Split the last axis by heads."""
-    return torch.unflatten(projected, -1, (attention.num_attention_heads, -1)).transpose(-3, -2)
+class _Workspace:
+    """Memory that is used again for each few prompts: fresh memory costs more than what is computed in it.
+
+    Args:
+        image: Whose sizes count.
+        count: Prompts at a time.
+        channels: Of the upscaled features at stride 4.
+    """
+
+    def __init__(self, image: ImageSide, count: int, channels: int) -> None:
+        empty = image.features.new_empty
+        length, width = image.features.shape
+        self.features = empty(count, length, width)
+        self.stride8 = empty(length, 4 * 2 * channels)
+        self.stride4 = empty(4 * length, 4 * channels)
 
 
-def _by_channel(attention: Any, projected: Float[Tensor, "L I"]) -> Float[Tensor, "H d L"]:
-    return _heads(attention, projected).mT.contiguous()
-
-
-def _among(attention: Any, asking: Float[Tensor, "N T C"], values: Float[Tensor, "N T C"]) -> Float[Tensor, "N T C"]:
-    """Let tokens look at each other."""
-    return cast(Tensor, attention(asking[None], asking[None], values[None])[0][0])
-
-
-def _shared_product(tokens: Float[Tensor, "N H T d"], image: Float[Tensor, "H d L"]) -> Float[Tensor, "N HT L"]:
-    """Multiply each prompt's tokens with the same image, head by head, without repeating the image."""
-    count, heads, length, _ = tokens.shape
-    product = tokens.new_empty((count, heads, length, image.shape[2]))
-    for own, result in zip(tokens, product, strict=True):
-        torch.bmm(own, image, out=result)
-    return product.flatten(1, 2)
-
-
-def _over_tokens(scores: Float[Tensor, "N HT L"], length: int) -> Float[Tensor, "N HT L"]:
-    """Take the softmax of each head's scores over the tokens."""
-    return torch.softmax(torch.unflatten(scores, 1, (-1, length)), dim=2).flatten(1, 2)
-
-
-def _fold(tokens: Float[Tensor, "N H T d"], weight: Float[Tensor, "I C"]) -> Float[Tensor, "N HT C"]:
-    """Take each head's tokens back through a projection of the image, instead of the image through it."""
-    by_head = torch.unflatten(weight, 0, (tokens.shape[1], -1))
-    return torch.einsum("nhtd,hdc->nhtc", tokens, by_head).flatten(1, 2)
-
-
-def _values(attention: Any, tokens: Float[Tensor, "N T C"]) -> Float[Tensor, "N HT C"]:
-    """Return the tokens' values, each head's already through the output projection, with its share of the bias."""
-    values = _heads(attention, attention.v_proj(tokens))
-    # A head's weights sum to 1, so that the shares of the bias come together.
-    shares: Tensor = attention.o_proj.bias / attention.num_attention_heads
-    return _fold(values, attention.o_proj.weight.T) + shares
-
-
-def _look(
-    attention: Any,
-    asking: Float[Tensor, "N T C"],
-    features: Float[Tensor, "N L C"],
-    position_keys: Float[Tensor, "H d L"],
-) -> Float[Tensor, "N T C"]:
-    """Let tokens look at image features of their own, which are not projected."""
-    queries = _heads(attention, attention.q_proj(asking) * attention.scaling)
-    scores = _shared_product(queries, position_keys)
-    scores.baddbmm_(_fold(queries, attention.k_proj.weight), features.mT)
-    seen = torch.unflatten(torch.bmm(torch.softmax(scores, dim=-1), features), 1, queries.shape[1:3])
-    by_head = torch.unflatten(attention.v_proj.weight, 0, (attention.num_attention_heads, -1))
-    mixed = torch.einsum("nhtc,hdc->nthd", seen, by_head).flatten(2) + attention.v_proj.bias
-    return cast(Tensor, attention.o_proj(mixed))
+def _gelu(values: Tensor) -> Tensor:
+    """Apply the exact GELU in place."""
+    result: Tensor = torch.ops.aten.gelu_(values)
+    return result
 
 
 def _as_matrix(convolution: Any) -> Float[Tensor, "C_in C_out4"]:

@@ -201,7 +201,7 @@ class Sam2Segmenter(nn.Module):
             image: One image, embedded or prepared.
             prompts: Points or boxes, in pixels of the model's input.
             min_iou: Masks of this predicted IoU or less are not drawn; None draws one for every prompt.
-            batch_size: Prompts whose masks are collected at a time.
+            batch_size: Prompts that go through the part of the decoder together in which they share the image.
 
         Returns:
             The masks in the order of their prompts.
@@ -209,34 +209,27 @@ class Sam2Segmenter(nn.Module):
         Raises:
             ConfigError: The embedding is of several images, or `batch_size` is less than 1.
         """
-        kept = SelectedMasks(
-            torch.empty((len(prompts), self.mask_size, self.mask_size), device=self.device),
-            torch.empty(len(prompts), device=self.device),
+        return self._collect(
+            len(prompts), self.selected_batches(image, prompts, _best_above(min_iou), batch_size=batch_size)
         )
-        stop = 0
-        for batch in self.selected_batches(image, prompts, _best_above(min_iou), batch_size=batch_size):
-            start, stop = stop, stop + len(batch.predicted_iou)
-            kept.mask_logits[start:stop] = batch.mask_logits
-            kept.predicted_iou[start:stop] = batch.predicted_iou
-        return SelectedMasks(kept.mask_logits[:stop], kept.predicted_iou[:stop])
 
     def selected_batches(
         self, image: ImageEmbedding | ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 64
     ) -> Iterator[SelectedMasks]:
-        """Decode prompts batch by batch, and draw only the masks that are wanted.
+        """Decode prompts, a few at a time, and draw only the masks that are wanted.
 
         Args:
             image: One image, embedded or prepared.
             prompts: Points or boxes, in pixels of the model's input.
             keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
-            batch_size: Prompts whose masks are collected at a time.
+            batch_size: Prompts that go through the part of the decoder together in which they share the image.
 
         Raises:
             ConfigError: The embedding is of several images, or `batch_size` is less than 1.
         """
         prepared = image if isinstance(image, ImageSide) else self.prepare(image)
-        for batch in self._batches(prompts, batch_size):
-            yield self._decoder.selected(prepared, batch, keep)
+        _check_batch_size(batch_size)
+        return self._decoder.selected(prepared, prompts.to(self.device), keep, batch_size=batch_size)
 
     def prepare(self, embedding: ImageEmbedding) -> ImageSide:
         """Compute what all prompts on an image share, for callers that put prompts to it several times.
@@ -253,29 +246,36 @@ class Sam2Segmenter(nn.Module):
             )
         return self._decoder.prepare(embedding.to(self.device, self.dtype))
 
-    def _batches(self, prompts: Prompts, batch_size: int) -> Iterator[Prompts]:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, expected at least 1", remedy="64 is usual")
-        for start in range(0, len(prompts), batch_size):
-            yield prompts[start : start + batch_size].to(self.device)
-
     def _decode_all(
         self, embedding: ImageEmbedding, prompts: Prompts, batch_size: int, multimask: bool
     ) -> MaskPredictions:
-        count, masks = len(prompts), 3 if multimask else 1
-        shape = (count, masks, self.mask_size, self.mask_size)
-        whole = MaskPredictions(torch.empty(shape, device=self.device), torch.empty(shape[:2], device=self.device))
-        prepared, start = self.prepare(embedding), 0
-        for batch in self._batches(prompts, batch_size):
-            rows = slice(start, start := start + len(batch))
-            if multimask:
-                drawn = self._decoder.selected(prepared, batch, torch.isfinite)
-                whole.mask_logits[rows] = torch.unflatten(drawn.mask_logits, 0, (-1, masks))
-                whole.predicted_iou[rows] = torch.unflatten(drawn.predicted_iou, 0, (-1, masks))
-            else:
-                single = self._decoder.single(prepared, batch)
-                whole.mask_logits[rows], whole.predicted_iou[rows] = single.mask_logits, single.predicted_iou
-        return whole
+        _check_batch_size(batch_size)
+        prepared, prompts = self.prepare(embedding), prompts.to(self.device)
+        if multimask:
+            batches = self._decoder.selected(prepared, prompts, torch.isfinite, batch_size=batch_size)
+        else:
+            batches = self._decoder.single(prepared, prompts, batch_size=batch_size)
+        masks = 3 if multimask else 1
+        whole = self._collect(masks * len(prompts), batches)
+        return MaskPredictions(*(torch.unflatten(part, 0, (len(prompts), masks)) for part in whole))
+
+    def _collect(self, most: int, batches: Iterator[SelectedMasks]) -> SelectedMasks:
+        """Copy masks one after the other into memory for all of them, so that no two copies of all exist."""
+        side = self.mask_size
+        whole = SelectedMasks(
+            torch.empty((most, side, side), device=self.device), torch.empty(most, device=self.device)
+        )
+        stop = 0
+        for batch in batches:
+            start, stop = stop, stop + len(batch.predicted_iou)
+            whole.mask_logits[start:stop] = batch.mask_logits
+            whole.predicted_iou[start:stop] = batch.predicted_iou
+        return SelectedMasks(whole.mask_logits[:stop], whole.predicted_iou[:stop])
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, expected at least 1", remedy="64 is usual")
 
 
 def _best_above(min_iou: float | None) -> Keep:

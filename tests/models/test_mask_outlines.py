@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from no_time_to_train.matching.resizing import resize_masks
-from no_time_to_train.models.mask_crops import pack_masks, unpack_masks
+from no_time_to_train.models.mask_outlines import pack_masks, unpack_masks
 from no_time_to_train.models.sam2_types import SelectedMasks
 
 

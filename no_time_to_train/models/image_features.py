@@ -1,0 +1,134 @@
+"""What the two frozen networks give for images: in batches, and from a cache where it has been computed before."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from no_time_to_train.models.configs import ResizePolicy
+from no_time_to_train.models.feature_cache import FeatureCache, content_key
+from no_time_to_train.models.features import Encoder
+from no_time_to_train.models.fingerprint import weights_digest
+from no_time_to_train.models.mask_outlines import pack_masks, unpack_masks
+from no_time_to_train.models.preprocessing import encoder_pixels
+from no_time_to_train.models.sam2 import Sam2Segmenter
+from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
+
+Image = UInt8[Tensor, "3 H W"]
+
+
+class ImageFeatures:
+    """Patch features and SAM2 embeddings of images.
+
+    With a cache, everything is kept under the image's content, the networks' weights and their settings, so that other
+    references or thresholds need neither network again.
+
+    Args:
+        encoder: Gives patch features.
+        sam2: Gives embeddings for prompts.
+        policy: How images are resized for the encoder.
+        cache: Where results are kept; None computes everything.
+    """
+
+    def __init__(
+        self, encoder: Encoder, sam2: Sam2Segmenter, policy: ResizePolicy = "stretch", cache: FeatureCache | None = None
+    ) -> None:
+        self._encoder = encoder
+        self._sam2 = sam2
+        self._policy = policy
+        self.cache = cache
+        self._fingerprints: dict[str, str] = {}
+
+    @torch.inference_mode()
+    def patches(self, images: Sequence[Image]) -> list[Float[Tensor, "h w D"]]:
+        """Return the patch features of whole images, in float32; images that are resized to one size go together."""
+        what = f"patches {self._encoder.img_size} {self._policy}"
+        found = self._read(what, self._encoder_fingerprint, images)
+        pixels = {
+            index: encoder_pixels(image, self._encoder, self._policy)
+            for index, image in enumerate(images)
+            if found[index] is None
+        }
+        for size in {entry.shape for entry in pixels.values()}:
+            together = [index for index, entry in pixels.items() if entry.shape == size]
+            batch: Tensor = self._encoder(torch.cat([pixels[index] for index in together])).patches.float()
+            for index, patches in zip(together, batch, strict=True):
+                found[index] = {"patches": patches}
+                self._keep(what, self._encoder_fingerprint, images[index], found[index])
+        return [entry["patches"].to(self._encoder.device) for entry in found if entry is not None]
+
+    @torch.inference_mode()
+    def embeddings(self, images: Sequence[Image]) -> list[ImageEmbedding]:
+        """Return the embeddings of images, each of one image."""
+        found = self._read("embedding", self._sam2_fingerprint, images)
+        missing = [index for index, entry in enumerate(found) if entry is None]
+        if missing:
+            batch = self._sam2.embed(torch.cat([self._sam2.preprocess(images[index]) for index in missing]))
+            for place, index in enumerate(missing):
+                embedding = batch[place]
+                stride4, stride8 = embedding.high_res_features
+                found[index] = {"features": embedding.features, "stride4": stride4, "stride8": stride8}
+                self._keep("embedding", self._sam2_fingerprint, images[index], found[index])
+        return [
+            ImageEmbedding(entry["features"], (entry["stride4"], entry["stride8"])).to(self._sam2.device, torch.float32)
+            for entry in found
+            if entry is not None
+        ]
+
+    def proposals(
+        self, images: Sequence[Image], settings: str, compute: Callable[[int, ImageEmbedding], SelectedMasks]
+    ) -> list[SelectedMasks]:
+        """Return the masks that are proposed for images.
+
+        Args:
+            images: RGB.
+            settings: All that decides the masks beside image and weights.
+            compute: Proposes masks for the image of an index, given its embedding. What a cache gives in its place has
+                the same foreground at any size of image, but other logits away from it.
+        """
+        found = self._read(settings, self._sam2_fingerprint, images)
+        missing = [index for index, entry in enumerate(found) if entry is None]
+        masks: dict[int, SelectedMasks] = {}
+        for index, embedding in zip(missing, self.embeddings([images[index] for index in missing]), strict=True):
+            masks[index] = compute(index, embedding)
+            if self.cache is not None:
+                self._keep(settings, self._sam2_fingerprint, images[index], pack_masks(masks[index]))
+        return [
+            masks[index]
+            if entry is None
+            else SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry)))
+            for index, entry in enumerate(found)
+        ]
+
+    # The cache ------------------------------------------------------------------------------------------------------
+
+    def _read(
+        self, what: str, fingerprint: Callable[[], str], images: Sequence[Image]
+    ) -> list[dict[str, Tensor] | None]:
+        if self.cache is None:
+            return [None] * len(images)
+        return [self.cache.get(content_key(what, fingerprint(), image)) for image in images]
+
+    def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Tensor] | None) -> None:
+        if self.cache is not None and tensors is not None:
+            self.cache.put(content_key(what, fingerprint(), image), tensors)
+
+    def _encoder_fingerprint(self) -> str:
+        # Both networks are frozen: their weights are read once.
+        return self._once("encoder", lambda: self._encoder.fingerprint)
+
+    def _sam2_fingerprint(self) -> str:
+        return self._once("sam2", lambda: weights_digest(self._sam2))
+
+    def _once(self, name: str, compute: Callable[[], str]) -> str:
+        if name not in self._fingerprints:
+            # Autocast changes what comes out, as much as other weights do.
+            self._fingerprints[name] = compute()
+        return f"{self._fingerprints[name]} {_autocast(self._sam2.device)}"
+
+
+def _autocast(device: torch.device) -> str:
+    if not torch.is_autocast_enabled(device.type):
+        return "plain"
+    return f"autocast {torch.get_autocast_dtype(device.type)}"
