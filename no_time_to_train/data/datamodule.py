@@ -120,7 +120,8 @@ class ReferenceTargetDataModule(LightningDataModule):
         negative_references: COCO JSON of references that show what classes are not.
         negative_images: Folder of their images; `reference_images` if None.
         max_targets: Take the first so many targets only; for a quick look.
-        num_workers: Processes that read images ahead.
+        num_workers: Processes that read images ahead, while others are computed.
+        batch_size: Targets that go through the networks together.
 
     Raises:
         ConfigError: Both `split` and `class_names` are given, or a number is out of range.
@@ -140,17 +141,20 @@ class ReferenceTargetDataModule(LightningDataModule):
         negative_images: Path | None = None,
         max_targets: int | None = None,
         num_workers: int = 0,
+        batch_size: int = 1,
     ) -> None:
         super().__init__()
         # Few images over many processes: some get none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if split is not None and class_names is not None:
             raise ConfigError("both split and class_names are given", remedy="give one of them")
-        if (max_targets is not None and max_targets < 1) or num_workers < 0:
-            raise ConfigError(
-                f"data.max_targets is {max_targets} and data.num_workers {num_workers}, expected at least 1 and 0",
-                remedy="leave max_targets out for all targets",
-            )
+        for name, value, lowest in (
+            ("max_targets", max_targets, 1),
+            ("num_workers", num_workers, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            if value is not None and value < lowest:
+                raise ConfigError(f"data.{name} is {value}, expected at least {lowest}", remedy="leave it out")
         self.references = references
         self.reference_images = reference_images
         self.targets = targets
@@ -161,6 +165,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         self.negative_images = negative_images or reference_images
         self.max_targets = max_targets
         self.num_workers = num_workers
+        self.batch_size = batch_size
         self._reference_set: ReferenceSet | None = None
         self._target_datasets: dict[tuple[str, ...], CocoDataset] = {}
 
@@ -264,23 +269,29 @@ class ReferenceTargetDataModule(LightningDataModule):
         return self._loader(ReferenceDataset(references, folder))
 
     def target_dataloader(self, class_names: Sequence[str]) -> DataLoader[TargetItem]:
-        """Return a loader of this process's share of the targets."""
+        """Return a loader of lists of targets, this process's share of them."""
         records = self.target_dataset(class_names).images
-        return self._loader(TargetDataset(records, _folder(self.target_images, "target_images")))
+        dataset = TargetDataset(records, _folder(self.target_images, "target_images"))
+        return self._loader(dataset, self.batch_size, list)
 
-    def _loader(self, dataset: Dataset) -> DataLoader:  # type: ignore[type-arg] # of references or of targets
+    def _loader(
+        self,
+        dataset: Dataset,  # type: ignore[type-arg] # of references or of targets
+        batch_size: int = 1,
+        collate: Callable[[list[Any]], Any] | None = None,
+    ) -> DataLoader:  # type: ignore[type-arg]
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return DataLoader(
             dataset,
-            batch_size=1,
-            collate_fn=_only,
+            batch_size=batch_size,
+            collate_fn=collate or _only,
             sampler=Unrepeated(dataset, world, rank),
             num_workers=self.num_workers,
             persistent_workers=False,
         )
 
 
-def _only(items: list[ReferenceItem] | list[TargetItem]) -> ReferenceItem | TargetItem:
+def _only(items: list[ReferenceItem]) -> ReferenceItem:
     return items[0]
 
 

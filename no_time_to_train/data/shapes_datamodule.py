@@ -16,7 +16,8 @@ class ShapesDataModule(ReferenceTargetDataModule):
         shots: References a class.
         num_targets: Target images.
         distractors: Draw objects of known classes among the targets' too, which are not annotated.
-        num_workers: Processes that read images ahead.
+        num_workers: Processes that read images ahead, while others are computed.
+        batch_size: Targets that go through the networks together.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class ShapesDataModule(ReferenceTargetDataModule):
         num_targets: int = 40,
         distractors: bool = True,
         num_workers: int = 0,
+        batch_size: int = 1,
     ) -> None:
         super().__init__(
             references=root / "references.json",
@@ -36,6 +38,7 @@ class ShapesDataModule(ReferenceTargetDataModule):
             targets=root / "targets.json",
             target_images=root / "images",
             num_workers=num_workers,
+            batch_size=batch_size,
         )
         self.root = root
         self.seed = seed

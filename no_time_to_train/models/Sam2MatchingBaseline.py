@@ -7,15 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from no_time_to_train.matching import Instances
 from no_time_to_train.matching.instances import match_mask_pairs
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, as_config
+from no_time_to_train.models.configs import (
+    EncoderConfigArgs,
+    FeatureCacheConfig,
+    MemoryBankConfig,
+    Precision,
+    as_config,
+)
 from no_time_to_train.models.mask_generator import AmgConfig, AutomaticMaskGenerator
+from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 
 
 class Sam2MatchingBaseline(MatchingBaseline):
@@ -30,6 +36,8 @@ class Sam2MatchingBaseline(MatchingBaseline):
         memory_bank_cfg: How references become memory.
         max_instances: Most instances an image.
         random_init: Draw random weights, with a warning, for whatever has none.
+        precision: What images are encoded and embedded in; prompts and matching stay in fp32.
+        feature_cache: Where features are kept from run to run.
     """
 
     def __init__(
@@ -43,6 +51,8 @@ class Sam2MatchingBaseline(MatchingBaseline):
         memory_bank_cfg: MemoryBankConfig | Mapping[str, Any] | None = None,
         max_instances: int = 100,
         random_init: bool = False,
+        precision: Precision = "fp32",
+        feature_cache: FeatureCacheConfig | Mapping[str, Any] | None = None,
     ) -> None:
         amg_cfg = as_config(AmgConfig, sam2_amg_cfg, "sam2_amg_cfg")
         super().__init__(
@@ -52,6 +62,8 @@ class Sam2MatchingBaseline(MatchingBaseline):
             encoder_ckpt_path=encoder_ckpt_path,
             memory_bank_cfg=memory_bank_cfg,
             random_init=random_init,
+            precision=precision,
+            feature_cache=feature_cache,
         )
         self.max_instances = max_instances
         self.mask_generator = AutomaticMaskGenerator.from_config(self.sam2, amg_cfg)
@@ -61,17 +73,23 @@ class Sam2MatchingBaseline(MatchingBaseline):
         """Patch features are L2-normalised before they are averaged."""
         return True
 
-    @torch.inference_mode()
-    def predict(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
-        """Find the instances of the memory's classes in an image (RGB)."""
-        memory = self._filled_memory()
-        patches = self.encode(image)
-        found = self.mask_generator(self.sam2.embed(self.sam2.preprocess(image)))
+    def _propose(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
+        del patches
+        found: SelectedMasks = self.mask_generator(embedding)
+        return found
+
+    def _proposal_key(self) -> str:
+        return f"automatic {self.mask_generator.config}"
+
+    def match(
+        self, patches: Float[Tensor, "h w D"], proposals: SelectedMasks, image_size: tuple[int, int]
+    ) -> Instances:
+        """Match proposals with the memory, by the features of the same image, whose height and width are given."""
         return match_mask_pairs(
             patches,
-            found.mask_logits,
-            memory,
-            image_size=(image.shape[1], image.shape[2]),
+            proposals.mask_logits,
+            self._filled_memory(),
+            image_size=image_size,
             max_instances=self.max_instances,
             negative_sigma=self.memory_bank_cfg.negative_sigma,
         )

@@ -4,21 +4,31 @@ Source: no-time-to-train, arXiv 2507.02798.
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config
-from no_time_to_train.models.sam2 import Prompts, SelectedMasks, point_grid
+from no_time_to_train.models.configs import (
+    EncoderConfigArgs,
+    FeatureCacheConfig,
+    MemoryBankConfig,
+    Precision,
+    Sam2InferConfig,
+    as_config,
+)
+from no_time_to_train.models.feature_cache import content_key
+from no_time_to_train.models.prompt_selection import PriorSearch
+from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks, point_grid
 
 
 class Sam2MatchingBaseline_noAMG(MatchingBaseline):
-    """One mask per point of a grid, the best of SAM2's three, matched by `match_masks`.
+    """One mask per prompt, the best of SAM2's three, matched by `match_masks`; prompts on a grid, or by the references.
 
     Args:
         sam2_cfg_file: Meta's name of a SAM2 configuration, or a Hugging Face folder.
@@ -28,6 +38,8 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
         encoder_ckpt_path: The encoder's weights; None looks under `checkpoints/`.
         memory_bank_cfg: How references become memory.
         random_init: Draw random weights, with a warning, for whatever has none.
+        precision: What images are encoded and embedded in; prompts and matching stay in fp32.
+        feature_cache: Where features are kept from run to run.
     """
 
     def __init__(
@@ -40,6 +52,8 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
         encoder_ckpt_path: Path | str | None = None,
         memory_bank_cfg: MemoryBankConfig | Mapping[str, Any] | None = None,
         random_init: bool = False,
+        precision: Precision = "fp32",
+        feature_cache: FeatureCacheConfig | Mapping[str, Any] | None = None,
     ) -> None:
         self_cfg = as_config(Sam2InferConfig, sam2_infer_cfgs, "sam2_infer_cfgs")
         super().__init__(
@@ -49,32 +63,52 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
             encoder_ckpt_path=encoder_ckpt_path,
             memory_bank_cfg=memory_bank_cfg,
             random_init=random_init,
+            precision=precision,
+            feature_cache=feature_cache,
         )
         self.sam2_infer_cfgs = self_cfg
 
-    def predict(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
-        """Find the instances of the memory's classes in an image (RGB)."""
-        memory = self._filled_memory()
-        return self.match(self.encode(image), self.propose(image), memory, (image.shape[1], image.shape[2]))
-
     @torch.inference_mode()
-    def propose(self, image: UInt8[Tensor, "3 H W"]) -> SelectedMasks:
-        """Return SAM2's best mask of each point of the grid, but for those of too low a predicted IoU."""
+    def _propose(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
+        """Return SAM2's best mask of each prompt, but for those of too low a predicted IoU."""
+        cfg, image, size = self.sam2_infer_cfgs, self.sam2.prepare(embedding), self.sam2.image_size
+
+        def ask(points: Float[Tensor, "N 2"]) -> SelectedMasks:
+            prompts = Prompts(points=points[:, None])
+            return self.sam2.best_masks(image, prompts, min_iou=cfg.iou_thr, batch_size=cfg.testing_point_bs)
+
+        if cfg.prompt_selection == "grid":
+            return ask(point_grid(cfg.points_per_side, size))
+        search = PriorSearch(cfg.points_per_side, cfg.max_prompts, cfg.prior_threshold)
+        return search(patches, self._filled_memory(), size, ask)
+
+    def _proposal_key(self) -> str:
         cfg = self.sam2_infer_cfgs
-        embedding = self.sam2.embed(self.sam2.preprocess(image))
-        points = point_grid(cfg.points_per_side, self.sam2.image_size)[:, None]
-        return self.sam2.best_masks(
-            embedding, Prompts(points=points), min_iou=cfg.iou_thr, batch_size=cfg.testing_point_bs
-        )
+        key = f"{cfg.prompt_selection} {cfg.points_per_side} {cfg.iou_thr}"
+        if cfg.prompt_selection == "grid":
+            return key
+        # Where prompts go depends on the references, and on all that makes features of the image.
+        references = content_key(self._filled_memory().prototypes)
+        return f"{key} {cfg.max_prompts} {cfg.prior_threshold} {references} {self._memory_key}"
+
+    @cached_property
+    def _memory_key(self) -> str:
+        return self.memory_fingerprint
 
     def match(
+        self, patches: Float[Tensor, "h w D"], proposals: SelectedMasks, image_size: tuple[int, int]
+    ) -> Instances:
+        """Match proposals with the memory, by the features of the same image, whose height and width are given."""
+        return self.match_with(self._filled_memory(), patches, proposals, image_size)
+
+    def match_with(
         self,
+        memory: MemoryBank,
         patches: Float[Tensor, "h w D"],
         proposals: SelectedMasks,
-        memory: MemoryBank,
         image_size: tuple[int, int],
     ) -> Instances:
-        """Match proposals with a memory, by the features of the same image, whose height and width are given."""
+        """Match proposals with another memory than the one in use, by features of its kind."""
         return match_masks(
             patches,
             proposals.mask_logits,

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -14,11 +14,20 @@ from torch import Tensor, nn
 from no_time_to_train.errors import ConfigError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, as_config
+from no_time_to_train.models.configs import (
+    EncoderConfigArgs,
+    FeatureCacheConfig,
+    MemoryBankConfig,
+    Precision,
+    as_config,
+)
 from no_time_to_train.models.encoder import ONNX, build_encoder
+from no_time_to_train.models.feature_cache import FeatureCache
 from no_time_to_train.models.features import Encoder
-from no_time_to_train.models.preprocessing import encoder_pixels, mask_on_grid, reference_window
-from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, build_sam2
+from no_time_to_train.models.image_features import ImageFeatures
+from no_time_to_train.models.preprocessing import mask_on_grid, reference_window
+from no_time_to_train.models.sam2 import Sam2Segmenter, build_sam2
+from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
 
 log = logging.getLogger(__name__)
@@ -34,6 +43,8 @@ class MatchingBaseline(nn.Module, ABC):
         encoder_ckpt_path: The encoder's weights; None looks under `checkpoints/`.
         memory_bank_cfg: How references become memory.
         random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
+        precision: What images are encoded and embedded in; prompts and matching stay in fp32.
+        feature_cache: Where features are kept from run to run.
 
     Attributes:
         encoder: The feature encoder.
@@ -50,27 +61,67 @@ class MatchingBaseline(nn.Module, ABC):
         encoder_ckpt_path: Path | str | None = None,
         memory_bank_cfg: MemoryBankConfig | Mapping[str, Any] | None = None,
         random_init: bool = False,
+        precision: Precision = "fp32",
+        feature_cache: FeatureCacheConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision is {precision!r}, expected fp32 or bf16", remedy="correct it in the YAML")
+        cache_cfg = as_config(FeatureCacheConfig, feature_cache, "feature_cache")
+        # A folder that cannot be written to is known before weights are read.
+        cache = None if cache_cfg.folder is None else FeatureCache(cache_cfg.folder, int(1e9 * cache_cfg.max_gb))
         self.encoder_cfg = as_config(EncoderConfigArgs, encoder_cfg, "encoder_cfg")
         self.memory_bank_cfg = as_config(MemoryBankConfig, memory_bank_cfg, "memory_bank_cfg")
-        self.encoder = _encoder(self.encoder_cfg, encoder_ckpt_path, random_init=random_init)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.encoder = _encoder(self.encoder_cfg, encoder_ckpt_path, random_init=random_init, dtype=dtype)
         self.sam2: Sam2Segmenter = build_sam2(sam2_cfg_file, sam2_ckpt_path, random_init=random_init)
+        self.sam2.embed_in(dtype)
+        self.features = ImageFeatures(self.encoder, self.sam2, self.encoder_cfg.resize_policy, cache)
         self.memory: MemoryBank | None = None
         debias = self.memory_bank_cfg.debias
         self._debias = PositionalDebias(self._encode_blank, debias.components) if debias.enabled else None
 
-    @abstractmethod
     def predict(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
-        """Find the instances of the memory's classes in an image.
+        """Find the instances of the memory's classes in an image (RGB). Errors as of `predict_batch`."""
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[UInt8[Tensor, "3 H W"]]) -> list[Instances]:
+        """Find the instances of the memory's classes in images, which go through the two networks together.
 
         Args:
-            image: RGB.
+            images: RGB, of any sizes.
 
         Raises:
             ConfigError: No memory is in use.
             EmptyClassError: A class of the memory has no reference.
         """
+        self._filled_memory()
+        patches = self.encode_batch(images)
+        proposals = self.propose(images, patches)
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return [self.match(*parts) for parts in zip(patches, proposals, sizes, strict=True)]
+
+    def propose(
+        self, images: Sequence[UInt8[Tensor, "3 H W"]], patches: Sequence[Float[Tensor, "h w D"]]
+    ) -> list[SelectedMasks]:
+        """Let SAM2 propose masks for images, of which the patch features are given."""
+        return self.features.proposals(
+            images, self._proposal_key(), lambda index, embedding: self._propose(embedding, patches[index])
+        )
+
+    @abstractmethod
+    def match(
+        self, patches: Float[Tensor, "h w D"], proposals: SelectedMasks, image_size: tuple[int, int]
+    ) -> Instances:
+        """Match proposals with the memory, by the features of the same image, whose height and width are given."""
+
+    @abstractmethod
+    def _propose(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
+        """Propose masks for one image."""
+
+    @abstractmethod
+    def _proposal_key(self) -> str:
+        """Name all that decides the proposals beside image and weights."""
 
     @property
     def random_weights(self) -> list[str]:
@@ -122,11 +173,15 @@ class MatchingBaseline(nn.Module, ABC):
     @torch.inference_mode()
     def encode(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w D"]:
         """Return the patch features of a whole image, debiased and normalised as the settings say, in float32."""
-        pixels = encoder_pixels(image, self.encoder, self.encoder_cfg.resize_policy)
-        patches: Tensor = self.encoder(pixels).patches[0].float()
+        return self.encode_batch([image])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, images: Sequence[UInt8[Tensor, "3 H W"]]) -> list[Float[Tensor, "h w D"]]:
+        """See `encode`; images go through the encoder together."""
+        patches = self.features.patches(images)
         if self._debias is not None:
-            patches = self._debias(patches)
-        return nn.functional.normalize(patches, dim=-1) if self.normalizes_patches else patches
+            patches = [self._debias(entry) for entry in patches]
+        return [nn.functional.normalize(entry, dim=-1) for entry in patches] if self.normalizes_patches else patches
 
     @torch.inference_mode()
     def encode_reference(
@@ -168,7 +223,7 @@ class MatchingBaseline(nn.Module, ABC):
         height, width = image.shape[1:]
         x, y, box_width, box_height = box
         corners = torch.tensor([[x, y, x + box_width, y + box_height]], device=self._device)
-        embedding = self.sam2.embed(self.sam2.preprocess(image))
+        (embedding,) = self.features.embeddings([image])
         prompts = Prompts(boxes=self.sam2.scale_boxes(corners, (height, width)))
         logits = self.sam2.best_masks(embedding, prompts).mask_logits
         full = nn.functional.interpolate(logits[None], size=(height, width), mode="bilinear")[0, 0] > 0
@@ -202,12 +257,14 @@ class MatchingBaseline(nn.Module, ABC):
         return self.encoder.device
 
 
-def _encoder(config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool) -> Encoder:
+def _encoder(
+    config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool, dtype: torch.dtype
+) -> Encoder:
     if config.name.startswith(ONNX):
-        return build_encoder(config.name, ckpt_path, img_size=config.img_size)
+        return build_encoder(config.name, ckpt_path, img_size=config.img_size, dtype=dtype)
     entry = resolve_encoder(config.name, prefer_plus=config.prefer_plus)
     if ckpt_path is None:
         ckpt_path = weights_at_hand(entry)
         if ckpt_path is not None:
             log.info("weights of %s: %s", entry.name, ckpt_path)
-    return build_encoder(entry.name, ckpt_path, img_size=config.img_size, random_init=random_init)
+    return build_encoder(entry.name, ckpt_path, img_size=config.img_size, random_init=random_init, dtype=dtype)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from no_time_to_train.errors import ConfigError
@@ -11,6 +12,8 @@ from no_time_to_train.matching.debias import DebiasConfig
 T = TypeVar("T")
 
 ResizePolicy = Literal["stretch", "keep_ratio"]
+Precision = Literal["fp32", "bf16"]
+PromptSelection = Literal["grid", "prior"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Sam2InferConfig:
         iou_thr: Masks of this predicted IoU or less are left out.
         nms_thr: Box IoU above which the mask of lower predicted IoU goes, within a class.
         num_out_instance: Most instances an image.
+        prompt_selection: `grid` puts a prompt on every point, as the published method does; `prior` only where the
+            image resembles the references, from coarse to fine, until nothing new is found.
+        max_prompts: Most prompts an image, with `prior`.
+        prior_threshold: Least resemblance of a prompt's point to the references, with `prior`: 0 is the median over
+            the image, 1 its best.
     """
 
     points_per_side: int = 32
@@ -78,13 +86,39 @@ class Sam2InferConfig:
     iou_thr: float = 0.4
     nms_thr: float = 0.5
     num_out_instance: int = 100
+    prompt_selection: PromptSelection = "grid"
+    max_prompts: int = 128
+    prior_threshold: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("points_per_side", "testing_point_bs", "num_out_instance"):
+        if self.prompt_selection not in get_args(PromptSelection):
+            raise ConfigError(
+                f"sam2_infer_cfgs.prompt_selection is {self.prompt_selection!r}, expected grid or prior",
+                remedy="correct it in the YAML",
+            )
+        for name in ("points_per_side", "testing_point_bs", "num_out_instance", "max_prompts"):
             _require(getattr(self, name) >= 1, f"sam2_infer_cfgs.{name}", getattr(self, name), "at least 1")
-        for name in ("iou_thr", "nms_thr"):
+        for name in ("iou_thr", "nms_thr", "prior_threshold"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"sam2_infer_cfgs.{name}", value, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class FeatureCacheConfig:
+    """Where features are kept from run to run.
+
+    Attributes:
+        folder: Features, SAM2's embeddings and the masks that it proposed are kept here, by the image's content and
+            the weights; None keeps nothing.
+        max_gb: Most that all of it takes, in 10^9 bytes; what was used longest ago goes first. An image takes some
+            20 MB.
+    """
+
+    folder: Path | None = None
+    max_gb: float = 20.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.max_gb < math.inf, "feature_cache.max_gb", self.max_gb, "more than 0, and finite")
 
 
 def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:

@@ -94,6 +94,19 @@ class Sam2Segmenter(nn.Module):
         """What the weights are in."""
         return self.model.no_memory_embedding.dtype
 
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """What images are embedded in."""
+        dtype: torch.dtype = next(self.model.vision_encoder.parameters()).dtype
+        return dtype
+
+    def embed_in(self, dtype: torch.dtype) -> None:
+        """Embed images in another dtype from now on; prompts are decoded in the same one as before."""
+        # These two belong to the decoder by name, and to the image by what they do.
+        decoder = self.model.mask_decoder
+        for part in (self.model.vision_encoder, decoder.conv_s0, decoder.conv_s1):
+            part.to(dtype)
+
     def preprocess(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 3 S S"]:
         """Scale to [0, 1], resize to the model's square (bilinear, antialiased, in float), normalise as for ImageNet.
 
@@ -130,7 +143,8 @@ class Sam2Segmenter(nn.Module):
                 f"{self.image_size})",
                 remedy="prepare images with Sam2Segmenter.preprocess",
             )
-        stride4, stride8, features = self.model.get_image_embeddings(pixel_values.to(self.device))
+        pixels = pixel_values.to(self.device, self.image_dtype)
+        stride4, stride8, features = self.model.get_image_embeddings(pixels)
         return ImageEmbedding(features.float(), (stride4.float(), stride8.float()))
 
     def scale_points(self, points: Float[Tensor, "N P 2"], image_size: tuple[int, int]) -> Float[Tensor, "N P 2"]:

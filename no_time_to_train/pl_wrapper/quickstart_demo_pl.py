@@ -58,16 +58,19 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         self._reference_pictures: list[tuple[Picture, str]] = []
         self._target_pictures: list[Picture] = []
 
-    def _predict(self, item: TargetItem) -> Instances:
+    def _predict(self, items: list[TargetItem]) -> list[Instances]:
         baseline = cast(Sam2MatchingBaseline_noAMG, self._model)
-        size = (item.image.shape[1], item.image.shape[2])
-        proposals = baseline.propose(item.image)
-        found = baseline.match(baseline.encode(item.image), proposals, cast(MemoryBank, baseline.memory), size)
-        by_colour = baseline.match(colour_patches(item.image), proposals, self._colour_memory(), size)
-        categories = self._categories()
-        self._colour_results.append((item.index, coco_results(item.record.id, by_colour, list(categories))))
-        if len(self._target_pictures) < _SHEET_TARGETS:
-            self._target_pictures.append(self._picture(item, found, list(categories.values())))
+        images = [item.image for item in items]
+        patches = baseline.encode_batch(images)
+        found = []
+        for item, features, proposals in zip(items, patches, baseline.propose(images, patches), strict=True):
+            size = (item.image.shape[1], item.image.shape[2])
+            found.append(baseline.match(features, proposals, size))
+            by_colour = baseline.match_with(self._colour_memory(), colour_patches(item.image), proposals, size)
+            categories = self._categories()
+            self._colour_results.append((item.index, coco_results(item.record.id, by_colour, list(categories))))
+            if len(self._target_pictures) < _SHEET_TARGETS:
+                self._target_pictures.append(self._picture(item, found[-1], list(categories.values())))
         return found
 
     def _picture(self, item: TargetItem, found: Instances, names: list[str]) -> Picture:

@@ -20,7 +20,13 @@ from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.models.configs import (
+    EncoderConfigArgs,
+    FeatureCacheConfig,
+    MemoryBankConfig,
+    Precision,
+    Sam2InferConfig,
+)
 from no_time_to_train.models.encoder import ONNX
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
@@ -57,6 +63,8 @@ class MatcherConfig:
         sam2_infer_cfgs: Settings of the point grid, for `matching_baseline_noAMG`.
         memory_bank_cfg: How references become memory.
         random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
+        precision: What images are encoded and embedded in; prompts and matching stay in fp32.
+        feature_cache: Where features are kept from run to run, and how much of them.
     """
 
     name: Literal["matching_baseline", "matching_baseline_noAMG"]
@@ -68,6 +76,8 @@ class MatcherConfig:
     sam2_infer_cfgs: Sam2InferConfig | None = None
     memory_bank_cfg: MemoryBankConfig = field(default_factory=MemoryBankConfig)
     random_init: bool = False
+    precision: Precision = "fp32"
+    feature_cache: FeatureCacheConfig = field(default_factory=FeatureCacheConfig)
 
     def __post_init__(self) -> None:
         for name in ("sam2_ckpt_path", "encoder_ckpt_path"):
@@ -93,6 +103,8 @@ class MatcherConfig:
             "encoder_ckpt_path": self.encoder_ckpt_path,
             "memory_bank_cfg": self.memory_bank_cfg,
             "random_init": self.random_init,
+            "precision": self.precision,
+            "feature_cache": self.feature_cache,
         }
         if self.name == "matching_baseline":
             return Sam2MatchingBaseline(sam2_amg_cfg=self.sam2_amg_cfg, **shared)
@@ -179,8 +191,8 @@ class Sam2MatcherLightningModel(LightningModule):
     # Steps ----------------------------------------------------------------------------------------------------------
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Take in a reference, or match a target."""
-        if isinstance(batch, TargetItem):
+        """Take in a reference, or match some targets."""
+        if isinstance(batch, list):
             self._match(batch)
         elif isinstance(batch, ReferenceItem):
             if self.test_mode == "vis_memory":
@@ -193,9 +205,10 @@ class Sam2MatcherLightningModel(LightningModule):
         self.test_step(batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[Result]:
-        """See `test_step`; returns a target's COCO results, and nothing for a reference."""
+        """See `test_step`; returns the targets' COCO results, and nothing for a reference."""
+        before = len(self._results)
         self.test_step(batch, batch_idx, dataloader_idx)
-        return self._results[-1][1] if isinstance(batch, TargetItem) else []
+        return [result for _, results in self._results[before:] for result in results]
 
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier run of this module left."""
@@ -284,17 +297,18 @@ class Sam2MatcherLightningModel(LightningModule):
 
     # Targets --------------------------------------------------------------------------------------------------------
 
-    def _match(self, item: TargetItem) -> None:
+    def _match(self, items: list[TargetItem]) -> None:
         self._finish_memory()
         begin = time.perf_counter()
-        instances = self._predict(item)
+        found = self._predict(items)
         self._seconds += time.perf_counter() - begin
         categories = self._categories()
-        self._results.append((item.index, coco_results(item.record.id, instances, list(categories))))
-        self._overlays.draw(item, instances, list(categories.values()))
+        for item, instances in zip(items, found, strict=True):
+            self._results.append((item.index, coco_results(item.record.id, instances, list(categories))))
+            self._overlays.draw(item, instances, list(categories.values()))
 
-    def _predict(self, item: TargetItem) -> Instances:
-        return self._model.predict(item.image)
+    def _predict(self, items: list[TargetItem]) -> list[Instances]:
+        return self._model.predict_batch([item.image for item in items])
 
     def _categories(self) -> dict[int, str]:
         """Return COCO's id and the name of each class, in the memory's order.

@@ -238,11 +238,11 @@ def measure(
     )
     for image_id, image, masks, labels in targets:
         features = {False: baseline.encode(image), True: colour_patches(image)}
-        proposals = baseline.propose(image)
+        (proposals,) = baseline.propose([image], [features[False]])
         size = (image.shape[1], image.shape[2])
         for (draw, count, colour), found in results.items():
             bank = (memories[draw].colour if colour else memories[draw].encoder)[count]
-            instances = baseline.match(features[colour], proposals, bank, size)
+            instances = baseline.match_with(bank, features[colour], proposals, size)
             found += coco_results(image_id, instances, category_ids)
         for (count, colour), hits in right.items():
             pooled = functional.normalize(pool_masks(features[colour], masks), dim=1)

@@ -84,8 +84,12 @@ def test_items_are_dealt_out_once_each(count: int, world: int) -> None:
 def test_loaders_give_items_one_by_one(data: TinyData) -> None:
     items = list(module(data).reference_dataloader())
     assert [item.index for item in items] == [0, 1, 2, 3]
-    targets = list(module(data, max_targets=2).target_dataloader(["disc", "square"]))
-    assert [item.record.id for item in targets] == [5, 6]
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, [[5], [6], [7]]), (2, [[5, 6], [7]]), (8, [[5, 6, 7]])])
+def test_loaders_give_lists_of_targets(data: TinyData, batch_size: int, expected: list[list[int]]) -> None:
+    loader = module(data, max_targets=3, batch_size=batch_size).target_dataloader(["disc", "square"])
+    assert [[item.record.id for item in items] for items in loader] == expected
 
 
 def test_negative_references_are_marked(data: TinyData) -> None:
@@ -112,7 +116,7 @@ def test_images_of_a_folder_are_found_as_they_will_be_read(data: TinyData, tmp_p
     found = module(data, targets=None, target_images=tmp_path)
     (record,) = found.target_dataset(["disc"]).images
     assert (record.file_name, record.height, record.width) == ("deep/turned.JPG", 30, 20)
-    (item,) = found.target_dataloader(["disc"])
+    ((item,),) = found.target_dataloader(["disc"])
     assert item.image.shape == (3, 30, 20)
     (tmp_path / "fake.png").write_text("no image")
     with pytest.raises(ImageReadError, match=r"fake.png is no image"):
@@ -175,9 +179,9 @@ def test_settings_that_are_missing_or_contradict_each_other(data: TinyData, tmp_
         module(data, targets=None, target_images=tmp_path / "empty").target_dataset(["disc"])
 
 
-@pytest.mark.parametrize("wrong", [{"max_targets": 0}, {"max_targets": -1}, {"num_workers": -1}])
+@pytest.mark.parametrize("wrong", [{"max_targets": 0}, {"max_targets": -1}, {"num_workers": -1}, {"batch_size": 0}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=r"data\.max_targets"):
+    with pytest.raises(ConfigError, match=rf"data\.{next(iter(wrong))}"):
         ReferenceTargetDataModule(**wrong)  # type: ignore[arg-type] # mypy takes them for any parameter
 
 

@@ -5,6 +5,7 @@ everything between them has to be right for a precision near 1: crops, grids, cl
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,14 @@ pytestmark = [
 class ColourBaseline(Sam2MatchingBaseline_noAMG):
     """A baseline whose patch features are colours, and whose masks are where red or green prevails."""
 
-    def encode(self, image: Tensor) -> Tensor:
-        colours = F.adaptive_avg_pool2d(image.float() / 255 - 0.43, (16, 16)).permute(1, 2, 0)
-        return F.pad(colours, (0, self.encoder.embed_dim - 3))
+    def encode_batch(self, images: Sequence[Tensor]) -> list[Tensor]:
+        grids = [F.adaptive_avg_pool2d(image.float() / 255 - 0.43, (16, 16)).permute(1, 2, 0) for image in images]
+        return [F.pad(colours, (0, self.encoder.embed_dim - 3)) for colours in grids]
 
-    def predict(self, image: Tensor) -> Instances:
+    def predict_batch(self, images: Sequence[Tensor]) -> list[Instances]:
+        return [self._found(image) for image in images]
+
+    def _found(self, image: Tensor) -> Instances:
         resized = F.interpolate(image[None].float(), size=(96, 96), mode="bilinear")[0]
         red, green, _ = resized
         # The true masks, and one that is of no class.

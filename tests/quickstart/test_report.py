@@ -105,9 +105,10 @@ class Knowing:
     def _answer(self, image: UInt8[Tensor, "3 H W"]) -> tuple[Tensor, Tensor]:
         return self.answers[image.permute(1, 2, 0).contiguous().numpy().tobytes()]
 
-    def propose(self, image: UInt8[Tensor, "3 H W"]) -> SelectedMasks:
-        masks, _ = self._answer(image)
-        return SelectedMasks(masks.float() * 20 - 10, torch.ones(len(masks)))
+    def propose(self, images: list[Tensor], patches: list[Tensor]) -> list[SelectedMasks]:
+        del patches
+        answers = [self._answer(image)[0] for image in images]
+        return [SelectedMasks(masks.float() * 20 - 10, torch.ones(len(masks))) for masks in answers]
 
     def encode(self, image: UInt8[Tensor, "3 H W"]) -> Tensor:
         masks, labels = self._answer(image)
