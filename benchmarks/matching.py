@@ -69,13 +69,20 @@ def upsample_first(patches: Tensor, masks: Tensor) -> Tensor:
 
 
 def match_plainly(
-    patches: Tensor, logits: Tensor, quality: Tensor, bank: MemoryBank, size: tuple[int, int], count: int = 100
+    patches: Tensor,
+    logits: Tensor,
+    quality: Tensor,
+    bank: MemoryBank,
+    size: tuple[int, int],
+    *,
+    count: int = 100,
+    threshold: float = _KEEP_ALL,
 ) -> Instances:
     """Match as the method is written: every kept mask a float image, and one product of all with all."""
     masks = logits > 0
     pooled = F.normalize(upsample_first(patches, masks), dim=1)
     scores, labels = (pooled @ bank.prototypes.T).clamp(min=0).max(dim=1)
-    kept = batched_nms(masks_to_boxes(masks), quality, labels, _KEEP_ALL)
+    kept = batched_nms(masks_to_boxes(masks), quality, labels, threshold)
     scores, labels, pooled = scores[kept], labels[kept], pooled[kept]
     full = (F.interpolate(logits[kept][:, None], size=size, mode="bilinear")[:, 0] > 0).float()
     shared = full.flatten(1) @ full.flatten(1).T

@@ -73,7 +73,8 @@ class Sam2MatchingBaseline(MatchingBaseline):
         """Patch features are L2-normalised before they are averaged."""
         return True
 
-    def _propose(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
+    def propose_one(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
+        """Return SAM2's automatic masks."""
         del patches
         found: SelectedMasks = self.mask_generator(embedding)
         return found

@@ -69,7 +69,7 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
         self.sam2_infer_cfgs = self_cfg
 
     @torch.inference_mode()
-    def _propose(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
+    def propose_one(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
         """Return SAM2's best mask of each prompt, but for those of too low a predicted IoU."""
         cfg, image, size = self.sam2_infer_cfgs, self.sam2.prepare(embedding), self.sam2.image_size
 

@@ -106,7 +106,7 @@ class MatchingBaseline(nn.Module, ABC):
     ) -> list[SelectedMasks]:
         """Let SAM2 propose masks for images, of which the patch features are given."""
         return self.features.proposals(
-            images, self._proposal_key(), lambda index, embedding: self._propose(embedding, patches[index])
+            images, self._proposal_key(), lambda index, embedding: self.propose_one(embedding, patches[index])
         )
 
     @abstractmethod
@@ -116,7 +116,7 @@ class MatchingBaseline(nn.Module, ABC):
         """Match proposals with the memory, by the features of the same image, whose height and width are given."""
 
     @abstractmethod
-    def _propose(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
+    def propose_one(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
         """Propose masks for one image."""
 
     @abstractmethod

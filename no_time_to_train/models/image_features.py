@@ -101,6 +101,12 @@ class ImageFeatures:
             for index, entry in enumerate(found)
         ]
 
+    def warm(self) -> None:
+        """Read the weights for the cache's keys now, rather than at the first image."""
+        if self.cache is not None:
+            self._encoder_fingerprint()
+            self._sam2_fingerprint()
+
     # The cache ------------------------------------------------------------------------------------------------------
 
     def _read(
