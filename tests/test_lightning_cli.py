@@ -179,6 +179,37 @@ def test_reference_sets_of_the_original_project(
     assert read(tmp_path / "results.json") == read(whole_run / "results.json")
 
 
+@pytest.mark.parametrize("preset", ["exact", "fast"])
+def test_presets_go_over_any_configuration(small: list[str], whole_run: Path, tmp_path: Path, preset: str) -> None:
+    over = ["--config", str(ROOT / "pl_configs" / "presets" / f"{preset}.yaml")]
+    base, rest = small[:2], small[2:]
+    assert run(*base, *over, *rest, into=tmp_path) == 0
+    used = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["model_cfg"]
+    assert used["sam2_infer_cfgs"]["iou_thr"] == 0.4
+    assert used["precision"] == {"exact": "fp32", "fast": "bf16"}[preset]
+    assert used["sam2_infer_cfgs"]["prompt_selection"] == {"exact": "grid", "fast": "prior"}[preset]
+    same = read(tmp_path / "results.json") == read(whole_run / "results.json")
+    assert same is (preset == "exact")
+
+
+def test_a_second_run_from_the_cache_gives_the_same(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    cache = ["--model.model_cfg.feature_cache.folder", str(tmp_path / "cache")]
+    for name in ("first", "second"):
+        assert run(*small, *cache, into=tmp_path / name) == 0
+        assert read(tmp_path / name / "results.json") == read(whole_run / "results.json")
+    # Features of 4 references and 5 targets, and an embedding and masks of each target.
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4 + 3 * 5
+
+
+def test_targets_in_batches_give_much_the_same(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    assert run(*small, "--data.batch_size", "2", into=tmp_path) == 0
+    got, expected = read(tmp_path / "results.json"), read(whole_run / "results.json")
+    assert [result["image_id"] for result in got] == [result["image_id"] for result in expected]
+    # Products of other shapes round otherwise.
+    for one, other in zip(got, expected, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
 def test_bf16_mixed_finds_much_the_same(small: list[str], whole_run: Path, tmp_path: Path) -> None:
     assert run(*small, "--trainer.precision", "bf16-mixed", into=tmp_path) == 0
     mixed, full = read(tmp_path / "results.json"), read(whole_run / "results.json")
@@ -295,6 +326,12 @@ BAD = {
     "unknown key": (["--model.model_cfg.encoder_cfg.colour", "red"], "colour"),
     "mistyped": (["--model.model_cfg.sam2_infer_cfgs.points_per_side", "many"], "points_per_side.*many"),
     "out of range": (["--model.model_cfg.sam2_infer_cfgs.iou_thr", "3"], "expected between 0 and 1"),
+    "precision": (["--model.model_cfg.precision", "fp8"], "fp8"),
+    "selection": (["--model.model_cfg.sam2_infer_cfgs.prompt_selection", "all"], "all"),
+    "prompts": (["--model.model_cfg.sam2_infer_cfgs.max_prompts", "0"], "max_prompts is 0, expected at least 1"),
+    "cache": (["--model.model_cfg.feature_cache.folder", str(BASE)], "cannot keep features in"),
+    "cache size": (["--model.model_cfg.feature_cache.max_gb", "-1"], "max_gb is -1.0, expected more than 0"),
+    "batch": (["--data.batch_size", "0"], "batch_size is 0, expected at least 1"),
     "mode": (["--model.test_mode", "fill"], "fill_memory"),
     "split": (["--data.split", "coco20i_fold9"], "coco20i_fold"),
     "class": (["--data.class_names", "[disc, circle]"], "circle"),

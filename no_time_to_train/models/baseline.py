@@ -85,7 +85,7 @@ class MatchingBaseline(nn.Module, ABC):
         """Find the instances of the memory's classes in an image (RGB). Errors as of `predict_batch`."""
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images: Sequence[UInt8[Tensor, "3 H W"]]) -> list[Instances]:
+    def predict_batch(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Instances]:
         """Find the instances of the memory's classes in images, which go through the two networks together.
 
         Args:
@@ -102,7 +102,7 @@ class MatchingBaseline(nn.Module, ABC):
         return [self.match(*parts) for parts in zip(patches, proposals, sizes, strict=True)]
 
     def propose(
-        self, images: Sequence[UInt8[Tensor, "3 H W"]], patches: Sequence[Float[Tensor, "h w D"]]
+        self, images: Sequence[UInt8[Tensor, "3 _ _"]], patches: Sequence[Float[Tensor, "_ _ D"]]
     ) -> list[SelectedMasks]:
         """Let SAM2 propose masks for images, of which the patch features are given."""
         return self.features.proposals(
@@ -176,7 +176,7 @@ class MatchingBaseline(nn.Module, ABC):
         return self.encode_batch([image])[0]
 
     @torch.inference_mode()
-    def encode_batch(self, images: Sequence[UInt8[Tensor, "3 H W"]]) -> list[Float[Tensor, "h w D"]]:
+    def encode_batch(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Float[Tensor, "_ _ D"]]:
         """See `encode`; images go through the encoder together."""
         patches = self.features.patches(images)
         if self._debias is not None:

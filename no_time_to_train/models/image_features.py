@@ -15,7 +15,7 @@ from no_time_to_train.models.preprocessing import encoder_pixels
 from no_time_to_train.models.sam2 import Sam2Segmenter
 from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 
-Image = UInt8[Tensor, "3 H W"]
+Image = UInt8[Tensor, "3 _ _"]
 
 
 class ImageFeatures:
@@ -41,7 +41,7 @@ class ImageFeatures:
         self._fingerprints: dict[str, str] = {}
 
     @torch.inference_mode()
-    def patches(self, images: Sequence[Image]) -> list[Float[Tensor, "h w D"]]:
+    def patches(self, images: Sequence[Image]) -> list[Float[Tensor, "_ _ D"]]:
         """Return the patch features of whole images, in float32; images that are resized to one size go together."""
         what = f"patches {self._encoder.img_size} {self._policy}"
         found = self._read(what, self._encoder_fingerprint, images)

@@ -110,8 +110,7 @@ def _coarsest(side: int) -> int:
 
 def _best_of_cells(values: Float[Tensor, "side side"], cell: int) -> Int[Tensor, " N"]:
     """Return where each cell's highest value is, highest first, of the cells in which one is finite."""
-    side = len(values)
     best, where = F.max_pool2d(values[None, None], cell, ceil_mode=True, return_indices=True)
     order = best.flatten().argsort(descending=True, stable=True)
     order = order[best.flatten()[order] > -torch.inf]
-    return where.flatten()[order].clamp(max=side * side - 1)
+    return where.flatten()[order]

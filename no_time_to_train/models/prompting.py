@@ -174,7 +174,7 @@ class PromptDecoder:
 
     def _decode(self, image: ImageSide, prompts: Prompts, batch_size: int) -> Iterator[tuple[_Decoded, "_Workspace"]]:
         """Run the transformer, over a few prompts at a time."""
-        workspace = _Workspace(image, min(self._at_once, len(prompts)), self._decoder.upscale_conv2.out_channels)
+        workspace = _Workspace(image, min(self._at_once, len(prompts)), self._decoder)
         for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
             with torch.inference_mode(), full_precision():
                 given = self._tokens(batch)
@@ -220,9 +220,8 @@ class PromptDecoder:
         back = first.cross_attn_image_to_token
         keys = heads(back, back.k_proj(tokens + given))
         weights = over_tokens(shared_product(keys, image.queries), given.shape[1])
-        features = workspace.features[: len(given)]
-        torch.baddbmm(image.features.expand_as(features), weights.mT, values(back, tokens), out=features)
-        features = first.layer_norm4(features)
+        features = workspace.features[: len(given)].copy_(image.features)
+        _normalise(first.layer_norm4, features.baddbmm_(weights.mT, values(back, tokens)))
         for layer, position_keys, position_queries in zip(
             later, image.position_keys, image.position_queries, strict=False
         ):
@@ -236,7 +235,7 @@ class PromptDecoder:
             scores = shared_product(keys, position_queries)
             scores.baddbmm_(fold(keys, back.q_proj.weight * back.scaling), features.mT)
             weights = over_tokens(scores, given.shape[1])
-            features = layer.layer_norm4(features.baddbmm_(weights.mT, values(back, tokens)))
+            _normalise(layer.layer_norm4, features.baddbmm_(weights.mT, values(back, tokens)))
         # Of the tokens only those are asked for any more that tell of masks: after the object's, before the prompt's.
         asked = slice(1, 2 + self._decoder.num_mask_tokens)
         tokens, given = tokens[:, asked], given[:, asked]
@@ -273,11 +272,9 @@ class PromptDecoder:
     ) -> Float[Tensor, "16L C4"]:
         """Run the two transposed convolutions, whose windows do not overlap, as matrix products."""
         decoder = self._decoder
-        torch.mm(features, _as_matrix(decoder.upscale_conv1), out=workspace.stride8)
+        torch.mm(features, workspace.upscale1, out=workspace.stride8)
         upscaled = workspace.stride8.view(image.stride8.shape).add_(image.stride8)
-        norm = decoder.upscale_layer_norm
-        upscaled = F.layer_norm(upscaled, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        torch.mm(_gelu(upscaled), _as_matrix(decoder.upscale_conv2), out=workspace.stride4)
+        torch.mm(_gelu(_normalise(decoder.upscale_layer_norm, upscaled)), workspace.upscale2, out=workspace.stride4)
         return _gelu(workspace.stride4.view(image.stride4.shape).add_(image.stride4))
 
 
@@ -287,15 +284,23 @@ class _Workspace:
     Args:
         image: Whose sizes count.
         count: Prompts at a time.
-        channels: Of the upscaled features at stride 4.
+        decoder: Whose transposed convolutions are wanted as matrices.
     """
 
-    def __init__(self, image: ImageSide, count: int, channels: int) -> None:
-        empty = image.features.new_empty
-        length, width = image.features.shape
-        self.features = empty(count, length, width)
-        self.stride8 = empty(length, 4 * 2 * channels)
-        self.stride4 = empty(4 * length, 4 * channels)
+    def __init__(self, image: ImageSide, count: int, decoder: Any) -> None:
+        self.upscale1, self.upscale2 = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
+        empty, length = image.features.new_empty, len(image.features)
+        self.features = empty(count, *image.features.shape)
+        self.stride8 = empty(length, self.upscale1.shape[1])
+        self.stride4 = empty(4 * length, self.upscale2.shape[1])
+
+
+def _normalise(norm: Any, values: Tensor) -> Tensor:
+    """Apply a layer norm over the last axis in place."""
+    values.sub_(values.mean(dim=-1, keepdim=True))
+    deviation = torch.linalg.vector_norm(values, dim=-1, keepdim=True).div_(values.shape[-1] ** 0.5)
+    values.mul_(deviation.square_().add_(norm.eps).rsqrt_())
+    return values.mul_(norm.weight).add_(norm.bias)
 
 
 def _gelu(values: Tensor) -> Tensor:

@@ -102,6 +102,40 @@ def test_prediction_is_its_parts(grid: Sam2MatchingBaseline_noAMG) -> None:
     assert same(found, by_hand)
 
 
+def test_a_batch_is_each_image(grid: Sam2MatchingBaseline_noAMG) -> None:
+    fill(grid)
+    images = [picture(7), picture(8, 60, 40), picture(9)]
+    for batched, image in zip(grid.predict_batch(images), images, strict=True):
+        alone = grid.predict(image)
+        # Products of other shapes round otherwise.
+        assert (batched.masks == alone.masks).float().mean() > 0.999
+        torch.testing.assert_close(batched.scores, alone.scores, atol=1e-4, rtol=0)
+        assert torch.equal(batched.labels, alone.labels)
+
+
+def test_bf16_is_for_images_and_finds_much_the_same(folder: Path, grid: Sam2MatchingBaseline_noAMG) -> None:
+    baseline = build(folder, precision="bf16")
+    assert baseline.encoder.dtype == baseline.sam2.image_dtype == torch.bfloat16
+    assert baseline.sam2.dtype == torch.float32
+    image = picture(7)
+    torch.testing.assert_close(baseline.encode(image), grid.encode(image), atol=0.15, rtol=0.05)
+    (patches,), (expected,) = baseline.encode_batch([image]), grid.encode_batch([image])
+    (masks,), (others,) = baseline.propose([image], [patches]), grid.propose([image], [expected])
+    assert ((masks.mask_logits > 0) == (others.mask_logits > 0)).float().mean() > 0.9
+
+
+def test_prompts_by_the_references_are_fewer(folder: Path, grid: Sam2MatchingBaseline_noAMG) -> None:
+    fill(grid)
+    prior = build(folder, sam2_infer_cfgs={"points_per_side": 4, "iou_thr": 0.0, "prompt_selection": "prior"})
+    fill(prior)
+    image = picture(7)
+    (few,), (all_of_them,) = (each.propose([image], each.encode_batch([image])) for each in (prior, grid))
+    assert 0 < len(few.mask_logits) < len(all_of_them.mask_logits) == 16
+    # Each of them is one of the grid's.
+    for mask in few.mask_logits:
+        assert (all_of_them.mask_logits - mask).flatten(1).abs().amax(dim=1).min() < 1e-4
+
+
 def test_settings_reach_the_matching(folder: Path) -> None:
     image = picture(7)
     settings = {"points_per_side": 4, "nms_thr": 0.9, "num_out_instance": 3}
