@@ -41,14 +41,14 @@ class ImageSide(NamedTuple):
 
     Attributes:
         size: h and w.
-        features: With the embedding of "no mask" added.
+        features: With the embedding of "no mask" added, less each position's mean: a layer norm follows.
         keys: For the first layer's tokens to look at.
         values: Likewise.
         queries: By which the image looks at the first layer's tokens, scaled.
         position_keys: The positions' share of the keys of each later attention of tokens to the image.
         position_queries: The positions' share of the queries of each later attention of the image to tokens, scaled.
         stride8: High-resolution features and the bias of the convolution that they are added to, positions in the
-            order in which that convolution, as a matrix product, gives them: four to each of L.
+            order in which that convolution, as a matrix product, gives them: four to each of L; less their means.
         stride4: Likewise, sixteen to each of L.
     """
 
@@ -98,7 +98,7 @@ class PromptDecoder:
         stride4, stride8 = (level[0] for level in embedding.high_res_features)
         return ImageSide(
             size=(embedding.features.shape[2], embedding.features.shape[3]),
-            features=features.contiguous(),
+            features=_centred(features).contiguous(),
             keys=by_channel(towards, towards.k_proj(features + positions)),
             values=heads(towards, towards.v_proj(features)).contiguous(),
             queries=by_channel(back, back.q_proj(features + positions) * back.scaling),
@@ -111,7 +111,7 @@ class PromptDecoder:
                 by_channel(attention, attention.q_proj(positions) * attention.scaling)
                 for attention in (layer.cross_attn_image_to_token for layer in later)
             ),
-            stride8=_nested(stride8, 1) + self._decoder.upscale_conv1.bias,
+            stride8=_centred(_nested(stride8, 1) + self._decoder.upscale_conv1.bias),
             stride4=_nested(stride4, 2) + self._decoder.upscale_conv2.bias,
         )
 
@@ -221,7 +221,8 @@ class PromptDecoder:
         keys = heads(back, back.k_proj(tokens + given))
         weights = over_tokens(shared_product(keys, image.queries), given.shape[1])
         features = workspace.features[: len(given)].copy_(image.features)
-        _normalise(first.layer_norm4, features.baddbmm_(weights.mT, values(back, tokens)))
+        # With centred values they stay centred, which is half of a norm.
+        _scale(first.layer_norm4, features.baddbmm_(weights.mT, _centred(values(back, tokens))))
         for layer, position_keys, position_queries in zip(
             later, image.position_keys, image.position_queries, strict=False
         ):
@@ -235,7 +236,8 @@ class PromptDecoder:
             scores = shared_product(keys, position_queries)
             scores.baddbmm_(fold(keys, back.q_proj.weight * back.scaling), features.mT)
             weights = over_tokens(scores, given.shape[1])
-            _normalise(layer.layer_norm4, features.baddbmm_(weights.mT, values(back, tokens)))
+            features.baddbmm_(weights.mT, values(back, tokens))
+            _scale(layer.layer_norm4, features.sub_(features.mean(dim=-1, keepdim=True)))
         # Of the tokens only those are asked for any more that tell of masks: after the object's, before the prompt's.
         asked = slice(1, 2 + self._decoder.num_mask_tokens)
         tokens, given = tokens[:, asked], given[:, asked]
@@ -255,16 +257,13 @@ class PromptDecoder:
         filters = torch.stack([network(decoded.tokens[:, 1 + index]) for index, network in networks], dim=1)
         height, width = image.size
         drawn = decoded.features.new_empty((int(kept.sum()), 4 * height, 4 * width))
-        start = 0
+        rows = iter(drawn.flatten(1))
         for features, own, wanted in zip(decoded.features, filters, kept, strict=True):
             chosen = own[wanted]
             if len(chosen):
                 upscaled = self._upscale(image, features, workspace)
-                # A vector is quicker than a matrix of one column.
-                flat = torch.mv(upscaled, chosen[0]) if len(chosen) == 1 else upscaled @ chosen.T
-                masks = flat.view(height, width, 2, 2, 2, 2, len(chosen)).permute(6, 0, 2, 4, 1, 3, 5)
-                drawn[start : start + len(chosen)] = masks.reshape(len(chosen), 4 * height, 4 * width)
-                start += len(chosen)
+                for one in chosen:
+                    torch.index_select(torch.mv(upscaled, one), 0, workspace.order, out=next(rows))
         return drawn
 
     def _upscale(
@@ -274,7 +273,7 @@ class PromptDecoder:
         decoder = self._decoder
         torch.mm(features, workspace.upscale1, out=workspace.stride8)
         upscaled = workspace.stride8.view(image.stride8.shape).add_(image.stride8)
-        torch.mm(_gelu(_normalise(decoder.upscale_layer_norm, upscaled)), workspace.upscale2, out=workspace.stride4)
+        torch.mm(_gelu(_scale(decoder.upscale_layer_norm, upscaled)), workspace.upscale2, out=workspace.stride4)
         return _gelu(workspace.stride4.view(image.stride4.shape).add_(image.stride4))
 
 
@@ -288,19 +287,28 @@ class _Workspace:
     """
 
     def __init__(self, image: ImageSide, count: int, decoder: Any) -> None:
-        self.upscale1, self.upscale2 = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
+        # A layer norm follows the first: its mean is taken out of the weights.
+        self.upscale1 = _centred(_as_matrix(decoder.upscale_conv1).unflatten(1, (4, -1))).flatten(1)
+        self.upscale2 = _as_matrix(decoder.upscale_conv2)
         empty, length = image.features.new_empty, len(image.features)
         self.features = empty(count, *image.features.shape)
         self.stride8 = empty(length, self.upscale1.shape[1])
         self.stride4 = empty(4 * length, self.upscale2.shape[1])
+        pixels = torch.arange(16 * length, device=image.features.device).view(*image.size, 2, 2, 2, 2)
+        # Where each pixel of a mask, row by row, lies among the upscaled.
+        self.order = pixels.permute(0, 2, 4, 1, 3, 5).flatten()
 
 
-def _normalise(norm: Any, values: Tensor) -> Tensor:
-    """Apply a layer norm over the last axis in place."""
-    values.sub_(values.mean(dim=-1, keepdim=True))
-    deviation = torch.linalg.vector_norm(values, dim=-1, keepdim=True).div_(values.shape[-1] ** 0.5)
-    values.mul_(deviation.square_().add_(norm.eps).rsqrt_())
-    return values.mul_(norm.weight).add_(norm.bias)
+def _centred(values: Tensor) -> Tensor:
+    """Take the mean over the last axis away."""
+    return values - values.mean(dim=-1, keepdim=True)
+
+
+def _scale(norm: Any, centred: Tensor) -> Tensor:
+    """Apply the rest of a layer norm over the last axis to values without a mean, in place."""
+    variance = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square_().div_(centred.shape[-1])
+    centred.mul_(variance.add_(norm.eps).rsqrt_())
+    return torch.addcmul(norm.bias, centred, norm.weight, out=centred)
 
 
 def _gelu(values: Tensor) -> Tensor:
