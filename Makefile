@@ -33,6 +33,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.matching
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.export
+	$(BIN)/python -m benchmarks.presets
+	$(BIN)/python -m benchmarks.processes
+	$(BIN)/python -m benchmarks.speed
 
 # Pins the newest versions that pyproject.toml allows: names and versions only.
 constraints:

@@ -1,3 +1,19 @@
 """Instance masks from a few reference images, without training."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from no_time_to_train.segmenter import FoundInstances, Segmenter
+
 __version__ = "0.1.0"
+
+__all__ = ["FoundInstances", "Segmenter"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API when it is asked for: it needs torch, which takes seconds."""
+    if name in __all__:
+        from no_time_to_train import segmenter
+
+        return getattr(segmenter, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from no_time_to_train.data.sampling import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.export.command import export
 from no_time_to_train.parity.command import compare
+from no_time_to_train.prediction.command import predict
 
 
 def write_shapes(
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "export": export,
     "fetch": weights_commands.fetch,
     "inspect": weights_commands.inspect,
+    "predict": predict,
     "quickstart-report": quickstart_report,
     "sample-references": sample_references_command,
     "validate": weights_commands.validate,
@@ -167,6 +169,9 @@ def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: S
             spelled += [f"--{waiting.pop(0)}", arg]
             continue
         option = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
+        if option == "--config" and "--settings" in kinds:
+            # jsonargparse has a --config of its own, for options; a command's settings are a YAML of the main job.
+            option = "--settings"
         if option in several:
             values = [value] if equals else []
             while rest and not rest[0].startswith("--"):

@@ -18,7 +18,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "visualization", "export"),
     ("distill", "parity"),
     ("quickstart",),
-    ("pl_wrapper", "weights_commands"),
+    ("segmenter", "pl_wrapper", "weights_commands"),
+    ("prediction",),
     ("cli", "lightning_cli"),
     ("__main__",),
 )

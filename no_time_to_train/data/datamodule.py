@@ -16,7 +16,12 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.images import image_size, load_image
 from no_time_to_train.data.masks import decode_mask
-from no_time_to_train.data.references import Reference, ReferenceSet, load_references
+from no_time_to_train.data.references import (
+    Reference,
+    ReferenceSet,
+    load_negative_references,
+    load_references,
+)
 from no_time_to_train.data.splits import resolve_split
 from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageSizeError
 
@@ -249,23 +254,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         """Return a loader of this process's share of the negative references of these classes."""
         path = _required(self.negative_references, "negative_references", "a COCO JSON of negative references")
         folder = _folder(self.negative_images, "negative_images")
-        dataset = load_coco(path)
-        indices = {name: index for index, name in enumerate(class_names)}
-        references = [
-            Reference(
-                dataset.images_by_id[entry.image_id],
-                entry,
-                indices[dataset.categories_by_id[entry.category_id].name],
-                negative=True,
-            )
-            for entry in dataset.annotations
-            if dataset.categories_by_id[entry.category_id].name in indices and not entry.iscrowd
-        ]
-        if not references:
-            raise ConfigError(
-                f"{path} has no annotation of the memory's classes: {', '.join(class_names)}",
-                remedy="name the categories as the references do",
-            )
+        references = load_negative_references(path, class_names)
         return self._loader(ReferenceDataset(references, folder))
 
     def target_dataloader(self, class_names: Sequence[str]) -> DataLoader[TargetItem]:

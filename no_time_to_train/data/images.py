@@ -32,13 +32,24 @@ def load_image(path: Path) -> Image.Image:
         ImageReadError: The file is missing, a folder, no image, cut off, or larger than Pillow's limit on pixels; or
             its pixels have no 8-bit or 16-bit range, as in float images.
     """
-    image = _read(path)
+    return _checked_rgb(_read(path), path)
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Make an image that is read already 8-bit RGB, as `load_image` does, the right way up.
+
+    Args:
+        image: In any mode.
+        name: What to call it in errors.
+
+    Raises:
+        ImageReadError: It cannot be decoded, or has no 8-bit or 16-bit range.
+    """
     try:
-        return _to_rgb(image, path)
-    except (ValueError, OSError) as error:
-        raise ImageReadError(
-            f"{path} has mode {image.mode}, which cannot be made RGB: {error}", remedy="save it as an RGB image"
-        ) from error
+        image.load()
+    except Exception as error:  # Pillow's decoders raise whatever their parsers run into.
+        raise ImageReadError(f"{name} cannot be decoded: {error}", remedy="check where it comes from") from error
+    return _checked_rgb(_upright(image), name)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -117,7 +128,16 @@ def _upright(image: Image.Image) -> Image.Image:
         return image.copy()
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _checked_rgb(image: Image.Image, name: Path | str) -> Image.Image:
+    try:
+        return _to_rgb(image, name)
+    except (ValueError, OSError) as error:
+        raise ImageReadError(
+            f"{name} has mode {image.mode}, which cannot be made RGB: {error}", remedy="save it as an RGB image"
+        ) from error
+
+
+def _to_rgb(image: Image.Image, path: Path | str) -> Image.Image:
     if image.mode == "F":
         raise ImageReadError(
             f"{path} holds float pixels, whose range is not known, expected 8 or 16 bits a channel",
@@ -132,7 +152,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey16_to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _grey16_to_rgb(image: Image.Image, path: Path | str) -> Image.Image:
     # Mode I has 32 bits, but Pillow gives it to 16-bit PGM and to some 16-bit PNG files as well.
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:

@@ -13,7 +13,14 @@ from no_time_to_train.data.plain_pickle import read_plain_pickle
 from no_time_to_train.data.sampling import sample_references, sample_references_command
 from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError
 
-__all__ = ["Reference", "ReferenceSet", "load_references", "sample_references", "sample_references_command"]
+__all__ = [
+    "Reference",
+    "ReferenceSet",
+    "load_negative_references",
+    "load_references",
+    "sample_references",
+    "sample_references_command",
+]
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
@@ -99,6 +106,33 @@ def load_references(
     if class_names is not None:
         dataset = dataset.select(class_names)
     return _reference_set(dataset, chosen, path)
+
+
+def load_negative_references(path: Path, class_names: Sequence[str]) -> tuple[Reference, ...]:
+    """Read references that show what classes are taken for and are not, from a COCO JSON all of whose are such.
+
+    Args:
+        path: The file; what it has of other classes is left out, and so are crowds.
+        class_names: Of the memory that they are for.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        AnnotationError: The file is malformed.
+        ConfigError: It has no annotation of these classes.
+    """
+    dataset = load_coco(path)
+    indices = {name: index for index, name in enumerate(class_names)}
+    references = tuple(
+        Reference(dataset.images_by_id[entry.image_id], entry, indices[name], negative=True)
+        for entry in dataset.annotations
+        if (name := dataset.categories_by_id[entry.category_id].name) in indices and not entry.iscrowd
+    )
+    if not references:
+        raise ConfigError(
+            f"{path} has no annotation of the memory's classes: {', '.join(class_names)}",
+            remedy="name the categories as the references do",
+        )
+    return references
 
 
 def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Path) -> ReferenceSet:

@@ -69,7 +69,7 @@ class MatchingBaseline(nn.Module, ABC):
             raise ConfigError(f"precision is {precision!r}, expected fp32 or bf16", remedy="correct it in the YAML")
         cache_cfg = as_config(FeatureCacheConfig, feature_cache, "feature_cache")
         # A folder that cannot be written to is known before weights are read.
-        cache = None if cache_cfg.folder is None else FeatureCache(cache_cfg.folder, int(1e9 * cache_cfg.max_gb))
+        cache = None if cache_cfg.folder is None else FeatureCache(Path(cache_cfg.folder), int(1e9 * cache_cfg.max_gb))
         self.encoder_cfg = as_config(EncoderConfigArgs, encoder_cfg, "encoder_cfg")
         self.memory_bank_cfg = as_config(MemoryBankConfig, memory_bank_cfg, "memory_bank_cfg")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32

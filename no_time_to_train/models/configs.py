@@ -141,10 +141,12 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
         raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=f"it has {', '.join(sorted(known))}")
     hints = get_type_hints(cls)
     for key, entry in given.items():
-        if is_dataclass(hints[key]):
-            if entry is None:
-                raise ConfigError(f"{name}.{key} is null", remedy="leave it out for the defaults")
-            given[key] = as_config(hints[key], entry, f"{name}.{key}")
+        # Of `X | None` the X.
+        kinds = [kind for kind in (hints[key], *get_args(hints[key])) if is_dataclass(kind)]
+        if kinds and entry is None and is_dataclass(hints[key]):
+            raise ConfigError(f"{name}.{key} is null", remedy="leave it out for the defaults")
+        if kinds and entry is not None:
+            given[key] = as_config(kinds[0], entry, f"{name}.{key}")  # type: ignore[arg-type] # a class, not an instance
     try:
         return cls(**given)
     except TypeError as error:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torchvision.ops import nms
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.models.sam2 import ImageEmbedding, Prompts, Sam2Segmenter, SelectedMasks, point_grid
 
 _SURE = 10.0  # the logit of pixels that are filled or wiped, as in Meta's post-processing
@@ -137,10 +138,17 @@ class AutomaticMaskGenerator(nn.Module):
 def suppress_duplicates(masks: SelectedMasks, box_nms_thresh: float) -> SelectedMasks:
     """Of masks whose boxes have an IoU above the threshold keep the one of highest predicted IoU (greedy NMS).
 
+    Args:
+        masks: Each with some foreground.
+        box_nms_thresh: Box IoU from which masks are doubles.
+
     Returns:
         The masks that are kept, highest predicted IoU first.
     """
-    rows = nms(mask_boxes(masks.mask_logits > 0), masks.predicted_iou, box_nms_thresh)
+    boxes = mask_boxes(masks.mask_logits).float()
+    # The far edges of the last pixels.
+    boxes[:, 2:] += 1
+    rows = nms(boxes, masks.predicted_iou, box_nms_thresh)
     return SelectedMasks(masks.mask_logits[rows], masks.predicted_iou[rows])
 
 
@@ -157,21 +165,6 @@ def stability_score(mask_logits: Float[Tensor, "N Hm Wm"], offset: float = 1.0) 
     inner = (mask_logits > offset).sum(dim=(1, 2))
     outer = (mask_logits > -offset).sum(dim=(1, 2))
     return inner / outer.clamp(min=1)
-
-
-def mask_boxes(masks: Bool[Tensor, "N Hm Wm"]) -> Float[Tensor, "N 4"]:
-    """Box masks tightly.
-
-    Args:
-        masks: True inside.
-
-    Returns:
-        xyxy in mask pixels, float32; x2 and y2 are one past the last pixel. Zeros for empty masks.
-    """
-    height, width = masks.shape[1:]
-    left, right = _extent(masks.any(dim=1), width)
-    top, bottom = _extent(masks.any(dim=2), height)
-    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def remove_small_regions(mask_logits: Float[Tensor, "N Hm Wm"], max_area: int) -> Float[Tensor, "N Hm Wm"]:
@@ -198,14 +191,6 @@ def _sure_masks(
     stable = stability_score(mask_logits, config.stability_score_offset) >= config.stability_score_thresh
     rows = (stable & (mask_logits > 0).flatten(1).any(dim=1)).nonzero()[:, 0]
     return SelectedMasks(mask_logits[rows], predicted_iou[rows])
-
-
-def _extent(occupied: Bool[Tensor, "N L"], length: int) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """First occupied position and one past the last, or two zeros."""
-    positions = torch.arange(length, device=occupied.device)
-    last = torch.where(occupied, positions + 1, 0).amax(dim=1)
-    first = torch.where(occupied, positions, length).amin(dim=1)
-    return torch.minimum(first, last), last
 
 
 def _region_areas(masks: Bool[Tensor, "N Hm Wm"]) -> Int[Tensor, "N Hm Wm"]:

@@ -288,7 +288,7 @@ class _Workspace:
 
     def __init__(self, image: ImageSide, count: int, decoder: Any) -> None:
         # A layer norm follows the first: its mean is taken out of the weights.
-        self.upscale1 = _centred(_as_matrix(decoder.upscale_conv1).unflatten(1, (4, -1))).flatten(1)
+        self.upscale1 = _centred(torch.unflatten(_as_matrix(decoder.upscale_conv1), 1, (4, -1))).flatten(1)
         self.upscale2 = _as_matrix(decoder.upscale_conv2)
         empty, length = image.features.new_empty, len(image.features)
         self.features = empty(count, *image.features.shape)

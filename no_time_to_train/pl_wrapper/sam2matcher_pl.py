@@ -4,7 +4,6 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,17 +19,8 @@ from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import (
-    EncoderConfigArgs,
-    FeatureCacheConfig,
-    MemoryBankConfig,
-    Precision,
-    Sam2InferConfig,
-)
 from no_time_to_train.models.encoder import ONNX
-from no_time_to_train.models.mask_generator import AmgConfig
-from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
-from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
 
@@ -47,68 +37,6 @@ _READS: dict[TestMode, tuple[str, ...]] = {
 }
 _NEEDS_MEMORY = frozenset({"fill_memory_neg", "postprocess_memory", "test"})
 _WRITES_MEMORY = frozenset({"fill_memory", "fill_memory_neg", "postprocess_memory"})
-
-
-@dataclass(frozen=True)
-class MatcherConfig:
-    """Which baseline, with which models.
-
-    Attributes:
-        name: `matching_baseline` uses SAM2's automatic masks, `matching_baseline_noAMG` a grid of point prompts.
-        sam2_cfg_file: Meta's name of a SAM2 configuration, such as `sam2_hiera_l.yaml`, or a Hugging Face folder.
-        encoder_cfg: Which encoder, and at which size.
-        sam2_ckpt_path: SAM2's weights; None takes those of the folder.
-        encoder_ckpt_path: The encoder's weights; None looks under `checkpoints/`.
-        sam2_amg_cfg: Settings of the automatic mask generator, for `matching_baseline`.
-        sam2_infer_cfgs: Settings of the point grid, for `matching_baseline_noAMG`.
-        memory_bank_cfg: How references become memory.
-        random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
-        precision: What images are encoded and embedded in; prompts and matching stay in fp32.
-        feature_cache: Where features are kept from run to run, and how much of them.
-    """
-
-    name: Literal["matching_baseline", "matching_baseline_noAMG"]
-    sam2_cfg_file: str
-    encoder_cfg: EncoderConfigArgs
-    sam2_ckpt_path: Path | None = None
-    encoder_ckpt_path: Path | None = None
-    sam2_amg_cfg: AmgConfig | None = None
-    sam2_infer_cfgs: Sam2InferConfig | None = None
-    memory_bank_cfg: MemoryBankConfig = field(default_factory=MemoryBankConfig)
-    random_init: bool = False
-    precision: Precision = "fp32"
-    feature_cache: FeatureCacheConfig = field(default_factory=FeatureCacheConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("sam2_ckpt_path", "encoder_ckpt_path"):
-            # jsonargparse 4.53 hands a null of the command line on as the text "None" at this depth.
-            if getattr(self, name) == Path("None"):
-                object.__setattr__(self, name, None)
-        foreign = "sam2_infer_cfgs" if self.name == "matching_baseline" else "sam2_amg_cfg"
-        if getattr(self, foreign) is not None:
-            raise ConfigError(
-                f"model_cfg.{foreign} has no place in {self.name}", remedy=f"remove it, or change {foreign}"
-            )
-
-    def build(self) -> MatchingBaseline:
-        """Build the baseline with its weights.
-
-        Raises:
-            NoTimeToTrainError: Weights are missing or do not fit, or a name is unknown.
-        """
-        shared: dict[str, Any] = {
-            "sam2_cfg_file": self.sam2_cfg_file,
-            "sam2_ckpt_path": self.sam2_ckpt_path,
-            "encoder_cfg": self.encoder_cfg,
-            "encoder_ckpt_path": self.encoder_ckpt_path,
-            "memory_bank_cfg": self.memory_bank_cfg,
-            "random_init": self.random_init,
-            "precision": self.precision,
-            "feature_cache": self.feature_cache,
-        }
-        if self.name == "matching_baseline":
-            return Sam2MatchingBaseline(sam2_amg_cfg=self.sam2_amg_cfg, **shared)
-        return Sam2MatchingBaseline_noAMG(sam2_infer_cfgs=self.sam2_infer_cfgs, **shared)
 
 
 class Sam2MatcherLightningModel(LightningModule):

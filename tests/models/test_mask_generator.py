@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
-from sam2.utils.amg import batched_mask_to_box, calculate_stability_score
+from sam2.utils.amg import calculate_stability_score
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -16,7 +16,6 @@ from no_time_to_train.errors import ConfigError
 from no_time_to_train.models.mask_generator import (
     AmgConfig,
     AutomaticMaskGenerator,
-    mask_boxes,
     remove_small_regions,
     stability_score,
     suppress_duplicates,
@@ -114,17 +113,6 @@ def test_stability_is_metas() -> None:
     torch.testing.assert_close(stability_score(logits, 0.7), calculate_stability_score(logits, 0.0, 0.7))
     # Meta divides nothing by nothing for an empty mask, which a threshold then drops; a zero is dropped as well.
     assert stability_score(torch.full((1, 4, 4), -9.0)).tolist() == [0.0]
-
-
-def test_boxes_are_metas_with_the_last_pixel_inside() -> None:
-    masks = torch.rand(50, 7, 9) > 0.9
-    masks[0] = False
-    masks[1] = True
-    expected = batched_mask_to_box(masks).float()
-    expected[masks.flatten(1).any(dim=1), 2:] += 1
-    assert torch.equal(mask_boxes(masks), expected)
-    assert mask_boxes(masks[:2]).tolist() == [[0, 0, 0, 0], [0, 0, 9, 7]]
-    assert mask_boxes(masks[:0]).shape == (0, 4)
 
 
 def _region(mask: np.ndarray, start: tuple[int, int]) -> set[tuple[int, int]]:

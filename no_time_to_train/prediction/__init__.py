@@ -1,0 +1,1 @@
+"""Folders of images in, instances out: `ntt predict`."""

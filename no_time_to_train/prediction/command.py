@@ -1,0 +1,104 @@
+"""`ntt predict`."""
+
+import sys
+from pathlib import Path
+
+from no_time_to_train.errors import ConfigError, DataNotFoundError
+
+
+def predict(
+    images: list[Path],
+    output: Path,
+    references: Path | None = None,
+    reference_images: Path | None = None,
+    negative_references: Path | None = None,
+    memory: Path | None = None,
+    settings: Path | None = None,
+    encoder: str | None = None,
+    encoder_weights: Path | None = None,
+    sam2: str | None = None,
+    sam2_weights: Path | None = None,
+    random_init: bool = False,
+    min_score: float = 0.3,
+    no_overlays: bool = False,
+    strict: bool = False,
+    device: str = "cpu",
+) -> int:
+    """Find objects like a few references in folders of images; an interrupted run goes on where it stopped.
+
+    Args:
+        images: Image files, and folders of them.
+        output: The folder to write: predictions.json in COCO's form, a JSON file and an overlay for each image.
+        references: COCO JSON of the references; those without a mask get theirs from SAM2.
+        reference_images: Folder of the references' images.
+        negative_references: COCO JSON of what the classes are taken for and are not, of the same images' folder.
+        memory: A memory file in the place of references, as --test_mode fill_memory and Segmenter.save_memory write it.
+        settings: A YAML of the matching baselines, whose models and thresholds are taken; `--config` means the same.
+        encoder: A registry name, or onnx:DIR, before that of the settings.
+        encoder_weights: The encoder's weights, before those of the settings.
+        sam2: A SAM2 configuration's name or a folder, before that of the settings.
+        sam2_weights: SAM2's weights, before those of the settings.
+        random_init: Draw random weights for whatever has none; the masks mean nothing then.
+        min_score: Instances of a lower score are left out.
+        no_overlays: Draw nothing.
+        strict: Stop at the first image that cannot be read, and end with status 2.
+        device: Where it runs, such as cpu or cuda.
+    """
+    # Before anything is loaded: torch alone takes seconds.
+    if (references is None) == (memory is None):
+        raise ConfigError("expected references, or a memory of them", remedy="give --references or --memory")
+    if references is not None and reference_images is None:
+        raise ConfigError("the references' images are not named", remedy="give --reference-images DIR")
+    if not 0 <= min_score <= 1:
+        raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
+    from no_time_to_train.data.references import load_negative_references, load_references
+
+    if references is not None:
+        class_names = load_references(references).class_names
+        if negative_references is not None:
+            load_negative_references(negative_references, class_names)
+    if reference_images is not None and not reference_images.is_dir():
+        raise DataNotFoundError(f"there is no folder {reference_images}", remedy="check --reference-images")
+    from rich.console import Console
+
+    from no_time_to_train.prediction.inputs import find_images
+    from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
+    from no_time_to_train.prediction.run import RESULTS, predict_images, summary
+
+    found = find_images(images)
+    config = choose_models(
+        settings,
+        encoder=encoder,
+        encoder_weights=encoder_weights,
+        sam2=sam2,
+        sam2_weights=sam2_weights,
+        random_init=random_init,
+    )
+    segmenter = build_segmenter(config, device)
+    if memory is not None:
+        segmenter.load_memory(memory)
+    if references is not None and reference_images is not None:
+        segmenter.add_references(references, reference_images)
+        if negative_references is not None:
+            segmenter.add_references(negative_references, reference_images, negative=True)
+    outcome = predict_images(
+        segmenter,
+        found,
+        output,
+        run=name_run(segmenter, config, min_score),
+        min_score=min_score,
+        overlays=not no_overlays,
+        strict=strict,
+        console=Console(stderr=True),
+    )
+    console = Console(soft_wrap=True)
+    console.print(summary(outcome, segmenter.class_names))
+    if segmenter.baseline.random_weights:
+        console.print(f"random weights ({', '.join(segmenter.baseline.random_weights)}): the instances mean nothing")
+    kept = f", {outcome.kept} of them from an earlier run" if outcome.kept else ""
+    console.print(f"{len(outcome.entries)} images{kept}: {output / RESULTS}", highlight=False)
+    for image, error in outcome.unreadable:
+        print(f"left out: {image.path}: {' '.join(str(error).split())}", file=sys.stderr)
+    if not outcome.entries:
+        raise ConfigError(f"none of {len(found)} images could be read", remedy="the lines above say why")
+    return 0

@@ -1,0 +1,93 @@
+"""The models of `ntt predict`: from a YAML, from options, or both."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from no_time_to_train import __version__
+from no_time_to_train.errors import ConfigError, DataNotFoundError
+from no_time_to_train.models.configs import FeatureCacheConfig, as_config
+from no_time_to_train.models.feature_cache import content_key
+from no_time_to_train.models.fingerprint import weights_digest
+from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.segmenter import Segmenter, settings_of
+
+_DEFAULTS = {
+    "name": "matching_baseline_noAMG",
+    "sam2_cfg_file": "sam2_hiera_t.yaml",
+    "encoder_cfg": {"name": "dinov3_base"},
+}
+
+
+def choose_models(
+    settings: Path | None,
+    *,
+    encoder: str | None = None,
+    encoder_weights: Path | None = None,
+    sam2: str | None = None,
+    sam2_weights: Path | None = None,
+    random_init: bool = False,
+) -> MatcherConfig:
+    """Take a YAML's model, with what is given put in the place of what stands there.
+
+    Args:
+        settings: A YAML of the matching baselines; None takes DINOv3-B and SAM2-T.
+        encoder: An encoder in the place of the YAML's, whose weights and size then do not count.
+        encoder_weights: Its weights.
+        sam2: A SAM2 configuration in the place of the YAML's, whose weights then do not count.
+        sam2_weights: Its weights.
+        random_init: Draw random weights for whatever has none.
+
+    Raises:
+        DataNotFoundError: There is no such YAML.
+        ConfigError: The YAML is malformed, or has no model.
+    """
+    config: dict[str, Any] = dict(_DEFAULTS if settings is None else _read(settings))
+    if encoder is not None:
+        own = config.get("encoder_cfg")
+        config["encoder_cfg"] = {**(own if isinstance(own, dict) else {}), "name": encoder, "img_size": None}
+        config["encoder_ckpt_path"] = None
+    if sam2 is not None:
+        config["sam2_cfg_file"], config["sam2_ckpt_path"] = sam2, None
+    for key, given in (("encoder_ckpt_path", encoder_weights), ("sam2_ckpt_path", sam2_weights)):
+        if given is not None:
+            config[key] = given
+    if random_init:
+        config["random_init"] = True
+    return as_config(MatcherConfig, config, "model_cfg")
+
+
+def build_segmenter(config: MatcherConfig, device: str) -> Segmenter:
+    """Build what was chosen.
+
+    Raises:
+        ConfigError: The device is none.
+        NoTimeToTrainError: Weights are missing or do not fit.
+    """
+    try:
+        return Segmenter.of(config.build().to(torch.device(device)))
+    except (RuntimeError, AssertionError) as error:
+        # torch's own, of devices that are not there or not known.
+        raise ConfigError(f"device {device}: {str(error).splitlines()[0]}", remedy="cpu always works") from error
+
+
+def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> str:
+    """Name everything but the images that decides what a segmenter finds: weights, settings, references, version."""
+    rows = [(label, negative, content_key(mean)) for label, mean, negative in segmenter.references]
+    # Weights count by what they are, not by where they lie.
+    settings = replace(config, encoder_ckpt_path=None, sam2_ckpt_path=None, feature_cache=FeatureCacheConfig())
+    weights = (segmenter.baseline.memory_fingerprint, weights_digest(segmenter.baseline.sam2))
+    return content_key(*map(str, (__version__, weights, settings, rows, min_score)))[:16]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataNotFoundError(f"there is no file {path}", remedy="name a YAML under pl_configs/")
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}", remedy="correct it") from error
+    return dict(settings_of(document if isinstance(document, dict) else {}))

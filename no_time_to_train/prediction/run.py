@@ -1,0 +1,143 @@
+"""Looking at many images: what is done is not done again, and what cannot be read does not stop the rest."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from no_time_to_train.data.arrays import as_image
+from no_time_to_train.errors import ImageReadError
+from no_time_to_train.files import atomic_path, write_text_atomic
+from no_time_to_train.prediction.inputs import InputImage
+from no_time_to_train.prediction.journal import Journal
+from no_time_to_train.segmenter import FoundInstances, Segmenter
+
+INSTANCES, OVERLAYS, RESULTS = "instances", "overlays", "predictions.json"
+
+
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        entries: The journal's entry of each image, in the images' order.
+        unreadable: Images that could not be read, and why.
+        kept: How many of the entries an earlier run had made.
+    """
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[tuple[InputImage, ImageReadError]] = field(default_factory=list)
+    kept: int = 0
+
+
+def predict_images(
+    segmenter: Segmenter,
+    images: Sequence[InputImage],
+    output: Path,
+    *,
+    run: str,
+    min_score: float = 0.0,
+    overlays: bool = True,
+    strict: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Find the references' classes in images, and write what was found.
+
+    The output folder gets a JSON file and an overlay for each image, written as soon as it is done, and a COCO JSON of
+    all. An image whose JSON is there, of the same run and the same file, is not looked at again.
+
+    Args:
+        segmenter: With its references.
+        images: To look at.
+        output: The folder to write.
+        run: Names everything but the images that decides what is found and drawn.
+        min_score: Instances of a lower score are left out.
+        overlays: Draw each image with what was found.
+        strict: Stop at the first image that cannot be read.
+        console: Where the progress bar goes; nowhere if None.
+
+    Raises:
+        ImageReadError: An image cannot be read, and `strict` is set.
+        OutputError: The folder cannot be written to.
+    """
+    journal, outcome = Journal(output / INSTANCES, run), Outcome()
+    for image in _with_progress(images, console):
+        entry = journal.read(image)
+        drawn = output / OVERLAYS / f"{image.name}.png"
+        if entry is not None and (drawn.exists() or not overlays):
+            outcome.kept += 1
+            outcome.entries.append(entry)
+            continue
+        try:
+            pixels = as_image(image.path)
+        except ImageReadError as error:
+            if strict:
+                raise
+            outcome.unreadable.append((image, error))
+            continue
+        found = segmenter.predict(pixels, min_score=min_score)
+        if overlays:
+            # Before the entry: what the journal has is whole.
+            with atomic_path(drawn) as temporary:
+                found.draw(pixels).save(temporary)
+        outcome.entries.append(journal.write(image, (pixels.shape[1], pixels.shape[2]), _instances(found)))
+    write_text_atomic(output / RESULTS, json.dumps(as_coco(outcome.entries, segmenter.class_names)) + "\n")
+    return outcome
+
+
+def as_coco(entries: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+    """Put entries of a journal together to a COCO dataset whose annotations have scores.
+
+    Ids of images count from 1 in their order; so do those of annotations, and of categories in the classes' order.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, entry in enumerate(entries, start=1):
+        images.append({"id": image_id, **{key: entry[key] for key in ("file_name", "height", "width")}})
+        for instance in entry["instances"]:
+            rest = {key: value for key, value in instance.items() if key != "category"}
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **rest, "iscrowd": 0})
+    categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def summary(outcome: Outcome, class_names: Sequence[str]) -> Table:
+    """Lay out how many instances of each class were found, in how many images, and how sure."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    seen: dict[str, set[str]] = defaultdict(set)
+    for entry in outcome.entries:
+        for instance in entry["instances"]:
+            scores[instance["category"]].append(instance["score"])
+            seen[instance["category"]].add(entry["file_name"])
+    table = Table("class", "instances", "images", "best score", "mean score")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in class_names:
+        values = scores[name]
+        cells = [f"{max(values):.2f}", f"{sum(values) / len(values):.2f}"] if values else ["-", "-"]
+        table.add_row(name, str(len(values)), str(len(seen[name])), *cells)
+    return table
+
+
+def _instances(found: FoundInstances) -> list[dict[str, Any]]:
+    areas = found.masks.flatten(1).sum(dim=1).tolist()
+    results = zip(found.to_coco(0), found.names, areas, strict=True)
+    return [
+        {"category": name, "area": area, **{key: value for key, value in result.items() if key != "image_id"}}
+        for result, name, area in results
+    ]
+
+
+def _with_progress(images: Sequence[InputImage], console: Console | None) -> Iterator[InputImage]:
+    if console is None:
+        yield from images
+        return
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield from progress.track(images)

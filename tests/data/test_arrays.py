@@ -1,0 +1,99 @@
+"""Images and masks in whatever a caller has them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from no_time_to_train.data.arrays import as_image, as_mask
+from no_time_to_train.errors import ImageReadError, ImageSizeError, MaskSizeError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def forms(tmp_path: Path) -> dict[str, Any]:
+    Image.fromarray(PIXELS).save(tmp_path / "a picture.png")
+    return {
+        "path": tmp_path / "a picture.png",
+        "text": str(tmp_path / "a picture.png"),
+        "pillow": Image.fromarray(PIXELS),
+        "array": PIXELS,
+        "strided array": np.asfortranarray(PIXELS),
+        "read-only array": np.frombuffer(PIXELS.tobytes(), np.uint8).reshape(PIXELS.shape),
+        "floats": PIXELS.astype(np.float64) / 255,
+        "with alpha": np.concatenate([PIXELS, np.zeros((5, 7, 1), np.uint8)], axis=2),
+        "tensor": torch.from_numpy(PIXELS).permute(2, 0, 1),
+        "float tensor": torch.from_numpy(PIXELS).permute(2, 0, 1) / 255,
+    }
+
+
+FORMS = [
+    *("path", "text", "pillow", "array", "strided array", "read-only array"),
+    *("floats", "with alpha", "tensor", "float tensor"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_the_same_image(form: str, tmp_path: Path) -> None:
+    image = as_image(forms(tmp_path)[form])
+    assert image.dtype == torch.uint8
+    assert image.is_contiguous()
+    assert torch.equal(image, torch.from_numpy(PIXELS).permute(2, 0, 1))
+
+
+def test_grey_is_repeated() -> None:
+    grey = torch.from_numpy(PIXELS[..., 0].copy())
+    for form in (grey.numpy(), grey[None], Image.fromarray(grey.numpy())):
+        assert torch.equal(as_image(form), grey.expand(3, -1, -1))
+
+
+def test_pillow_images_stand_upright() -> None:
+    turned = Image.fromarray(PIXELS)
+    turned.getexif()[ExifTags.Base.Orientation] = 6
+    assert as_image(turned).shape == (3, 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), ImageSizeError),
+        (np.zeros((4,), np.uint8), ImageSizeError),
+        (np.zeros((0, 4, 3), np.uint8), ImageSizeError),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), ImageSizeError),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ImageSizeError),
+        (np.full((4, 4, 3), 255.0), ImageReadError),
+        (np.full((4, 4, 3), -0.1), ImageReadError),
+        (np.full((4, 4, 3), np.nan), ImageReadError),
+        (np.zeros((4, 4, 3), np.int32), ImageReadError),
+        (np.zeros((4, 4, 3), bool), ImageReadError),
+        ("nowhere.png", ImageReadError),
+    ],
+)
+def test_what_is_no_image_is_refused(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        as_image(value)
+
+
+def test_every_form_is_the_same_mask(tmp_path: Path) -> None:
+    mask = PIXELS[..., 0] > 100
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    forms: list[Any] = [
+        tmp_path / "mask.png",
+        Image.fromarray(mask),
+        Image.fromarray(mask.astype(np.uint8) * 7),
+        mask,
+        mask.astype(np.float32),
+        torch.from_numpy(mask),
+        torch.from_numpy(mask).int(),
+    ]
+    for form in forms:
+        assert torch.equal(as_mask(form, (5, 7)), torch.from_numpy(mask))
+
+
+@pytest.mark.parametrize("value", [np.zeros((7, 5)), np.zeros((5, 7, 3)), torch.zeros(1, 5, 7)])
+def test_masks_of_another_size_are_refused(value: Any) -> None:
+    with pytest.raises(MaskSizeError, match="5x7"):
+        as_mask(value, (5, 7))

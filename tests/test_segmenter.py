@@ -1,0 +1,216 @@
+"""The Python API on small random models, and on stand-ins whose answers are known."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from no_time_to_train import Segmenter
+from no_time_to_train.errors import ConfigError, EmptyClassError, EmptyMaskError, EncoderMismatchError, MaskSizeError
+from no_time_to_train.segmenter import FoundInstances, settings_of
+from tests.tiny import write_config
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+
+
+def build(folder: Path, **settings: Any) -> Segmenter:
+    grid = {"points_per_side": 4, "iou_thr": 0.0}
+    return Segmenter(
+        "dinov3_small", sam2=str(folder), random_init=True, **{"img_size": 64, "sam2_infer_cfgs": grid, **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture
+def segmenter(folder: Path) -> Segmenter:
+    return build(folder)
+
+
+def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 90, (height, width, 3), dtype=np.uint8)
+    pixels[10:30, 10:34, seed % 3] = 240
+    return pixels
+
+
+def mask() -> np.ndarray:
+    inside = np.zeros((48, 64), dtype=bool)
+    inside[10:30, 10:34] = True
+    return inside
+
+
+def filled(segmenter: Segmenter) -> Segmenter:
+    segmenter.add_reference(picture(0), mask=mask(), label="red")
+    segmenter.add_reference(picture(1), mask=mask(), label="green")
+    return segmenter
+
+
+def same(got: FoundInstances, expected: FoundInstances) -> bool:
+    return got.class_names == expected.class_names and all(
+        torch.equal(getattr(got, name), getattr(expected, name)) for name in ("masks", "boxes", "scores", "labels")
+    )
+
+
+def test_every_form_of_an_image_gives_the_same(segmenter: Segmenter, tmp_path: Path) -> None:
+    filled(segmenter)
+    pixels = picture(3)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    expected = segmenter.predict(pixels)
+    assert len(expected) > 0
+    for form in (tmp_path / "image.png", Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)):
+        assert same(segmenter.predict(form), expected)
+
+
+def test_a_list_gives_a_list(segmenter: Segmenter) -> None:
+    filled(segmenter)
+    found = segmenter.predict([picture(3), picture(4, 30, 80)])
+    assert [tuple(each.masks.shape[1:]) for each in found] == [(48, 64), (30, 80)]
+    assert segmenter.predict([]) == []
+
+
+def test_classes_come_in_the_order_of_their_labels(segmenter: Segmenter) -> None:
+    filled(segmenter).add_reference(picture(2), mask=mask(), label="red")
+    assert segmenter.class_names == ("red", "green")
+    segmenter.predict(picture(3))
+    assert segmenter.baseline.memory is not None
+    assert segmenter.baseline.memory.counts() == [2, 1]
+
+
+def test_references_may_come_after_a_prediction(segmenter: Segmenter) -> None:
+    filled(segmenter).predict(picture(3))
+    segmenter.add_reference(picture(2), mask=mask(), label="blue")
+    assert segmenter.predict(picture(3)).class_names == ("red", "green", "blue")
+
+
+def test_negative_references_take_score_away(segmenter: Segmenter) -> None:
+    filled(segmenter)
+    before = segmenter.predict(picture(1))
+    everything = np.ones((48, 64), dtype=bool)
+    for label in ("red", "green"):
+        segmenter.add_reference(picture(1), mask=everything, label=label, negative=True)
+    assert segmenter.predict(picture(1)).scores.sum() < before.scores.sum()
+
+
+def test_a_class_of_negative_references_alone_is_named(segmenter: Segmenter) -> None:
+    segmenter.add_reference(picture(0), mask=mask(), label="red", negative=True)
+    with pytest.raises(EmptyClassError, match="red"):
+        segmenter.predict(picture(0))
+
+
+def test_boxes_and_points_get_their_masks_from_sam2(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_box = segmenter.add_reference(picture(0), box=(10, 10, 34, 30), label="red")
+    assert by_box.shape == (48, 64)
+    assert by_box[10:30, 10:34].any()
+    assert not by_box[31:].any()
+    asked: list[Tensor] = []
+    best_masks = segmenter.baseline.sam2.best_masks
+
+    def seen(image: Any, prompts: Any, **settings: Any) -> Any:
+        asked.append(prompts.points)
+        return best_masks(image, prompts, **settings)
+
+    monkeypatch.setattr(segmenter.baseline.sam2, "best_masks", seen)
+    by_points = segmenter.add_reference(picture(0), points=[(20, 12), (24, 24)], label="red")
+    assert by_points.shape == (48, 64)
+    # Of 64x48 pixels, in those of the model's square of 128.
+    assert asked[0].tolist() == [[[40, 32], [48, 64]]]
+
+
+def test_memory_goes_to_a_file_and_back(segmenter: Segmenter, folder: Path, tmp_path: Path) -> None:
+    expected = filled(segmenter).predict(picture(3))
+    segmenter.save_memory(tmp_path / "memory.safetensors")
+    other = build(folder)
+    other.load_memory(tmp_path / "memory.safetensors")
+    assert same(other.predict(picture(3)), expected)
+    other.add_reference(picture(2), mask=mask(), label="blue")
+    assert other.class_names == ("red", "green", "blue")
+    with pytest.raises(EncoderMismatchError):
+        build(folder, img_size=96).load_memory(tmp_path / "memory.safetensors")
+
+
+def test_a_baseline_is_taken_with_its_memory(segmenter: Segmenter) -> None:
+    expected = filled(segmenter).predict(picture(3))
+    assert same(Segmenter.of(segmenter.baseline).predict(picture(3)), expected)
+
+
+def test_a_least_score(folder: Path) -> None:
+    segmenter = filled(build(folder, sam2_infer_cfgs={"points_per_side": 4, "iou_thr": 0.0, "nms_thr": 1.0}))
+    found = segmenter.predict(picture(3))
+    middle = float(found.scores.mean())
+    kept = segmenter.predict(picture(3), min_score=middle)
+    assert 0 < len(kept) < len(found)
+    assert (kept.scores >= middle).all()
+
+
+def test_what_is_found_goes_elsewhere(segmenter: Segmenter) -> None:
+    found = filled(segmenter).predict(picture(3))
+    detections = found.to_supervision()
+    assert detections.mask is not None
+    assert np.array_equal(detections.mask, found.masks.numpy())
+    assert list(detections.data["class_name"]) == found.names
+    ys, xs = found.masks[0].nonzero().T
+    assert detections.xyxy[0].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    results = found.to_coco(image_id=7, category_ids=[30, 40])
+    assert len(results) == len(found)
+    assert {result["image_id"] for result in results} == {7}
+    assert {result["category_id"] for result in results} <= {30, 40}
+    drawn = found.draw(picture(3))
+    assert drawn.size == (64, 48)
+    assert not np.array_equal(np.asarray(drawn), picture(3))
+
+
+def test_nothing_found_goes_elsewhere_too(segmenter: Segmenter) -> None:
+    found = filled(segmenter).predict(picture(3), min_score=2)
+    assert len(found) == len(found.to_supervision()) == len(found.to_coco(1)) == 0
+    assert np.array_equal(np.asarray(found.draw(picture(3))), picture(3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({}, ConfigError, "a mask, a box or points"),
+        ({"mask": mask(), "box": (1, 1, 5, 5)}, ConfigError, "a mask, a box or points"),
+        ({"mask": mask()[:-1]}, MaskSizeError, "47, 64"),
+        ({"mask": ~mask() & mask()}, EmptyMaskError, "no object"),
+        ({"box": (10, 10, 8, 30)}, ConfigError, "x1 < x2"),
+        ({"box": (10, 10, 65, 30)}, ConfigError, "64 wide and 48 high"),
+        ({"points": []}, ConfigError, "expected some"),
+        ({"points": [(5, 48)]}, ConfigError, "5.0, 48.0"),
+        ({"mask": mask(), "label": ""}, ConfigError, "label"),
+    ],
+)
+def test_wrong_references_are_refused(
+    segmenter: Segmenter, wrong: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        segmenter.add_reference(picture(0), **{"label": "red", **wrong})
+    assert segmenter.class_names == ()
+
+
+def test_references_are_needed(segmenter: Segmenter, tmp_path: Path) -> None:
+    for act in (lambda: segmenter.predict(picture(0)), lambda: segmenter.save_memory(tmp_path / "memory.safetensors")):
+        with pytest.raises(ConfigError, match="no reference yet"):
+            act()
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_a_yaml() -> None:
+    settings = {"sam2_cfg_file": "sam2_hiera_t.yaml"}
+    assert settings_of({"model": {"init_args": {"model_cfg": settings}}}) == settings
+    for wrong in ({}, {"model": None}, {"model": {"init_args": {"model_cfg": 3}}}):
+        with pytest.raises(ConfigError, match="model_cfg"):
+            settings_of(wrong)
+
+
+def test_the_package_imports_the_api_when_it_is_asked_for() -> None:
+    code = "import sys, no_time_to_train as n; light = 'torch' not in sys.modules; n.Segmenter; sys.exit(not light)"
+    subprocess.run([sys.executable, "-c", code], check=True)
