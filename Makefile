@@ -33,6 +33,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.matching
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.export
+	$(BIN)/python -m benchmarks.prompting
 	$(BIN)/python -m benchmarks.presets
 	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.speed

@@ -35,8 +35,8 @@ from no_time_to_train.data.images import load_image
 from no_time_to_train.evaluation import coco_results
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.sam2 import Prompts, point_grid
-from no_time_to_train.models.sam2_types import SelectedMasks
+from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, point_grid
+from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 
 STAGES = ("load", "encode", "embed", "prompt", "match", "write")
@@ -148,7 +148,8 @@ def peer(
     embedding = sam2.embed(sam2.preprocess(image))
     clock.stage("embed")
     points = point_grid(baseline.sam2_infer_cfgs.points_per_side, sam2.image_size)[:prompts, None]
-    kept = [_ask_peer(baseline, embedding, batch) for batch in torch.split(points, _PEER_BATCH)]
+    threshold = baseline.sam2_infer_cfgs.iou_thr
+    kept = [ask_peer(sam2, embedding, batch, threshold) for batch in torch.split(points, _PEER_BATCH)]
     proposals = SelectedMasks(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
     clock.stage("prompt")
     size, memory = (image.shape[1], image.shape[2]), cast(MemoryBank, baseline.memory)
@@ -159,9 +160,9 @@ def peer(
     return clock.seconds, proposals
 
 
-def _ask_peer(baseline: Sam2MatchingBaseline_noAMG, embedding: Any, points: Tensor) -> SelectedMasks:
-    """Decode points by transformers' decoder, and keep the best masks that are good enough."""
-    model, prompts = baseline.sam2.model, Prompts(points)
+def ask_peer(sam2: Sam2Segmenter, embedding: ImageEmbedding, points: Tensor, threshold: float) -> SelectedMasks:
+    """Decode points by transformers' decoder, and keep the best masks whose predicted IoU is above a threshold."""
+    model, prompts = sam2.model, Prompts(points)
     assert prompts.points is not None
     assert prompts.labels is not None
     sparse, dense = model.get_prompt_embeddings(prompts.points[None], cast(Any, prompts.labels[None]))
@@ -174,7 +175,7 @@ def _ask_peer(baseline: Sam2MatchingBaseline_noAMG, embedding: Any, points: Tens
         high_resolution_features=list(embedding.high_res_features),
     )
     best, choice = quality[0].max(dim=1)
-    kept = best > baseline.sam2_infer_cfgs.iou_thr
+    kept = best > threshold
     return SelectedMasks(masks[0][torch.arange(len(points)), choice][kept], best[kept])
 
 

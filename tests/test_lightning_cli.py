@@ -183,7 +183,8 @@ def test_reference_sets_of_the_original_project(
 def test_presets_go_over_any_configuration(small: list[str], whole_run: Path, tmp_path: Path, preset: str) -> None:
     over = ["--config", str(ROOT / "pl_configs" / "presets" / f"{preset}.yaml")]
     base, rest = small[:2], small[2:]
-    assert run(*base, *over, *rest, into=tmp_path) == 0
+    # Worker processes are forked, which JAX, at work in other tests, warns of.
+    assert run(*base, *over, *rest, "--data.num_workers", "0", into=tmp_path) == 0
     used = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["model_cfg"]
     assert used["sam2_infer_cfgs"]["iou_thr"] == 0.4
     assert used["precision"] == {"exact": "fp32", "fast": "bf16"}[preset]
@@ -199,6 +200,11 @@ def test_a_second_run_from_the_cache_gives_the_same(small: list[str], whole_run:
         assert read(tmp_path / name / "results.json") == read(whole_run / "results.json")
     # Features of 4 references and 5 targets, and an embedding and masks of each target.
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4 + 3 * 5
+
+
+def test_no_cache_by_command_line(small: list[str], tmp_path: Path) -> None:
+    assert run(*small, "--model.model_cfg.feature_cache.folder", "null", into=tmp_path) == 0
+    assert not Path("None").exists()
 
 
 def test_targets_in_batches_give_much_the_same(small: list[str], whole_run: Path, tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ class FeatureCacheConfig:
     max_gb: float = 20.0
 
     def __post_init__(self) -> None:
+        if self.folder == Path("None"):
+            # jsonargparse 4.53 hands a null of the command line on as this text at this depth.
+            object.__setattr__(self, "folder", None)
         _require(0 < self.max_gb < math.inf, "feature_cache.max_gb", self.max_gb, "more than 0, and finite")
 
 

@@ -4,6 +4,7 @@ from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
 from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config
 from no_time_to_train.models.mask_generator import AmgConfig
+from no_time_to_train.models.matcher_config import MatcherConfig
 
 
 def test_dataclass_mapping_and_nothing() -> None:
@@ -20,6 +21,18 @@ def test_nested_mapping() -> None:
     assert as_config(MemoryBankConfig, {"debias": debias}, "memory_bank_cfg").debias is debias
     # The caller's mapping is the caller's.
     assert given == {"debias": {"enabled": True, "components": 7}}
+
+
+def test_settings_that_may_be_missing() -> None:
+    settings = {"name": "matching_baseline_noAMG", "sam2_cfg_file": "x", "encoder_cfg": {"name": "small"}}
+    given = {**settings, "sam2_infer_cfgs": {"points_per_side": 8}, "sam2_amg_cfg": None}
+    config = as_config(MatcherConfig, given, "model_cfg")
+    assert config.sam2_infer_cfgs == Sam2InferConfig(points_per_side=8)
+    assert config.encoder_cfg == EncoderConfigArgs("small")
+    with pytest.raises(ConfigError, match=r"model_cfg.sam2_infer_cfgs has no setting colour"):
+        as_config(MatcherConfig, {**settings, "sam2_infer_cfgs": {"colour": "red"}}, "model_cfg")
+    with pytest.raises(ConfigError, match=r"model_cfg.encoder_cfg is null"):
+        as_config(MatcherConfig, {**settings, "encoder_cfg": None}, "model_cfg")
 
 
 def test_unknown_and_missing_settings_are_named() -> None:
