@@ -198,8 +198,7 @@ class Segmenter:
         ys, xs = drawn.any(dim=1).nonzero()[:, 0], drawn.any(dim=0).nonzero()[:, 0]
         x, y = int(xs[0]), int(ys[0])
         around = (float(x), float(y), float(xs[-1] - x + 1), float(ys[-1] - y + 1))
-        patches, on_grid = self.baseline.encode_reference(pixels, drawn, around)
-        self._add(label, patches[on_grid].float().mean(dim=0).cpu(), negative)
+        self._add(label, self.baseline.reference_mean(pixels, drawn, around, f"the reference of {label!r}"), negative)
         return drawn
 
     def add_references(self, references: Path, images: Path, *, negative: bool = False) -> None:
@@ -219,18 +218,16 @@ class Segmenter:
         else:
             found = load_references(references)
             class_names, items = found.class_names, ReferenceDataset(found.references, images)
-        for item in (items[index] for index in range(len(items))):
-            entry, name = item.reference.annotation, class_names[item.reference.class_index]
-            mask = item.mask if item.mask is not None else self.baseline.mask_of_box(item.image, entry.bbox).cpu()
-            patches, on_grid = self.baseline.encode_reference(item.image, mask, entry.bbox)
-            if not on_grid.any():
-                raise EmptyMaskError(
-                    f"annotation {entry.id} in {item.reference.image.file_name} has no foreground in its box "
-                    f"{list(entry.bbox)}",
-                    remedy="correct this reference's mask or box, or remove it",
-                )
-            mean = patches[on_grid].float().mean(dim=0).cpu()
-            self._add(name, mean, item.reference.negative)
+        means = [
+            (
+                item.reference,
+                self.baseline.reference_mean(item.image, item.mask, item.reference.annotation.bbox, item.name),
+            )
+            for item in (items[index] for index in range(len(items)))
+        ]
+        # All or none: a reference that is wrong leaves what was there before.
+        for reference, mean in means:
+            self._add(class_names[reference.class_index], mean, reference.negative)
 
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is a sequence of str, and names one image

@@ -12,9 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from no_time_to_train import Segmenter
-from no_time_to_train.errors import ConfigError, EmptyClassError, EmptyMaskError, EncoderMismatchError, MaskSizeError
+from no_time_to_train.errors import (
+    ConfigError,
+    EmptyClassError,
+    EmptyMaskError,
+    EncoderMismatchError,
+    ImageReadError,
+    MaskSizeError,
+)
 from no_time_to_train.segmenter import FoundInstances, settings_of
-from tests.tiny import write_config
+from tests.tiny import write_config, write_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 
@@ -193,6 +200,15 @@ def test_wrong_references_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         segmenter.add_reference(picture(0), **{"label": "red", **wrong})
+    assert segmenter.class_names == ()
+
+
+def test_a_file_of_references_is_taken_whole_or_not_at_all(segmenter: Segmenter, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    (data.images / "003.jpg").write_text("no image")
+    with pytest.raises(ImageReadError, match=r"003\.jpg"):
+        segmenter.add_references(data.references, data.images)
+    assert segmenter.references == []
     assert segmenter.class_names == ()
 
 

@@ -42,6 +42,11 @@ class ReferenceItem:
     image: UInt8[Tensor, "3 H W"]
     mask: Bool[Tensor, "H W"] | None
 
+    @property
+    def name(self) -> str:
+        """What to call it in errors."""
+        return f"annotation {self.reference.annotation.id} in {self.reference.image.file_name}"
+
 
 @dataclass
 class TargetItem:

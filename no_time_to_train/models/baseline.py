@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from no_time_to_train.errors import ConfigError, ImageSizeError, MaskSizeError
+from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
 from no_time_to_train.models.configs import (
@@ -216,6 +216,34 @@ class MatchingBaseline(nn.Module, ABC):
         patches = self.encode(image[:, y1:y2, x1:x2])
         grid = (patches.shape[0], patches.shape[1])
         return patches, mask_on_grid(mask[y1:y2, x1:x2].to(patches.device), grid)
+
+    def reference_mean(
+        self,
+        image: UInt8[Tensor, "3 H W"],
+        mask: Bool[Tensor, "H W"] | None,
+        box: tuple[float, float, float, float],
+        name: str,
+    ) -> Float[Tensor, " D"]:
+        """Return what memory keeps of a reference object: the mean of its patch features, in float32 on the CPU.
+
+        Args:
+            image: RGB.
+            mask: The object, at the image's size; None lets SAM2 draw it.
+            box: Its box: x, y, width and height in pixels.
+            name: What to call it in errors.
+
+        Raises:
+            EmptyMaskError: There is nothing of the mask in the box's surroundings.
+            MaskSizeError: The mask is not of the image's size.
+        """
+        drawn = self.mask_of_box(image, box) if mask is None else mask
+        patches, on_grid = self.encode_reference(image, drawn, box)
+        if not on_grid.any():
+            raise EmptyMaskError(
+                f"{name} has no foreground in its box {list(box)}",
+                remedy="correct this reference's mask or box, or remove it",
+            )
+        return patches[on_grid].float().mean(dim=0).cpu()
 
     @torch.inference_mode()
     def mask_of_box(self, image: UInt8[Tensor, "3 H W"], box: tuple[float, float, float, float]) -> Bool[Tensor, "H W"]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
 from no_time_to_train.distributed import gather_objects
-from no_time_to_train.errors import ConfigError, EmptyMaskError
+from no_time_to_train.errors import ConfigError
 from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
@@ -185,16 +185,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def _fill(self, item: ReferenceItem, loader: int) -> None:
         """Encode a reference, to be added to the memory when all processes have theirs."""
-        box = item.reference.annotation.bbox
-        mask = item.mask if item.mask is not None else self._model.mask_of_box(item.image, box)
-        patches, on_grid = self._model.encode_reference(item.image, mask, box)
-        if not on_grid.any():
-            raise EmptyMaskError(
-                f"annotation {item.reference.annotation.id} in {item.reference.image.file_name} has no foreground in "
-                f"its box {list(box)}",
-                remedy="correct this reference's mask or box, or remove it",
-            )
-        mean = patches[on_grid].float().mean(dim=0).cpu()
+        mean = self._model.reference_mean(item.image, item.mask, item.reference.annotation.bbox, item.name)
         # A bank takes references in the order in which one process reads them, so that its sums are the same.
         self._filled.append(((loader, item.index), mean, item.reference.class_index, item.reference.negative))
 
