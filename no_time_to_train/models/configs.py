@@ -88,7 +88,7 @@ class Sam2InferConfig:
     num_out_instance: int = 100
     prompt_selection: PromptSelection = "grid"
     max_prompts: int = 128
-    prior_threshold: float = 0.3
+    prior_threshold: float = 0.2
 
     def __post_init__(self) -> None:
         if self.prompt_selection not in get_args(PromptSelection):
