@@ -20,7 +20,7 @@ from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.preprocessing import reference_window
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
+from no_time_to_train.pl_wrapper.sam2matcher_pl import METRICS, Sam2MatcherLightningModel
 from no_time_to_train.quickstart.contact_sheet import Picture, contact_sheet
 from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
 from no_time_to_train.visualization import draw_masks
@@ -124,7 +124,7 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         targets = cast(CocoDataset, self._targets)
         seen = targets.only_images({targets.images[index].id for index, _ in gathered})
         by_colour = evaluate(seen, [result for _, found in gathered for result in found])
-        path = self.output_dir / "metrics.json"
+        path = self.output_dir / METRICS
         metrics = json.loads(path.read_text())
         write_text_atomic(path, json.dumps(metrics | {"mean_colour": reports_as_json(by_colour)}, indent=1) + "\n")
         console = Console(soft_wrap=True)
