@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from no_time_to_train.errors import OutputError
@@ -162,6 +162,12 @@ def put_in_place(new: Path, root: Path) -> None:
         ) from error
     # The new one is in place, whatever becomes of the old.
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that nobody finds half of it; one that cannot be removed stays."""
+    with suppress(OSError), writing_in(folder.parent):
+        shutil.rmtree(folder.rename(folder.with_name(unfinished_name(folder))), ignore_errors=True)
 
 
 def _move_in_two_steps(new: Path, root: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from no_time_to_train import files, leftovers
-from no_time_to_train.files import atomic_files, atomic_path, put_in_place, write_text_atomic
+from no_time_to_train.files import atomic_files, atomic_path, put_in_place, remove_folder, write_text_atomic
 from no_time_to_train.leftovers import is_unfinished, remove_left_over, replaced_name, unfinished_name, writing_in
 
 
@@ -144,6 +144,26 @@ def test_killed_between_the_two_steps_of_a_swap(tmp_path: Path, monkeypatch: pyt
     put_in_place(new, root)
     assert names(root) == ["new"]
     assert names(tmp_path) == ["a.json", "root"]
+
+
+def test_a_folder_goes_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "model.onnx").touch()
+
+    class Killed(BaseException):
+        pass
+
+    def dying(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", dying)
+        with pytest.raises(Killed):
+            remove_folder(tmp_path / "export")
+    assert all(map(is_unfinished, names(tmp_path)))
+    assert remove_left_over(tmp_path)
+    assert names(tmp_path) == []
+    remove_folder(tmp_path / "nowhere")
 
 
 def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,11 +289,16 @@ class Sam2MatcherLightningModel(LightningModule):
             seen = targets.only_images({targets.images[index].id for index in indices})
             reports = evaluate(seen, results)
             self._show(reports, "average precision, in points" + (", of RANDOM weights" if random else ""))
-        write_text_atomic(self.output_dir / METRICS, json.dumps(metrics | reports_as_json(reports), indent=1) + "\n")
+        metrics |= reports_as_json(reports) | self._further_metrics()
+        write_text_atomic(self.output_dir / METRICS, json.dumps(metrics, indent=1) + "\n")
         if random:
             self._say(f"random weights ({', '.join(random)}): the instances mean nothing")
         self._say(f"{len(results)} instances in {len(indices)} images: {self.output_dir / 'results.json'}")
         return {f"{report.iou_type}/{name}": value for report in reports for name, value in report.overall.items()}
+
+    def _further_metrics(self) -> dict[str, Any]:
+        """Return what else goes into the metrics, and write what else belongs to the run, before them."""
+        return {}
 
     def _show(self, reports: Sequence[ApReport], title: str) -> None:
         Console().print(ap_table(reports, title=title))
