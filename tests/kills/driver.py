@@ -137,5 +137,7 @@ class Forker:
     def _answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, "the process that forks has ended"
+        if not line:
+            self._process.communicate()
+            raise RuntimeError("the process that forks has ended")
         return line

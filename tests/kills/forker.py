@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Forking is safe as long as nothing has started a thread, which none of these does by being imported.
+# Forking is safe as long as nothing has started a thread, which none of these does by being imported; onnxruntime does.
 IMPORTED = (
     "faster_coco_eval",
     "jax2onnx",
+    "equinox",
     "lightning.pytorch.callbacks",
     "no_time_to_train.cli",
-    "no_time_to_train.export.onnx",
     "no_time_to_train.lightning_cli",
     "no_time_to_train.models.conversion",
     "no_time_to_train.pl_wrapper.distill_pl",
@@ -31,6 +31,7 @@ IMPORTED = (
     "no_time_to_train.pl_wrapper.sam2matcher_pl",
     "no_time_to_train.prediction.run",
     "no_time_to_train.weights.fetch",
+    "onnx_ir",
     "supervision",
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -87,8 +87,15 @@ def main() -> int:
 
 def _kill_often(scenario: Scenario, forker: Forker, rng: random.Random, kills: int, console: Console) -> Tally:
     """Kill a command so many times, each time run it again, and say what was wrong."""
-    scenario.learn(forker)
+    try:
+        scenario.learn(forker)
+    except AssertionError as error:
+        console.print(f"{scenario.name}: does not run even if nobody kills it: {error}", highlight=False, markup=False)
+        return Tally(0, failures=[str(error)])
     assert scenario.whole is not None
+    console.print(
+        f"{scenario.name}: {scenario.whole.changes} changes, {scenario.whole.cpu:.1f} s of CPU", highlight=False
+    )
     tally = Tally(scenario.whole.changes or 0)
     while tally.killed < kills:
         scenario.begin()
@@ -103,7 +110,11 @@ def _kill_often(scenario: Scenario, forker: Forker, rng: random.Random, kills: i
         tally.killed += killed
         tally.ended_first += not killed
         tally.moments += [moment] * killed
-        console.print(f"{scenario.name}: {moment}: {'killed' if killed else 'ended first'}, {outcome}", highlight=False)
+        console.print(
+            f"{scenario.name}: {moment}: {'killed' if killed else 'ended first'}, {outcome}",
+            highlight=False,
+            markup=False,
+        )
     return tally
 
 
