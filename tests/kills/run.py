@@ -9,6 +9,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ def _kill_often(scenario: Scenario, forker: Forker, rng: random.Random, kills: i
     """Kill a command so many times, each time run it again, and say what was wrong."""
     try:
         scenario.learn(forker)
-    except AssertionError as error:
+    except Exception as error:
         console.print(f"{scenario.name}: does not run even if nobody kills it: {error}", highlight=False, markup=False)
         return Tally(0, failures=[str(error)])
     assert scenario.whole is not None
@@ -104,7 +105,7 @@ def _kill_often(scenario: Scenario, forker: Forker, rng: random.Random, kills: i
             killed = scenario.kill(forker, rng)
             scenario.end(forker)
         except Exception as error:
-            outcome = f"{type(error).__name__}: {error}"
+            outcome = f"{type(error).__name__}: {error or traceback.format_exc()}"
             tally.failures.append(outcome)
         moment = str(scenario.moment)
         tally.killed += killed

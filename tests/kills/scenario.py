@@ -1,10 +1,14 @@
 """What every killed command is put to: a folder with an older run's output, a kill, a look, and the command again."""
 
+import io
 import json
 import random
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
+
+import torch
+from safetensors.torch import save
 
 from no_time_to_train.leftovers import is_unfinished
 from tests.kills.driver import Command, Ended, Forker, Moment, draw_moment
@@ -13,13 +17,16 @@ Files = dict[str, bytes]
 
 
 def files_of(folder: Path) -> Files:
-    """Read all files below a folder, by their paths within it; times that were measured are left out."""
+    """Read all files below a folder, by their paths within it, but for what differs from run to run."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for name, content in found.items():
+    for name, content in finished(found).items():
         if name.endswith("metrics.json"):
             document = json.loads(content)
             document.pop("seconds_per_image", None)
             found[name] = json.dumps(document).encode()
+        elif name.endswith(".pth"):
+            # torch writes the name of the file that it writes to, which is an unfinished one's, into it.
+            found[name] = save(torch.load(io.BytesIO(content), weights_only=True))
     return found
 
 
@@ -124,7 +131,7 @@ class Scenario(ABC):
 def assert_same(files: Files, expected: Files) -> None:
     """Compare files, and name those that differ."""
     differing = sorted(name for name in files.keys() | expected.keys() if files.get(name) != expected.get(name))
-    assert not differing
+    assert not differing, differing
 
 
 def generation(name: str, files: Files, *, old: Files, new: Files) -> set[str]:

@@ -73,7 +73,7 @@ class ConvertScenario(Scenario):
         if (self.run / self.destination).exists():
             assert_same(files, self.new)
         else:
-            assert not files
+            assert not files, sorted(files)
 
     def end(self, forker: Forker) -> None:
         """Convert again; what is there whole is left alone, and said to be there."""
