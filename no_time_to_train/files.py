@@ -153,7 +153,9 @@ def put_in_place(new: Path, root: Path) -> None:
             _sync(path)
         _sync(new)
         with writing_in(root.parent):
-            old = new if root.exists() and _exchange(new, root) else _move_in_two_steps(new, root)
+            old = _swap(new, root) if root.exists() else None
+            if old is None:
+                new.rename(root)
             _sync(root.parent)
     except OSError as error:
         raise OutputError(
@@ -161,29 +163,33 @@ def put_in_place(new: Path, root: Path) -> None:
             remedy="name a folder in one that you may write to, and that is no mount point",
         ) from error
     # The new one is in place, whatever becomes of the old.
-    shutil.rmtree(old, ignore_errors=True)
+    if old is not None:
+        remove_folder(old, beside=root)
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder so that nobody finds half of it; one that cannot be removed stays."""
-    with suppress(OSError), writing_in(folder.parent):
-        shutil.rmtree(folder.rename(folder.with_name(unfinished_name(folder))), ignore_errors=True)
+def remove_folder(folder: Path, *, beside: Path | None = None) -> None:
+    """Remove a folder so that nobody finds half of it; one that cannot be removed stays.
+
+    Args:
+        folder: What to remove.
+        beside: Where what is left of it lies if the process is killed; where the folder was if None.
+    """
+    place = beside or folder
+    with suppress(OSError), writing_in(place.parent):
+        shutil.rmtree(folder.rename(place.with_name(unfinished_name(place))), ignore_errors=True)
 
 
-def _move_in_two_steps(new: Path, root: Path) -> Path:
-    """Move a folder to where another one may stand, and return where that is then."""
-    old = root.with_name(replaced_name(root))
-    replaces = root.exists()
-    if replaces:
-        root.rename(old)
+def _swap(new: Path, root: Path) -> Path:
+    """Put a folder where another one stands, and return where that is then."""
+    if _exchange(new, root):
+        return new
+    old = root.rename(root.with_name(replaced_name(root)))
     try:
         new.rename(root)
     except OSError:
-        if replaces:
-            old.rename(root)
+        old.rename(root)
         raise
-    # From here on it is no folder that could be put back: it is about to be removed.
-    return old.rename(root.with_name(unfinished_name(root))) if replaces else new
+    return old
 
 
 def _exchange(one: Path, other: Path) -> bool:

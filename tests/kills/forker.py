@@ -47,8 +47,8 @@ class _Watch:
         sys.addaudithook(self._hear)
         sync = os.fsync
 
-        def counted(descriptor: int) -> None:
-            sync(descriptor)
+        def counted(fd: Any) -> None:
+            sync(fd)
             self._add()
 
         os.fsync = counted
