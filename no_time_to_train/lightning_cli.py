@@ -20,9 +20,10 @@ from typing import Any
 import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError, WeightsFormatError
+from no_time_to_train.files import write_text_atomic
 
 _NOISE = (
     "Does not validate against any",
@@ -84,6 +85,36 @@ class NttLightningCLI(LightningCLI):
             raise ConfigError(f"{type(self.model).__name__} is not trained", remedy="run test, validate or predict")
 
 
+class _SaveWholeConfig(SaveConfigCallback):
+    """Writes `config.yaml` wholly or not at all, and takes an earlier run's place only when this one has begun."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave what an earlier run wrote, as long as models and data may turn out to be missing."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it before the first checkpoint."""
+        self._write(trainer)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `on_test_epoch_start`."""
+        self._write(trainer)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it once the module has put away results of an earlier run, which it does in `on_test_start`."""
+        self._write(trainer)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `on_test_epoch_start`."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        # Every process has to ask for the folder, which is broadcast.
+        folder = trainer.log_dir
+        if trainer.is_global_zero and not self.already_saved and folder is not None:
+            write_text_atomic(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_unset=False))
+        self.already_saved = True
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -111,7 +142,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 trainer_class=Trainer,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=_SaveWholeConfig,
                 parser_kwargs=_parser_kwargs(),
                 args=given,
             )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from no_time_to_train.errors import (
@@ -21,7 +21,7 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.files import atomic_path
+from no_time_to_train.files import write_bytes_atomic
 
 _FORMAT = "no_time_to_train memory bank 1"
 
@@ -210,8 +210,8 @@ class MemoryBank(nn.Module):
             "image_size": json.dumps(self.image_size),
         }
         tensors = {name: getattr(self, name).contiguous().cpu() for name in ("means", "classes", "negative")}
-        with atomic_path(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata)
+        # Its own `save_file` writes beside the file too, under names that say nothing of who left them.
+        write_bytes_atomic(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path | str, *, encoder_fingerprint: str | None = None) -> "MemoryBank":

@@ -147,8 +147,8 @@ class DistillationModule(LightningModule):
     def on_train_end(self) -> None:
         """Write the student as a folder."""
         if self.output is not None and self.trainer.is_global_zero:
-            write_live(LiveEncoder(self.model, self.entry), self.output)
             self._write_notice(self.output)
+            write_live(LiveEncoder(self.model, self.entry), self.output)
 
     # Features -------------------------------------------------------------------------------------------------------
 
