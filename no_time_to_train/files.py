@@ -1,6 +1,7 @@
 """Writing files so that nobody ever sees half of one: written beside, synced, renamed."""
 
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from no_time_to_train.errors import OutputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         A path in the same folder and with the same suffix, since some writers choose the format by the suffix.
 
     Raises:
-        OutputError: `path` is a folder, or its folder cannot be made or written to.
+        OutputError: `path` is a folder, or its folder cannot be made or written to, or the disk is full.
 
     Example:
         >>> import tempfile
@@ -49,7 +52,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        yield temporary
+        with _room_for(path):
+            yield temporary
         try:
             # Some writers, safetensors' among them, leave a file that its owner alone may read.
             temporary.chmod(mode)
@@ -75,7 +79,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         An empty folder beside `root`.
 
     Raises:
-        OutputError: The parent cannot be made or written to.
+        OutputError: The parent cannot be made or written to, or the disk is full.
     """
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -85,11 +89,31 @@ def atomic_folder(root: Path) -> Iterator[Path]:
             f"cannot write beside {root}: {error}", remedy="name a folder that you may write to"
         ) from error
     try:
-        yield beside
+        with _room_for(root):
+            yield beside
         beside.chmod(0o755)
         put_in_place(beside, root)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before work is done for it; nothing is left there.
+
+    Raises:
+        OutputError: It is a file, or lies under one, or may not be written to.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        # Permissions alone do not tell of disks that are full or read-only.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}", remedy="name a folder that you may write to"
+        ) from error
 
 
 def put_in_place(new: Path, root: Path) -> None:
@@ -149,6 +173,20 @@ def write_text_atomic(path: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
             raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Say of a full disk which file it has no room for; writers of other libraries have errors of their own for it."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in _NO_ROOM or os.strerror(errno.ENOSPC) in str(error)
+        if not full or isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"cannot write {path}: {os.strerror(errno.ENOSPC)}", remedy="make room, or name a folder on another disk"
+        ) from error
 
 
 def _sync(path: Path) -> None:
