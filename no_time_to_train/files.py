@@ -1,15 +1,19 @@
 """Writing files so that nobody ever sees half of one: written beside, synced, renamed."""
 
 import ctypes
+import errno
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from no_time_to_train.errors import OutputError
 from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_in
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -28,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         A path in the same folder and with the same suffix, since some writers choose the format by the suffix.
 
     Raises:
-        OutputError: `path` is a folder, or its folder cannot be made or written to.
+        OutputError: `path` is a folder, or its folder cannot be made or written to, or the disk is full.
 
     Example:
         >>> import tempfile
@@ -51,7 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             mode = temporary.stat().st_mode
         except OSError as error:
             raise _cannot_write(path, error) from error
-        yield temporary
+        with _room_for(path):
+            yield temporary
         try:
             # Some writers leave a file that its owner alone may read.
             temporary.chmod(mode)
@@ -76,7 +81,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         An empty folder beside `root`.
 
     Raises:
-        OutputError: The parent cannot be made or written to.
+        OutputError: The parent cannot be made or written to, or the disk is full.
     """
     beside = root.with_name(unfinished_name(root))
     with ExitStack() as stack:
@@ -89,7 +94,8 @@ def atomic_folder(root: Path) -> Iterator[Path]:
                 f"cannot write beside {root}: {error}", remedy="name a folder that you may write to"
             ) from error
         stack.callback(shutil.rmtree, beside, ignore_errors=True)
-        yield beside
+        with _room_for(root):
+            yield beside
         beside.chmod(0o755)
         put_in_place(beside, root)
 
@@ -121,7 +127,8 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
         except OSError as error:
             raise _cannot_write(folder / last, error) from error
         stack.callback(shutil.rmtree, beside, ignore_errors=True)
-        yield beside
+        with _room_for(folder / last):
+            yield beside
         try:
             for path in beside.iterdir():
                 path.chmod(mode)
@@ -133,6 +140,25 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
             _sync(folder)
         except OSError as error:
             raise _cannot_write(folder / last, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before work is done for it; nothing is left there.
+
+    Raises:
+        OutputError: It is a file, or lies under one, or may not be written to.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        # Permissions alone do not tell of disks that are full or read-only.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}", remedy="name a folder that you may write to"
+        ) from error
 
 
 def put_in_place(new: Path, root: Path) -> None:
@@ -234,6 +260,20 @@ def remove_file(path: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"cannot remove {path}: {error.strerror or error}", remedy="name a folder that you may write to"
+        ) from error
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Say of a full disk which file it has no room for; writers of other libraries have errors of their own for it."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in _NO_ROOM or os.strerror(errno.ENOSPC) in str(error)
+        if not full or isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"cannot write {path}: {os.strerror(errno.ENOSPC)}", remedy="make room, or name a folder on another disk"
         ) from error
 
 

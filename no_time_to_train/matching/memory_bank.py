@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -237,20 +238,24 @@ class MemoryBank(nn.Module):
                         f"{path} is no memory bank, its format is {metadata.get('format')!r}",
                         remedy="give a file that test_mode fill_memory wrote",
                     )
-                tensors = {name: file.get_tensor(name) for name in ("means", "classes", "negative")}
-        except (SafetensorError, OSError) as error:
+                # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
+                means, classes, negative = (file.get_tensor(name).clone() for name in ("means", "classes", "negative"))
+            class_names = json.loads(metadata["class_names"])
+            _check_rows(class_names, means, classes, negative)
+            bank = cls(
+                class_names,
+                means.shape[1],
+                metadata["encoder_fingerprint"],
+                encoder_name=metadata.get("encoder_name", ""),
+                image_size=json.loads(metadata.get("image_size", "null")),
+            )
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if isinstance(error, WeightsFormatError):
+                raise
             raise WeightsFormatError(
                 f"{path} is no whole memory bank: {error}", remedy="fill it again with test_mode fill_memory"
             ) from error
-        bank = cls(
-            json.loads(metadata["class_names"]),
-            tensors["means"].shape[1],
-            metadata["encoder_fingerprint"],
-            encoder_name=metadata.get("encoder_name", ""),
-            image_size=json.loads(metadata.get("image_size", "null")),
-        )
-        # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
-        bank.means, bank.classes, bank.negative = (tensors[n].clone() for n in ("means", "classes", "negative"))
+        bank.means, bank.classes, bank.negative = means, classes, negative
         if encoder_fingerprint is not None:
             bank.check_encoder(encoder_fingerprint)
         if all(bank.counts()):
@@ -267,3 +272,22 @@ class MemoryBank(nn.Module):
         self.classes = torch.cat([self.classes, torch.tensor(classes, device=device)])
         self.negative = torch.cat([self.negative, torch.tensor(negative, device=device)])
         self._pending.clear()
+
+
+def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tensor) -> None:
+    """Refuse what a file of memory says if it is not what `MemoryBank.save` writes.
+
+    Raises:
+        ValueError: It says what is wrong.
+    """
+    if not isinstance(class_names, list) or not class_names or not all(isinstance(name, str) for name in class_names):
+        raise ValueError(f"its class names are {class_names!r:.60}, expected one or more")
+    kinds = (means.dtype, classes.dtype, negative.dtype)
+    if kinds != (torch.float32, torch.int64, torch.bool):
+        raise ValueError(f"its tensors are of types {', '.join(map(str, kinds))}")
+    if means.ndim != 2 or classes.shape != (len(means),) or negative.shape != (len(means),):
+        raise ValueError(f"its tensors are of shapes {[tuple(part.shape) for part in (means, classes, negative)]}")
+    if ((classes < 0) | (classes >= len(class_names))).any():
+        raise ValueError(f"a reference is of none of its {len(class_names)} classes")
+    if not means.isfinite().all():
+        raise ValueError("it holds NaN or infinite features")

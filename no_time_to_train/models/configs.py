@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
@@ -124,11 +125,28 @@ class FeatureCacheConfig:
         _require(0 < self.max_gb < math.inf, "feature_cache.max_gb", self.max_gb, "more than 0, and finite")
 
 
+def settings_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the model's settings in a YAML of the main job.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    found: Any = document
+    for key in ("model", "init_args", "model_cfg"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            "the configuration has no model.init_args.model_cfg", remedy="name a YAML of the matching baselines"
+        )
+    return found
+
+
 def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:
     """Take settings as a dataclass, as a mapping, or as None for the defaults.
 
     Raises:
-        ConfigError: A key that the dataclass does not have, or one that it needs and the mapping lacks.
+        ConfigError: A key that the dataclass does not have, or one that it needs and the mapping lacks, or a value of
+            another type.
     """
     if isinstance(value, cls):
         return value
@@ -150,10 +168,34 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
             raise ConfigError(f"{name}.{key} is null", remedy="leave it out for the defaults")
         if kinds and entry is not None:
             given[key] = as_config(kinds[0], entry, f"{name}.{key}")  # type: ignore[arg-type] # a class, not an instance
+        elif not kinds and not _fits(entry, hints[key]):
+            raise ConfigError(
+                f"{name}.{key} is {entry!r:.60}, expected {_described(hints[key])}", remedy="correct it in the YAML"
+            )
     try:
         return cls(**given)
     except TypeError as error:
         raise ConfigError(f"{name} is incomplete: {error}", remedy=f"it has {', '.join(sorted(known))}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value as YAML gives it is of an annotated type."""
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if kind is Literal:
+        return value in get_args(hint)
+    accepted = {float: (int, float), Path: (str, Path), tuple: (list, tuple)}.get(kind, kind)
+    # True and False are integers to Python, and to nobody else.
+    return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+
+
+def _described(hint: Any) -> str:
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType, Literal):
+        return " or ".join(str(part) if kind is Literal else _described(part) for part in get_args(hint))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return "null" if kind is NoneType else words.get(kind, str(hint))
 
 
 def _require(condition: bool, name: str, value: float, expected: str) -> None:

@@ -60,6 +60,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     Raises:
         UnknownEncoderError: No encoder has that name.
+        ConfigError: A number of overlays or a score that is none.
     """
 
     def __init__(
@@ -74,6 +75,11 @@ class Sam2MatcherLightningModel(LightningModule):
         super().__init__()
         if not model_cfg.encoder_cfg.name.startswith(ONNX):
             resolve_encoder(model_cfg.encoder_cfg.name)
+        if overlays < -1 or not 0 <= overlay_score <= 1:
+            raise ConfigError(
+                f"overlays is {overlays} and overlay_score is {overlay_score}, expected a number and a score of 0 to 1",
+                remedy="-1 draws all, 0 none; 0.3 is a usual score",
+            )
         self.model_cfg = model_cfg
         self.test_mode: TestMode = test_mode
         self.memory_path = memory_path
@@ -312,7 +318,15 @@ class Sam2MatcherLightningModel(LightningModule):
 
     @property
     def _data(self) -> ReferenceTargetDataModule:
-        data = getattr(self.trainer, "datamodule", None)
+        return self.check_data(getattr(self.trainer, "datamodule", None))
+
+    @staticmethod
+    def check_data(data: object) -> ReferenceTargetDataModule:
+        """Return the data, if it is of references and targets.
+
+        Raises:
+            ConfigError: It is not.
+        """
         if not isinstance(data, ReferenceTargetDataModule):
             raise ConfigError(
                 f"the matching baselines take a ReferenceTargetDataModule as data, got {type(data).__name__}",

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from no_time_to_train import __version__
-from no_time_to_train.errors import ConfigError, DataNotFoundError
-from no_time_to_train.models.configs import FeatureCacheConfig, as_config
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.models.configs import FeatureCacheConfig, as_config, settings_of
 from no_time_to_train.models.feature_cache import content_key
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.matcher_config import MatcherConfig
-from no_time_to_train.segmenter import Segmenter, settings_of
+from no_time_to_train.segmenter import Segmenter
+from no_time_to_train.yaml_files import read_yaml
 
 _DEFAULTS = {
     "name": "matching_baseline_noAMG",
@@ -84,10 +84,8 @@ def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> s
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataNotFoundError(f"there is no file {path}", remedy="name a YAML under pl_configs/")
+    document = read_yaml(path)
     try:
-        document = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}", remedy="correct it") from error
-    return dict(settings_of(document if isinstance(document, dict) else {}))
+        return dict(settings_of(document))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", remedy=error.remedy) from error

@@ -138,7 +138,8 @@ def _instances(found: FoundInstances) -> list[dict[str, Any]]:
 
 
 def _with_progress(images: Sequence[InputImage], console: Console | None) -> Iterator[InputImage]:
-    if console is None:
+    if console is None or not console.is_terminal:
+        # In a file a bar would be but an empty line before what goes wrong.
         yield from images
         return
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

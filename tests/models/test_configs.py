@@ -2,7 +2,7 @@ import pytest
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config
+from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config, settings_of
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.matcher_config import MatcherConfig
 
@@ -103,3 +103,11 @@ def test_a_crop_without_bounds_is_refused() -> None:
 def test_a_resizing_that_is_not_known_is_refused() -> None:
     with pytest.raises(ConfigError, match="one of stretch, keep_ratio"):
         EncoderConfigArgs("dinov3_small", resize_policy="crop")  # type: ignore[arg-type] # that is the point
+
+
+def test_settings_of_a_yaml() -> None:
+    settings = {"sam2_cfg_file": "sam2_hiera_t.yaml"}
+    assert settings_of({"model": {"init_args": {"model_cfg": settings}}}) == settings
+    for wrong in ({}, {"model": None}, {"model": {"init_args": {"model_cfg": 3}}}):
+        with pytest.raises(ConfigError, match="model_cfg"):
+            settings_of(wrong)
