@@ -1,6 +1,7 @@
 """A handful of kills of every command; ``python -m tests.kills.run`` does more of them."""
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from tests.kills.driver import Forker
 from tests.kills.run import MAKERS
 from tests.weights.hub_server import Hub, running_hub
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and descriptors of processes")
 
 
 @pytest.fixture(scope="module")
