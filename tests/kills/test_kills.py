@@ -11,7 +11,6 @@ from tests.kills.driver import Forker
 from tests.kills.run import MAKERS
 from tests.weights.hub_server import Hub, running_hub
 
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and descriptors of processes")
 
 
@@ -37,6 +36,9 @@ def test_killed_at_random_moments(name: str, forker: Forker, hub: Hub, tmp_path:
     scenario, rng = MAKERS[name](tmp_path / name, hub), random.Random(f"5 {name}")
     scenario.learn(forker)
     scenario.begin()
-    killed = [scenario.kill(forker, rng) for _ in range(KILLS[name])]
-    assert any(killed)
+    killed = tries = 0
+    while killed < KILLS[name]:
+        killed += scenario.kill(forker, rng)
+        tries += 1
+        assert tries < 20  # a busy machine may make the first run, by which moments are drawn, the longest
     scenario.end(forker)
