@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -19,17 +18,18 @@ from no_time_to_train.distill.losses import Distances, DistillationLoss
 from no_time_to_train.distill.neighbours import neighbour_accuracy
 from no_time_to_train.distill.schedule import build_adamw
 from no_time_to_train.distributed import gather_objects
-from no_time_to_train.files import check_writable, write_text_atomic
+from no_time_to_train.files import write_text_atomic
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.configs import as_config
 from no_time_to_train.models.live import LiveEncoder, write_live
+from no_time_to_train.pl_wrapper.trained_folder import EndsInFolder
 from no_time_to_train.quickstart.folders import normalised
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE
 
 _METRICS = ("loss", "cls_cosine", "patch_cosine")
 
 
-class DistillationModule(LightningModule):
+class DistillationModule(EndsInFolder):
     """A student learns its teacher's features: CLS token, every patch, and what else the loss asks for.
 
     The teacher is no part of the module's state: checkpoints hold the student and the projections of the loss.
@@ -95,8 +95,7 @@ class DistillationModule(LightningModule):
         Raises:
             OutputError: The student could not be written at the end.
         """
-        if stage == "fit" and self.output is not None:
-            check_writable(self.output)
+        super().setup(stage)
         self.teacher.prepare(self.device)
         if self.compiled:
             self.teacher.model.compile()
@@ -150,11 +149,10 @@ class DistillationModule(LightningModule):
         """Set up AdamW and its schedule over all steps."""
         return build_adamw(self, self.optimizer_config, max_steps=int(self.trainer.estimated_stepping_batches))
 
-    def on_train_end(self) -> None:
+    def save(self, folder: Path) -> None:
         """Write the student as a folder."""
-        if self.output is not None and self.trainer.is_global_zero:
-            self._write_notice(self.output)
-            write_live(LiveEncoder(self.model, self.entry), self.output)
+        self._write_notice(folder)
+        write_live(LiveEncoder(self.model, self.entry), folder)
 
     # Features -------------------------------------------------------------------------------------------------------
 

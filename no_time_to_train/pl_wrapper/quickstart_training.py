@@ -1,17 +1,14 @@
 """What the trainings of the shipped models share: optimizer, schedule, and the folder that is written at the end."""
 
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
-
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.files import check_writable
+from no_time_to_train.pl_wrapper.trained_folder import EndsInFolder
 from no_time_to_train.quickstart.optimizer import build_optimizer
 
 
-class QuickstartTraining(LightningModule):
+class QuickstartTraining(EndsInFolder):
     """Training with Muon and AdamW that ends in a Hugging Face folder.
 
     Args:
@@ -45,19 +42,6 @@ class QuickstartTraining(LightningModule):
         self.adamw_learning_rate = adamw_learning_rate
         self.warmup_steps = warmup_steps
 
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the trained model without what only training needs."""
-
-    def setup(self, stage: str) -> None:
-        """Refuse an output that could not be written at the end.
-
-        Raises:
-            OutputError: It is one.
-        """
-        if stage == "fit":
-            check_writable(self.output)
-
     def configure_optimizers(self) -> Any:
         """Set up Muon, AdamW and their schedule."""
         return build_optimizer(
@@ -67,8 +51,3 @@ class QuickstartTraining(LightningModule):
             warmup_steps=self.warmup_steps,
             max_steps=int(self.trainer.estimated_stepping_batches),
         )
-
-    def on_train_end(self) -> None:
-        """Write the trained model as a folder."""
-        if self.trainer.is_global_zero:
-            self.save(self.output)

@@ -1,6 +1,7 @@
 """A handful of kills of every command; ``python -m tests.kills.run`` does more of them."""
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from tests.kills.driver import Forker
 from tests.kills.run import MAKERS
 from tests.weights.hub_server import Hub, running_hub
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and descriptors of processes")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def hub() -> Iterator[Hub]:
 
 
 # The other conversions and exports, and the other training, are in the long run.
-KILLS = {"fetch": 4, "convert-hf": 3, "export": 2, "fill-memory": 2, "full-run": 3, "predict": 3, "distill": 2}
+KILLS = {"fetch": 4, "convert-hf": 3, "export": 1, "fill-memory": 2, "full-run": 3, "predict": 3, "distill": 2}
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -33,6 +36,9 @@ def test_killed_at_random_moments(name: str, forker: Forker, hub: Hub, tmp_path:
     scenario, rng = MAKERS[name](tmp_path / name, hub), random.Random(f"5 {name}")
     scenario.learn(forker)
     scenario.begin()
-    killed = [scenario.kill(forker, rng) for _ in range(KILLS[name])]
-    assert any(killed)
+    killed = tries = 0
+    while killed < KILLS[name]:
+        killed += scenario.kill(forker, rng)
+        tries += 1
+        assert tries < 20  # a busy machine may make the first run, by which moments are drawn, the longest
     scenario.end(forker)

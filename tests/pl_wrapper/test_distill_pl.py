@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,16 @@ def test_a_resumed_training_goes_on_exactly(scenes: Path, tmp_path: Path) -> Non
     )
     for key in ("state_dict", "current_model_state"):
         assert all(torch.equal(value, other[key][name]) for name, value in one[key].items())
+
+
+def test_a_training_that_was_stopped_behind_its_last_checkpoint_ends(scenes: Path, tmp_path: Path) -> None:
+    """The averaged weights are written, though not a step is left."""
+    path = settings(tmp_path, scenes, keep=("ModelCheckpoint", "EMAWeightAveraging"), max_steps=5)
+    assert main(["fit", "--config", str(path)]) == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "student").iterdir()}
+    shutil.rmtree(tmp_path / "student")
+    assert main(["fit", "--config", str(path), "--ckpt_path", "last"]) == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "student").iterdir()} == before
 
 
 def test_two_processes_learn_as_one(scenes: Path, tmp_path: Path) -> None:
