@@ -8,6 +8,8 @@ from pycocotools import mask as coco_mask
 from tests.bad_inputs.conftest import Judge
 from tests.bad_inputs.table import DROP, Case, Edit, Given, annotation, category, image, twice, whole
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+
 IN_PLACE = "correct the file at this place"
 
 
@@ -21,14 +23,14 @@ def file(name: str, content: str | bytes, says: list[str]) -> Case:
     return Case(f"references: {name}", lambda f: f.predict("--references", f.text("r.json", content)), says)
 
 
-def pickled(content: object) -> Case:
+def pickled(content: object, *says: str) -> Case:
     """The main job with a pickle of references."""
 
     def argv(f: Given) -> list:  # type: ignore[type-arg]
         path = f.text("refs.pkl", pickle.dumps(content))
         return f.match("--data.references", path, "--data.reference_annotations", f.shop.data.references)
 
-    return Case(f"references: a pickle of {content!r:.30}", argv, ["refs.pkl", "ntt sample-references"])
+    return Case(f"references: a pickle of {content!r:.30}", argv, ["refs.pkl", *says])
 
 
 class Runs:
@@ -223,10 +225,10 @@ CASES = [
         lambda f: f.predict("--negative-references", f.cut(f.shop.data.negatives)),
         ["negatives.json is no JSON", "export the file again"],
     ),
-    pickled(Runs()),
-    pickled([1, 2]),
-    pickled({"disc": [[1, [10]]]}),
-    pickled({3: {1: "ten"}}),
+    pickled(Runs(), "was not loaded", "system", "use a COCO JSON"),
+    pickled([1, 2], "expected a dict", "ntt sample-references"),
+    pickled({"disc": [[1, [10]]]}, "expected a category id", "ntt sample-references"),
+    pickled({3: {1: "ten"}}, "expected a list of annotation ids", "ntt sample-references"),
     Case(
         "references: a pickle, and annotations that it is not of",
         lambda f: f.match(
