@@ -14,6 +14,7 @@ _NOISE = (
     "Expected a <class 'collections.abc.Mapping'>",
     "Problem with given class_path",
 )
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
 def in_one_line(error: BaseException, remedy: str) -> str:
@@ -41,8 +42,15 @@ def in_one_line(error: BaseException, remedy: str) -> str:
         elif line and not line.startswith(_NOISE):
             leaves.append(line)
     place = f"{'.'.join(keys)}: " if keys else ""
-    what = re.sub(r"<class '(\w+)'>", r"\1", "; ".join(leaves))
-    return f"{place}{what}{got} ({remedy})"
+    what = _in_words("; ".join(leaves))
+    return f"{place}{what}{'' if ', got ' in what else got} ({remedy})"
+
+
+def _in_words(text: str) -> str:
+    """Say the types that jsonargparse names in a user's words."""
+    text = re.sub(r"Expected a <class '([\w.]+)'>", lambda kind: f"expected {_KINDS.get(kind[1], kind[1])}", text)
+    text = re.sub(r"Expected a typing\.Literal\[([^]]*)\]", r"expected one of \1", text)
+    return text.replace(". Got value: ", ", got ")
 
 
 def _own(error: BaseException | None) -> NoTimeToTrainError | None:

@@ -107,7 +107,7 @@ CASES = [
     compare("a batch in words", "--batch-size", "two", says=["batch_size", "two", "--help"]),
     compare("a negative tolerance", "--tolerance", "-1", says=["--tolerance is -1.0", "1e-5"]),
     compare("no tolerance", "--tolerance", ".nan", says=["--tolerance is nan", "1e-5"]),
-    compare("a tolerance in words", "--tolerance", "small", says=["tolerance", "float", "small", "--help"]),
+    compare("a tolerance in words", "--tolerance", "small", says=["tolerance: expected a number, got small", "--help"]),
     Case(
         "compare: a folder without a graph",
         lambda f: ["compare", "--weights", f.shop.encoder, "--onnx", f.folder("onnx")],
