@@ -95,7 +95,7 @@ class NttLightningCLI(LightningCLI):
         given = chosen.get("ckpt_path")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
-        elif given and not re.fullmatch(r"best|last|hpc|registry.*|.*://.*", given):
+        elif given and not re.fullmatch(r"best|last|hpc|registry.*|.*://.*", str(given)):
             # Lightning looks into it before anything can say what is wrong with it.
             self.checkpoint = _names_in(Path(given))
         if "verbose" in chosen:
@@ -144,7 +144,7 @@ class NttLightningCLI(LightningCLI):
         check_data = getattr(self.model, "check_data", None)
         if check_data is not None:
             check_data(self.datamodule)
-        if self.checkpoint is not None and self.checkpoint != self.model.state_dict().keys():
+        if self.checkpoint is not None and self.checkpoint != frozenset(self.model.state_dict()):
             raise KeyMismatchError(
                 f"{self._get(self.config, 'ckpt_path')} is a checkpoint of another module than this "
                 f"{type(self.model).__name__}, or of other settings",

@@ -1,7 +1,10 @@
 """References and targets in COCO JSON, and what can be wrong in it."""
 
 import pickle
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
@@ -26,7 +29,7 @@ def file(name: str, content: str | bytes, says: list[str]) -> Case:
 def pickled(content: object, *says: str) -> Case:
     """The main job with a pickle of references."""
 
-    def argv(f: Given) -> list:  # type: ignore[type-arg]
+    def argv(f: Given) -> list[str | Path]:
         path = f.text("refs.pkl", pickle.dumps(content))
         return f.match("--data.references", path, "--data.reference_annotations", f.shop.data.references)
 
@@ -42,11 +45,16 @@ class Runs:
         return os.system, ("touch executed",)
 
 
+def renamed(document: dict[str, Any]) -> None:
+    for entry in document["categories"]:
+        entry["name"] = f"no {entry['name']}"
+
+
 NOTHING = {"size": [48, 64], "counts": [48 * 64]}
 OUTSIDE = [[200.0, 200.0, 220.0, 200.0, 220.0, 220.0]]
 FLAT = [[10.0, 10.0, 30.0, 10.0, 20.0, 10.0]]
 FAR = [[1e9, 1.0, 2.0, 3.0, 4.0, 5.0]]
-SHORT = coco_mask.encode(__import__("numpy").zeros((5, 5), dtype="uint8", order="F"))["counts"].decode()
+SHORT = coco_mask.encode(np.zeros((5, 5), np.uint8, order="F"))["counts"].decode()
 
 CASES = [
     Case(
@@ -216,7 +224,7 @@ CASES = [
         "negative references: of other classes",
         lambda f: f.predict(
             "--negative-references",
-            f.coco(lambda d: [entry.update(name=f"no {entry['name']}") for entry in d["categories"]], base="negatives"),
+            f.coco(renamed, base="negatives"),
         ),
         ["negatives.json has no annotation of the memory's classes: disc, square", "as the references do"],
     ),

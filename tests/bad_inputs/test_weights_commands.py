@@ -15,8 +15,8 @@ from tests.bad_inputs.test_predict import pickle_that_runs
 
 def fetcher(name: str, content: str, says: list[str]) -> Case:
     """`dinov3-fetcher` with a configuration."""
-    argv = lambda f: ["dinov3-fetcher", "--config", f.text("training.json", content)]  # noqa: E731
-    return Case(f"dinov3-fetcher: {name}", argv, says)
+    start = "dinov3-fetcher", "--config"
+    return Case(f"dinov3-fetcher: {name}", lambda f: [*start, f.text("training.json", content)], says)
 
 
 def inspected(name: str, content: bytes | str, says: list[str]) -> Case:
