@@ -33,18 +33,12 @@ from no_time_to_train.errors import (
     OutputError,
     UnsafeWeightsError,
     WeightsFormatError,
+    WeightsNotFoundError,
 )
 from no_time_to_train.files import check_writable, write_text_atomic
+from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.yaml_files import read_yaml
 
-_NOISE = (
-    "Does not validate against any",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a <class 'NoneType'>",
-    "Problem with given class_path",
-)
 # Their own processes start all others, and do not end with them.
 _OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 _LONGEST_WAIT = 20.0  # seconds
@@ -77,7 +71,7 @@ class NttLightningCLI(LightningCLI):
         given = chosen.get("ckpt_path")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
-        elif given and Path(given).exists():
+        elif given and not re.fullmatch(r"best|last|hpc|registry.*|.*://.*", str(given)):
             # Lightning looks into it before anything can say what is wrong with it.
             self.checkpoint = _names_in(Path(given))
         if "verbose" in chosen:
@@ -126,7 +120,7 @@ class NttLightningCLI(LightningCLI):
         check_data = getattr(self.model, "check_data", None)
         if check_data is not None:
             check_data(self.datamodule)
-        if self.checkpoint is not None and self.checkpoint != self.model.state_dict().keys():
+        if self.checkpoint is not None and self.checkpoint != frozenset(self.model.state_dict()):
             raise KeyMismatchError(
                 f"{self._get(self.config, 'ckpt_path')} is a checkpoint of another module than this "
                 f"{type(self.model).__name__}, or of other settings",
@@ -210,7 +204,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 args=given,
             )
     except (NoTimeToTrainError, ArgumentError, MisconfigurationException, OSError, ValueError) as error:
-        message = one_line(error)
+        message = _one_line(error)
         if debug or message is None:
             raise
         print(f"error: {message}", file=sys.stderr, flush=True)
@@ -239,36 +233,17 @@ def _let_the_first_process_speak() -> None:
         time.sleep(0.1)
 
 
-def one_line(error: Exception) -> str | None:
-    """Return what a user needs of an error in one line, or None if it is not the user's to mend.
-
-    jsonargparse reports every branch of every union that it tried; what matters are the keys on the way and the leaf.
-    """
-    text = str(error)
-    if isinstance(error, NoTimeToTrainError):
-        return " ".join(text.split())
-    if isinstance(error, MisconfigurationException):
-        return f"{' '.join(text.split())} ({_CORRECT})"
+def _one_line(error: Exception) -> str | None:
+    """Return what a user needs of an error in one line, or None if it is not the user's to mend."""
+    if isinstance(error, ValueError) and not isinstance(error, NoTimeToTrainError):
+        return in_one_line(error, _CORRECT) if "Does not validate against any" in str(error) else None
     if isinstance(error, OSError):
-        return f"{' '.join(text.split())} (check the path, its permissions and the space that is left)"
-    if isinstance(error, ValueError) and "Does not validate against any" not in text:
-        return None
-    keys, leaves, got = [], [], ""
-    for line in (line.strip().removeprefix("- ") for line in text.splitlines()):
-        key = re.fullmatch(r'Parser key "(.+)":', line)
-        if key:
-            keys.append(key[1])
-        elif line.startswith("Given value: "):
-            # The innermost comes first.
-            got = got or f", got {line.removeprefix('Given value: '):.60}"
-        elif line and not line.startswith(_NOISE):
-            leaves.append(line)
-    place = f"{'.'.join(keys)}: " if keys else ""
-    remedy = _CORRECT if isinstance(error, ValueError) else "--help lists what there is"
-    what = re.sub(r"<class '(\w+)'>", r"\1", "; ".join(leaves))
-    if "arguments are required" in what:
-        remedy = "name a YAML, such as those under pl_configs/, with --config"
-    return f"{place}{what}{got} ({remedy})"
+        return in_one_line(error, CHECK_PATH)
+    if "arguments are required" in str(error):
+        return in_one_line(error, "name a YAML, such as those under pl_configs/, with --config")
+    return in_one_line(
+        error, _CORRECT if isinstance(error, MisconfigurationException) else "--help lists what there is"
+    )
 
 
 def _check_configurations(args: Sequence[str]) -> None:
@@ -293,9 +268,12 @@ def _names_in(path: Path) -> frozenset[str]:
     """Return the names of the tensors in a checkpoint.
 
     Raises:
+        WeightsNotFoundError: It is not there.
         WeightsFormatError: It is none, or is damaged; `UnsafeWeightsError` if it asks for more than plain values.
     """
     remedy = "name another one"
+    if not path.exists():
+        raise WeightsNotFoundError(f"there is no checkpoint {path}", remedy="check the path, or name last")
     if not zipfile.is_zipfile(path):
         raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy)
     try:
@@ -321,15 +299,15 @@ def _names_subcommand(args: Sequence[str]) -> bool:
 
 def _silence_advertising() -> None:
     """Keep Lightning's tips and its own deprecations from users, who can do nothing about them."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_is_news)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").addFilter(_is_news)
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Tell whether Lightning says more than what stands in the settings or on the machine, or than an advertisement."""
     message = record.getMessage()
-    return not any(words in message for words in ("Tip:", "available: False", "Seed set to"))
+    return not any(words in message for words in ("Tip:", "available: False", "Seed set to", "was configured so"))
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

@@ -177,6 +177,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.batch_size = batch_size
         self._reference_set: ReferenceSet | None = None
+        self._targets: CocoDataset | None = None
         self._target_datasets: dict[tuple[str, ...], CocoDataset] = {}
 
     def reference_set(self) -> ReferenceSet:
@@ -201,10 +202,13 @@ class ReferenceTargetDataModule(LightningDataModule):
         Raises:
             ConfigError: `target_images` is not set.
             DataNotFoundError: The folder or the JSON is missing.
+            AnnotationError: The JSON is malformed.
         """
         _folder(self.target_images, "target_images")
         if self.targets is not None and not self.targets.is_file():
             raise DataNotFoundError(f"data.targets: there is no file {self.targets}", remedy="check the path")
+        if self.targets is not None and self._targets is None:
+            self._targets = load_coco(self.targets)
 
     def target_dataset(self, class_names: Sequence[str]) -> CocoDataset:
         """Read the targets' records, once, and their annotations of these classes where there are any.
@@ -216,10 +220,10 @@ class ReferenceTargetDataModule(LightningDataModule):
         if names not in self._target_datasets:
             self.check_targets()
             folder = _folder(self.target_images, "target_images")
-            if self.targets is None:
+            if self._targets is None:
                 dataset = CocoDataset(_records_of(folder, self.max_targets), (), (), str(folder))
             else:
-                dataset = load_coco(self.targets).select(names)
+                dataset = self._targets.select(names)
             self._target_datasets[names] = dataset.first(self.max_targets)
         return self._target_datasets[names]
 

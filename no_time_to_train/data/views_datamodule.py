@@ -1,6 +1,7 @@
 """Images without annotations for Lightning: from folders, COCO JSON, or the embedded scenes."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class ViewsDataModule(LightningDataModule):
         self.folders, self.coco, self.coco_images, self.scenes = folders, coco, coco_images, scenes
         self.num_scenes, self.num_val = num_scenes, num_val
         self.val_folders, self.val_labelled = val_folders, val_labelled
-        self.views = views if isinstance(views, ViewConfig) else ViewConfig(**(views or {}))
+        self.views = views if isinstance(views, ViewConfig) else _view_config(views or {})
         self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
         self.num_workers, self.seed = num_workers, seed
 
@@ -132,3 +133,13 @@ class ViewsDataModule(LightningDataModule):
         order = np.random.default_rng([self.seed, 1]).permutation(len(source))
         held_out, rest = np.sort(order[: self.num_val]), np.sort(order[self.num_val :])
         return Chosen(source, rest.tolist()), Chosen(source, held_out.tolist())
+
+
+def _view_config(settings: Mapping[str, Any]) -> ViewConfig:
+    known = {entry.name for entry in fields(ViewConfig)}
+    if settings.keys() - known:
+        raise ConfigError(
+            f"data.views has no setting {', '.join(sorted(settings.keys() - known))}",
+            remedy=f"it has {', '.join(sorted(known))}",
+        )
+    return ViewConfig(**settings)

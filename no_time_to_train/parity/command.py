@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.files import check_writable
 from no_time_to_train.image_sizes import read_image_size
 
 # Each is held in memory.
@@ -63,6 +64,7 @@ def compare(
         raise ConfigError(f"--tolerance is {tolerance}", remedy="give a number such as 1e-5")
     if report is not None:
         check_replaceable(report)
+        check_writable(report)
     result = compare_backends(
         Request(
             encoder=encoder,

@@ -135,6 +135,7 @@ def fetch(
         there = _at_hand(folder, name, display, source=source, revision=revision)
         if there is not None:
             return there
+        refuse_taken(folder, None)
         with alone(folder, display):
             # Another process may have fetched it while this one waited.
             return _at_hand(folder, name, display, source=source, revision=revision) or _fetch(

@@ -3,7 +3,6 @@
 Nothing here knows a model. Tensors are memory-mapped, so that looking at a file does not load it.
 """
 
-import os
 import pickle
 import re
 import zipfile
@@ -65,8 +64,12 @@ def find_weights_file(path: Path) -> Path:
         )
     if path.stat().st_size == 0:
         raise WeightsNotFoundError(f"the weights file {path} is empty", remedy=FETCH_AGAIN)
-    if not os.access(path, os.R_OK):
-        raise WeightsNotFoundError(f"the weights file {path} may not be read", remedy="check its permissions")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise WeightsNotFoundError(
+            f"the weights file {path} may not be read: {error.strerror}", remedy="check its permissions"
+        ) from error
     return path
 
 

@@ -54,8 +54,12 @@ def alone(folder: Path, display: FetchDisplay) -> Iterator[None]:
         lock.release()
 
 
-def refuse_taken(folder: Path, plan: Plan) -> None:
+def refuse_taken(folder: Path, plan: Plan | None) -> None:
     """Refuse a folder in which something lies that would be lost, and that no fetch brings back.
+
+    Args:
+        folder: Where weights are to go.
+        plan: What is fetched; None before the network is asked.
 
     Raises:
         OutputError: It holds another encoder, weights that were not fetched, or other files.
@@ -73,7 +77,7 @@ def refuse_taken(folder: Path, plan: Plan) -> None:
         recorded = read_manifest(folder)
     except LocalEntryNotFoundError:
         damaged = True
-    if recorded is not None and recorded.source != plan.source:
+    if plan is not None and recorded is not None and recorded.source != plan.source:
         if plan.entry is None or recorded.encoder != plan.entry.name:
             raise OutputError(
                 f"{folder} holds another encoder, {recorded.encoder or recorded.source}, which would be lost",

@@ -1,5 +1,7 @@
 """`ntt sample-references`, `ntt write-shapes` and `ntt quickstart-report`."""
 
+from typing import Any
+
 import pytest
 
 from tests.bad_inputs.conftest import Judge
@@ -24,6 +26,11 @@ def shapes(name: str, *more: str, says: list[str]) -> Case:
 def report(name: str, *more: str, says: list[str]) -> Case:
     """`ntt quickstart-report` of the small YAML."""
     return Case(f"quickstart-report: {name}", lambda f: ["quickstart-report", "--config", f.shop.matching, *more], says)
+
+
+def tiny(document: dict[str, Any]) -> None:
+    for entry in document["annotations"]:
+        entry["bbox"] = [1, 1, 1, 1]
 
 
 CASES = [
@@ -52,7 +59,7 @@ CASES = [
             *(
                 "sample-references",
                 "--annotations",
-                f.coco(lambda d: [a.update(bbox=[1, 1, 1, 1]) for a in d["annotations"]]),
+                f.coco(tiny),
             ),
             *("--shots", "1", "--output", "refs.json", "--allow-fewer"),
         ],

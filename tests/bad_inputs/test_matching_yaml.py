@@ -44,9 +44,9 @@ CASES = [
     written("that is no text", b"\xff\xfe\x00\x01", ["own.yaml", "correct it"]),
     written("that makes an object", "model: !!python/object/apply:os.system ['touch x']\n", ["own.yaml", "correct it"]),
     added("a key twice", "trainer:\n  devices: 1\n  devices: 2\n", ["own.yaml", "devices", "twice", "correct it"]),
-    added("an unknown part", "modell: {}\n", ["modell", "--help"]),
+    added("an unknown part", "modell:\n  a: 1\n", ["modell", "--help"]),
     added("an unknown setting of the trainer", "trainer:\n  device: 2\n", ["device", "--help"]),
-    added("a trainer that is a list", "trainer: [1]\n", ["trainer", "--help"]),
+    added("a trainer that is a list", "trainer: [1]\n", ["trainer is [1]", "expected settings by name"]),
     added("devices in words", "trainer:\n  devices: many\n", ["many"]),
     Case(
         "match: a preset alone",
@@ -92,7 +92,14 @@ CASES = [
         *("--model.test_mode", "test", "--ckpt_path", "no.safetensors"),
         says=["no memory bank at no.safetensors", "fill_memory"],
     ),
-    option("a checkpoint that is not there", "--model.test_mode", "test", "--ckpt_path", "no.ckpt", says=["no.ckpt"]),
+    option(
+        "a checkpoint that is not there",
+        "--model.test_mode",
+        "test",
+        "--ckpt_path",
+        "no.ckpt",
+        says=["no checkpoint no.ckpt", "check"],
+    ),
     Case(
         "match: memory of another encoder",
         lambda f: f.match(

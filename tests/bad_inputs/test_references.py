@@ -1,12 +1,17 @@
 """References and targets in COCO JSON, and what can be wrong in it."""
 
 import pickle
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 from tests.bad_inputs.conftest import Judge
 from tests.bad_inputs.table import DROP, Case, Edit, Given, annotation, category, image, twice, whole
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 
 IN_PLACE = "correct the file at this place"
 
@@ -21,14 +26,14 @@ def file(name: str, content: str | bytes, says: list[str]) -> Case:
     return Case(f"references: {name}", lambda f: f.predict("--references", f.text("r.json", content)), says)
 
 
-def pickled(content: object) -> Case:
+def pickled(content: object, *says: str) -> Case:
     """The main job with a pickle of references."""
 
-    def argv(f: Given) -> list:  # type: ignore[type-arg]
+    def argv(f: Given) -> list[str | Path]:
         path = f.text("refs.pkl", pickle.dumps(content))
         return f.match("--data.references", path, "--data.reference_annotations", f.shop.data.references)
 
-    return Case(f"references: a pickle of {content!r:.30}", argv, ["refs.pkl", "ntt sample-references"])
+    return Case(f"references: a pickle of {content!r:.30}", argv, ["refs.pkl", *says])
 
 
 class Runs:
@@ -40,11 +45,16 @@ class Runs:
         return os.system, ("touch executed",)
 
 
+def renamed(document: dict[str, Any]) -> None:
+    for entry in document["categories"]:
+        entry["name"] = f"no {entry['name']}"
+
+
 NOTHING = {"size": [48, 64], "counts": [48 * 64]}
 OUTSIDE = [[200.0, 200.0, 220.0, 200.0, 220.0, 220.0]]
 FLAT = [[10.0, 10.0, 30.0, 10.0, 20.0, 10.0]]
 FAR = [[1e9, 1.0, 2.0, 3.0, 4.0, 5.0]]
-SHORT = coco_mask.encode(__import__("numpy").zeros((5, 5), dtype="uint8", order="F"))["counts"].decode()
+SHORT = coco_mask.encode(np.zeros((5, 5), np.uint8, order="F"))["counts"].decode()
 
 CASES = [
     Case(
@@ -214,7 +224,7 @@ CASES = [
         "negative references: of other classes",
         lambda f: f.predict(
             "--negative-references",
-            f.coco(lambda d: [entry.update(name=f"no {entry['name']}") for entry in d["categories"]], base="negatives"),
+            f.coco(renamed, base="negatives"),
         ),
         ["negatives.json has no annotation of the memory's classes: disc, square", "as the references do"],
     ),
@@ -223,10 +233,10 @@ CASES = [
         lambda f: f.predict("--negative-references", f.cut(f.shop.data.negatives)),
         ["negatives.json is no JSON", "export the file again"],
     ),
-    pickled(Runs()),
-    pickled([1, 2]),
-    pickled({"disc": [[1, [10]]]}),
-    pickled({3: {1: "ten"}}),
+    pickled(Runs(), "was not loaded", "system", "use a COCO JSON"),
+    pickled([1, 2], "expected a dict", "ntt sample-references"),
+    pickled({"disc": [[1, [10]]]}, "expected a category id", "ntt sample-references"),
+    pickled({3: {1: "ten"}}, "expected a list of annotation ids", "ntt sample-references"),
     Case(
         "references: a pickle, and annotations that it is not of",
         lambda f: f.match(

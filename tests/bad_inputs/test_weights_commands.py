@@ -3,19 +3,20 @@
 import io
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.bad_inputs.conftest import Judge
+from tests.bad_inputs.conftest import CONFIGS, Judge
 from tests.bad_inputs.table import Case, Given
 from tests.bad_inputs.test_predict import pickle_that_runs
 
 
 def fetcher(name: str, content: str, says: list[str]) -> Case:
     """`dinov3-fetcher` with a configuration."""
-    argv = lambda f: ["dinov3-fetcher", "--config", f.text("training.json", content)]  # noqa: E731
-    return Case(f"dinov3-fetcher: {name}", argv, says)
+    start = "dinov3-fetcher", "--config"
+    return Case(f"dinov3-fetcher: {name}", lambda f: [*start, f.text("training.json", content)], says)
 
 
 def inspected(name: str, content: bytes | str, says: list[str]) -> Case:
@@ -36,11 +37,21 @@ def a_list() -> bytes:
     return stream.getvalue()
 
 
+def cut_folder(f: Given) -> Path:
+    """Write a folder like the shipped encoder's, of whose weights the end is missing."""
+    folder = CONFIGS.parent / "checkpoints" / "quickstart" / "encoder"
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        content = (folder / name).read_bytes()
+        f.text(f"dino/{name}", content[:9999])
+    return f.path("dino")
+
+
 def new(f: Given) -> list[str]:
     return [str(f.root / "new"), "--to", "hf"]
 
 
-FETCH_AGAIN = "fetch it again"
+FETCH_AGAIN = "fetch the file again"
+FOLDER_AGAIN = "fetch it again: ntt fetch"
 HEADER = struct.pack("<Q", 2**62) + b"{}"
 
 CASES = [
@@ -72,14 +83,14 @@ CASES = [
         ["model.safetensors may not be read", "check its permissions"],
     ),
     Case("inspect: a flag with text", lambda f: ["inspect", "x", "--json=perhaps"], ["json", "perhaps", "--help"]),
-    Case("validate: not there", lambda f: ["validate", "nowhere"], ["no folder nowhere", FETCH_AGAIN]),
-    Case("validate: a file", lambda f: ["validate", f.text("dino")], ["no folder", "dino", FETCH_AGAIN]),
-    Case("validate: an empty folder", lambda f: ["validate", f.folder("dino")], ["dino", FETCH_AGAIN]),
-    Case("validate: a SAM2", lambda f: ["validate", f.shop.sam2_weights], ["sam2_weights", "expected an encoder"]),
+    Case("validate: not there", lambda f: ["validate", "nowhere"], ["no folder nowhere", FOLDER_AGAIN]),
+    Case("validate: a file", lambda f: ["validate", f.text("dino")], ["no folder", "dino", FOLDER_AGAIN]),
+    Case("validate: an empty folder", lambda f: ["validate", f.folder("dino")], ["dino", FOLDER_AGAIN]),
+    Case("validate: a SAM2", lambda f: ["validate", f.shop.sam2_weights], ["sam2_weights", FOLDER_AGAIN]),
     Case(
         "validate: weights cut off",
-        lambda f: ["validate", f.cut(f.shop.encoder / "model.safetensors").parent],
-        ["model.safetensors", FETCH_AGAIN],
+        lambda f: ["validate", cut_folder(f)],
+        ["model.safetensors is no whole safetensors file", FOLDER_AGAIN],
     ),
     Case("convert: not there", lambda f: ["convert", "nowhere", *new(f)], ["no weights at nowhere", "check the path"]),
     Case("convert: one name", lambda f: ["convert", f.shop.encoder, "--to", "hf"], ["destination", "--help"]),
@@ -132,7 +143,7 @@ CASES = [
         ["model.safetensors is no whole safetensors file", FETCH_AGAIN],
     ),
     Case("fetch: nothing named", lambda f: ["fetch"], ["name", "--help"]),
-    Case("fetch: no name", lambda f: ["fetch", ""], ["''", "ntt"]),
+    Case("fetch: no name", lambda f: ["fetch", ""], ["unknown encoder ''", "known are"]),
     Case("fetch: an unknown name", lambda f: ["fetch", "dinov3_huge"], ["dinov3_huge", "did you mean dinov3_"]),
     Case("fetch: an unknown source", lambda f: ["fetch", "small", "--source", "ftp"], ["source", "ftp", "timm"]),
     Case(
@@ -146,12 +157,15 @@ CASES = [
         ["a link has no revisions", "leave --revision out"],
     ),
     Case("fetch: another protocol", lambda f: ["fetch", "ftp://x.org/a.pth"], ["ftp://x.org/a.pth", "https"]),
-    Case("fetch: never released", lambda f: ["fetch", "dinov3_giant"], ["dinov3_giant", "no released weights"]),
+    Case(
+        "fetch: never released",
+        lambda f: ["fetch", "dinov3_giant"],
+        ["Meta released no weights of dinov3_giant", "ntt fetch dinov3_huge_plus"],
+    ),
     Case(
         "fetch: into a taken folder",
         lambda f: ["fetch", "small", "--root", f.out],
-        ["127.0.0.1:9", "proxy"],
-        leaves=(".ntt-fetch*",),
+        ["out holds files of its own", "name a new folder with --root"],
     ),
     Case("fetch: under a file", lambda f: ["fetch", "small", "--root", f.under_a_file], ["a_file", "folder"]),
     Case(
@@ -173,7 +187,11 @@ CASES = [
     fetcher("no root", "{}", ["neither train.dino_root nor paths.dataset_root", "set train.dino_root"]),
     fetcher("a root that is a number", '{"train": {"dino_root": 5}}', ["dino_root", "5", "correct it"]),
     fetcher("a section that is a list", '{"train": []}', ["train", "no object", "correct it"]),
-    fetcher("an unknown model", '{"train": {"dino_root": "d", "dino_model": "huge"}}', ["huge", "did you mean"]),
+    fetcher(
+        "an unknown model",
+        '{"train": {"dino_root": "d", "dino_model": "huge"}}',
+        ["unknown encoder 'huge'", "known are"],
+    ),
     Case("ntt: no command", lambda f: [""], ["--help lists"]),
     Case("ntt: an unknown command", lambda f: ["predicts"], ["predicts", "predict"]),
 ]

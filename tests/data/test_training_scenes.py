@@ -60,7 +60,7 @@ def test_foreign_folders_and_bad_numbers_are_refused(tmp_path: Path) -> None:
         training_scenes(tmp_path / "mine", count=1)
     with pytest.raises(ConfigError, match="0 training scenes"):
         training_scenes(tmp_path / "none", count=0)
-    with pytest.raises(ConfigError, match="at 8 px"):
+    with pytest.raises(ConfigError, match="scenes of size 8"):
         training_scenes(tmp_path / "small", count=1, size=8)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     assert not (tmp_path / "small").exists()

@@ -1,0 +1,60 @@
+"""What a user reads of an error: one line, with a remedy."""
+
+import re
+
+from no_time_to_train.errors import NoTimeToTrainError
+
+CHECK_PATH = "check the path, its permissions and the space that is left"
+_NOISE = (
+    "Does not validate against any",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a <class 'collections.abc.Mapping'>",
+    "Problem with given class_path",
+)
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def in_one_line(error: BaseException, remedy: str) -> str:
+    """Return what a user needs of an error.
+
+    Args:
+        error: One of this package, which has its own remedy; or of jsonargparse, which reports every branch of every
+            union that it tried, of which the keys on the way, the leaf and the value matter; or any other.
+        remedy: For those that have none.
+    """
+    own = _own(error)
+    if own is not None:
+        return " ".join(str(own).split())
+    keys: list[str] = []
+    leaves: list[str] = []
+    got = ""
+    for line in (line.strip().removeprefix("- ") for line in str(error).splitlines()):
+        key = re.fullmatch(r'Parser key "(.+)":(.*)', line)
+        if key:
+            keys.append(key[1])
+            line = key[2].strip()
+        if line.startswith("Given value: ") and not re.match(r"Given value: (Namespace\(|\{)", line):
+            # The innermost comes first.
+            got = got or f", got {line.removeprefix('Given value: '):.60}"
+        elif line and not line.startswith(_NOISE):
+            leaves.append(line)
+    place = f"{'.'.join(keys)}: " if keys else ""
+    what = _in_words("; ".join(leaves))
+    return f"{place}{what}{'' if ', got ' in what else got} ({remedy})"
+
+
+def _in_words(text: str) -> str:
+    """Say the types that jsonargparse names in a user's words."""
+    text = re.sub(r"Expected a <class '([\w.]+)'>", lambda kind: f"expected {_KINDS.get(kind[1], kind[1])}", text)
+    text = re.sub(r"Expected a typing\.Literal\[([^]]*)\]", r"expected one of \1", text)
+    return text.replace(". Got value: ", ", got ")
+
+
+def _own(error: BaseException | None) -> NoTimeToTrainError | None:
+    """Find the error of this package that another library's was raised from."""
+    while error is not None and not isinstance(error, NoTimeToTrainError):
+        error = None if isinstance(error, OSError) else error.__cause__ or error.__context__
+    return error
