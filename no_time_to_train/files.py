@@ -151,6 +151,17 @@ def write_text_atomic(path: Path, text: str) -> None:
             raise _cannot_write(path, error) from error
 
 
+def without_home(text: str) -> str:
+    """Put `~` in the place of the home folder: what is printed ends up in logs and reports that others read.
+
+    Example:
+        >>> without_home(f"{Path.home()}/photos: 3 images")
+        '~/photos: 3 images'
+    """
+    home = os.environ.get("HOME", "").rstrip("/")
+    return text.replace(f"{home}/", "~/") if home else text
+
+
 def _sync(path: Path) -> None:
     """Have the file's bytes, or the folder's entries, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)

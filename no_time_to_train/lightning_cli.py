@@ -6,11 +6,11 @@ shows the traceback.
 
 import logging
 import os
+import pickle
 import re
 import sys
 import time
 import warnings
-import zipfile
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +22,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from no_time_to_train.errors import ConfigError, NoTimeToTrainError, WeightsFormatError
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError
+from no_time_to_train.files import without_home
+from no_time_to_train.weights.files import unpickled
 
 _NOISE = (
     "Does not validate against any",
@@ -57,9 +59,19 @@ class NttLightningCLI(LightningCLI):
         given = chosen.get("ckpt_path")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
-        elif given and Path(given).is_file() and not zipfile.is_zipfile(given):
-            # Lightning looks into it before anything can say what is wrong with it.
-            raise WeightsFormatError(f"{given} is no whole checkpoint", remedy="name another one")
+        elif given:
+            _refuse_elsewhere(str(given))
+            if Path(given).is_file():
+                # Lightning looks into it before anything can say what is wrong with it.
+                unpickled(Path(given), headers_only=True)
+        if chosen.get("weights_only") is False:
+            raise ConfigError(
+                "weights_only is false, and a checkpoint that asks for more than tensors is never loaded",
+                remedy="leave it out",
+            )
+        if "weights_only" in chosen:
+            # Left open, an environment variable of torch's could take it for false.
+            chosen.weights_only = True
         if "verbose" in chosen:
             # Lightning would print the metrics a second time, by data loader.
             chosen.verbose = False
@@ -115,11 +127,18 @@ def main(args: Sequence[str] | None = None) -> int:
                 parser_kwargs=_parser_kwargs(),
                 args=given,
             )
-    except (NoTimeToTrainError, ArgumentError, MisconfigurationException, OSError, ValueError) as error:
+    except (
+        NoTimeToTrainError,
+        ArgumentError,
+        MisconfigurationException,
+        OSError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         message = one_line(error)
         if debug or message is None:
             raise
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {without_home(message)}", file=sys.stderr, flush=True)
         _let_the_first_process_speak()
         return 2
     except KeyboardInterrupt:
@@ -155,6 +174,9 @@ def one_line(error: Exception) -> str | None:
         return " ".join(text.split())
     if isinstance(error, OSError):
         return f"{' '.join(text.split())} (check the path, its permissions and the space that is left)"
+    if isinstance(error, pickle.UnpicklingError):
+        # Of a checkpoint that Lightning found itself; torch's own advice is to load it all the same.
+        return "a checkpoint asks for more than tensors, so it was not loaded (name one that this package wrote)"
     if isinstance(error, ValueError) and "Does not validate against any" not in text:
         return None
     keys, leaves = [], []
@@ -167,6 +189,21 @@ def one_line(error: Exception) -> str | None:
     place = f"{'.'.join(keys)}: " if keys else ""
     remedy = "" if isinstance(error, ValueError) else " (--help lists what there is)"
     return f"{place}{'; '.join(leaves)}{remedy}"
+
+
+def _refuse_elsewhere(checkpoint: str) -> None:
+    """Refuse what Lightning would fetch, a file whose name begins like a link among them, and then unpickle.
+
+    Raises:
+        ConfigError: It is no path on this machine.
+    """
+    if "://" in checkpoint or "::" in checkpoint or checkpoint.startswith(("http", "registry")):
+        from no_time_to_train.weights.responses import without_secrets
+
+        raise ConfigError(
+            f"--ckpt_path {without_secrets(checkpoint)} is no file of this machine, and nothing is fetched for a run",
+            remedy="fetch the checkpoint first and give its path, which may not begin with http or registry",
+        )
 
 
 def _names_subcommand(args: Sequence[str]) -> bool:
@@ -192,7 +229,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     """Print a warning in one line, without the source line that gave it."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {without_home(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _parser_kwargs() -> dict[str, Any]:

@@ -86,7 +86,13 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
         with atomic_folder(root) as beside:
             _write(beside, parameters)
             (beside / _MANIFEST).write_text(json.dumps(asdict(parameters)) + "\n")
-    return TrainingScenes(*(np.load(root / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
+    try:
+        arrays = [np.load(root / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS]
+    except (OSError, ValueError, EOFError) as error:
+        raise OutputError(
+            f"{root} holds damaged training scenes: {error}", remedy="remove it, and they are drawn again"
+        ) from error
+    return TrainingScenes(*arrays)
 
 
 def _is_written(root: Path, parameters: _Parameters) -> bool:

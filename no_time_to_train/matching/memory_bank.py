@@ -1,7 +1,7 @@
 """The memory bank: one mean feature per reference, one prototype per class."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -238,16 +238,19 @@ class MemoryBank(nn.Module):
                         remedy="give a file that test_mode fill_memory wrote",
                     )
                 tensors = {name: file.get_tensor(name) for name in ("means", "classes", "negative")}
-        except (SafetensorError, OSError) as error:
+            class_names, image_size = _checked(metadata, **tensors)
+        except WeightsFormatError:
+            raise
+        except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
             raise WeightsFormatError(
                 f"{path} is no whole memory bank: {error}", remedy="fill it again with test_mode fill_memory"
             ) from error
         bank = cls(
-            json.loads(metadata["class_names"]),
+            class_names,
             tensors["means"].shape[1],
             metadata["encoder_fingerprint"],
             encoder_name=metadata.get("encoder_name", ""),
-            image_size=json.loads(metadata.get("image_size", "null")),
+            image_size=image_size,
         )
         # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
         bank.means, bank.classes, bank.negative = (tensors[n].clone() for n in ("means", "classes", "negative"))
@@ -267,3 +270,32 @@ class MemoryBank(nn.Module):
         self.classes = torch.cat([self.classes, torch.tensor(classes, device=device)])
         self.negative = torch.cat([self.negative, torch.tensor(negative, device=device)])
         self._pending.clear()
+
+
+def _checked(
+    metadata: Mapping[str, str], means: Tensor, classes: Tensor, negative: Tensor
+) -> tuple[list[str], int | None]:
+    """Return the class names and the image size that a file states.
+
+    Raises:
+        ValueError: What it holds is in no bank.
+        KeyError: It lacks something.
+    """
+    names, size = json.loads(metadata["class_names"]), json.loads(metadata.get("image_size", "null"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its class names are no list of texts")
+    if not names or len(set(names)) != len(names) or "encoder_fingerprint" not in metadata:
+        raise ValueError("it lacks class names or the encoder's fingerprint, or has a name twice")
+    if size is not None and type(size) is not int:
+        raise ValueError("its image size is no number")
+    wanted = ((means, torch.float32, 2), (classes, torch.int64, 1), (negative, torch.bool, 1))
+    if any(
+        (tensor.dtype, tensor.ndim, tensor.shape[:1]) != (dtype, ndim, means.shape[:1])
+        for tensor, dtype, ndim in wanted
+    ):
+        raise ValueError("its tensors are not one mean, class and sign for each reference")
+    if len(classes) and not 0 <= classes.min() <= classes.max() < len(names):
+        raise ValueError("it has references of classes without a name")
+    if not torch.isfinite(means).all():
+        raise ValueError("its means hold NaN or infinities")
+    return names, size

@@ -3,8 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
@@ -139,7 +142,7 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
         )
     given = dict(value or {})
     known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type] # every cls here is a dataclass
-    unknown = sorted(given.keys() - known)
+    unknown = sorted(map(str, given.keys() - known))
     if unknown:
         raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=f"it has {', '.join(sorted(known))}")
     hints = get_type_hints(cls)
@@ -150,10 +153,43 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
             raise ConfigError(f"{name}.{key} is null", remedy="leave it out for the defaults")
         if kinds and entry is not None:
             given[key] = as_config(kinds[0], entry, f"{name}.{key}")  # type: ignore[arg-type] # a class, not an instance
+        elif not _fits(entry, hints[key]):
+            raise ConfigError(
+                f"{name}.{key} is {repr(entry)[:40]}, expected {_in_words(hints[key])}", remedy="correct it in the YAML"
+            )
     try:
         return cls(**given)
     except TypeError as error:
         raise ConfigError(f"{name} is incomplete: {error}", remedy=f"it has {', '.join(sorted(known))}") from error
+
+
+# What a value of a setting's type may be: NumPy's numbers too, and of a path its text.
+_KINDS: dict[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (Integral,),
+    float: (Real,),
+    str: (str,),
+    Path: (PathLike, str),
+    NoneType: (NoneType,),
+}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of a setting's type, as far as that is one of those that stand in YAML."""
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return isinstance(value, str | int) and value in kinds
+    if isinstance(hint, UnionType):
+        return any(_fits(value, kind) for kind in kinds)
+    known = _KINDS.get(hint)
+    return known is None or (isinstance(value, known) and (hint is bool or not isinstance(value, bool)))
+
+
+def _in_words(hint: Any) -> str:
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, kinds))}"
+    return " or ".join(map(_in_words, kinds)) if kinds else {NoneType: "null"}.get(hint, hint.__name__)
 
 
 def _require(condition: bool, name: str, value: float, expected: str) -> None:

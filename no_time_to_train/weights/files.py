@@ -6,6 +6,7 @@ Nothing here knows a model. Tensors are memory-mapped, so that looking at a file
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -173,11 +174,24 @@ def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
     return StoredTensors(tensors, tuple(files), "sharded safetensors")
 
 
-def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
+def unpickled(file: Path, *, headers_only: bool = False) -> Any:
+    """Read a pickle of torch's, of which nothing is run.
+
+    Args:
+        file: As `torch.save` wrote it.
+        headers_only: Give tensors on the meta device, which have shape and dtype and no values.
+
+    Raises:
+        UnsafeWeightsError: It asks for more than tensors and plain containers.
+        WeightsFormatError: It is damaged, or no pickle.
+    """
     try:
         # Only zip archives can be memory-mapped; the legacy format, which few files still have, is read whole.
         mapped = zipfile.is_zipfile(file) and not headers_only
-        loaded = torch.load(file, map_location="meta" if headers_only else "cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            # Whether a file can be read is said once, below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(file, map_location="meta" if headers_only else "cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = _REFUSED.search(str(error))
         if reason:
@@ -191,7 +205,10 @@ def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
         raise WeightsFormatError(
             f"{file} is no whole PyTorch weights file: {first_line}", remedy=FETCH_AGAIN
         ) from error
-    stored = pickled_tensors(loaded, file)
+
+
+def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
+    stored = pickled_tensors(unpickled(file, headers_only=headers_only), file)
     if not headers_only and any(tensor.is_meta for tensor in stored.tensors.values()):
         raise WeightsFormatError(
             f"{file} holds tensors without values: the model was saved from the meta device",
