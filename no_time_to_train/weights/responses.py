@@ -116,7 +116,7 @@ def asked_wait(response: httpx2.Response) -> float | None:
 
 
 class _WithoutQueries(logging.Filter):
-    """Takes queries and credentials out of the addresses that the HTTP library logs, and the Hub's client with HF_DEBUG."""
+    """Takes queries and credentials out of what the HTTP libraries log, and the Hub's client with HF_DEBUG."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = _SECRETS.sub("", record.getMessage()), None
@@ -124,7 +124,7 @@ class _WithoutQueries(logging.Filter):
 
 
 # A logger's filter is not asked about what those below it say.
-for _name in ("httpx2", "huggingface_hub.utils._http"):
+for _name in ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy", "huggingface_hub.utils._http"):
     logging.getLogger(_name).addFilter(_WithoutQueries())
 
 
