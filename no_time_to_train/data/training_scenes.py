@@ -75,7 +75,7 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
 
     Raises:
         ConfigError: `count` is less than 1, or `size` too small to draw at.
-        OutputError: `root` is in use for something else, or cannot be written.
+        OutputError: `root` is in use for something else, holds damaged arrays, or cannot be written.
     """
     if count < 1:
         raise ConfigError(f"cannot draw {count} training scenes", remedy="ask for one at least")

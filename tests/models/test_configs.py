@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from no_time_to_train.errors import ConfigError
@@ -103,3 +104,28 @@ def test_a_crop_without_bounds_is_refused() -> None:
 def test_a_resizing_that_is_not_known_is_refused() -> None:
     with pytest.raises(ConfigError, match="one of stretch, keep_ratio"):
         EncoderConfigArgs("dinov3_small", resize_policy="crop")  # type: ignore[arg-type] # that is the point
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": 5}, r"encoder_cfg\.name is 5, expected str"),
+        ({"name": "small", "img_size": "x"}, r"img_size is 'x', expected int or null"),
+        ({"name": "small", "img_size": True}, r"img_size is True, expected int or null"),
+        ({"name": "small", "img_size": 64.0}, r"img_size is 64\.0, expected int or null"),
+        (
+            {"name": "small", "resize_policy": ["stretch"]},
+            r"resize_policy is \['stretch'\], expected one of stretch, keep_",
+        ),
+        ({"name": "small", "prefer_plus": 1}, r"prefer_plus is 1, expected bool"),
+        ({"name": "small", 5: 1, "colour": 1}, r"encoder_cfg has no setting 5, colour"),
+    ],
+)
+def test_settings_of_other_types(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        as_config(EncoderConfigArgs, given, "encoder_cfg")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = {"points_per_side": np.int64(8), "iou_thr": np.float32(0.5), "nms_thr": 1}
+    assert as_config(Sam2InferConfig, given, "x") == Sam2InferConfig(points_per_side=8, iou_thr=0.5, nms_thr=1)

@@ -200,7 +200,8 @@ def test_checkpoints_and_memory_files_of_the_matcher(
     for name, legacy in (("evil.ckpt", False), ("old.ckpt", True), ("memory.safetensors", False)):
         path = tmp_path / name
         path.write_bytes(with_payload(proof, legacy=legacy))
-        for command in ("test", "validate", "predict"):
+        # A memory file is looked into once the models are built, which takes its time.
+        for command in ("test",) if path.suffix == ".safetensors" else ("test", "validate", "predict"):
             given = [command, *small, "--model.test_mode", "test", "--ckpt_path", str(path)]
             refused(capsys, main(given), name)
     for option in ("encoder_ckpt_path", "sam2_ckpt_path"):

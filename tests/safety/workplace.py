@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -33,11 +34,13 @@ class Ran:
         status: The exit status.
         attempts: To reach the network.
         printed: On stdout, on stderr and by loggers.
+        seconds: Of the processor.
     """
 
     status: int
     attempts: list[str]
     printed: str
+    seconds: float
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Workplace:
 
     def run(self, name: str, main: Callable[[list[str]], int], *arguments: str) -> None:
         """Run a command with the network closed."""
-        printed = io.StringIO()
+        printed, begin = io.StringIO(), time.process_time()
         handler = logging.StreamHandler(printed)
         logging.getLogger().addHandler(handler)
         try:
@@ -57,7 +60,7 @@ class Workplace:
                 status = main(list(arguments))
         finally:
             logging.getLogger().removeHandler(handler)
-        self.ran[name] = Ran(status, attempts, printed.getvalue())
+        self.ran[name] = Ran(status, attempts, printed.getvalue(), time.process_time() - begin)
 
 
 def prepare(folder: Path) -> Workplace:
