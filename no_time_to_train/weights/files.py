@@ -47,6 +47,12 @@ def find_weights_file(path: Path) -> Path:
     Raises:
         WeightsNotFoundError: There is nothing at `path`, or the folder holds no weights file, or the file is empty.
     """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long a name, or one with a null byte
+        raise WeightsNotFoundError(f"no weights at {path}: {error}", remedy="check the path") from error
     if path.is_dir():
         for name in ("model.safetensors", SAFETENSORS_INDEX, "pytorch_model.bin"):
             if (path / name).is_file():
@@ -188,10 +194,7 @@ def unpickled(file: Path, *, headers_only: bool = False) -> Any:
     try:
         # Only zip archives can be memory-mapped; the legacy format, which few files still have, is read whole.
         mapped = zipfile.is_zipfile(file) and not headers_only
-        with warnings.catch_warnings():
-            # Whether a file can be read is said once, below.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(file, map_location="meta" if headers_only else "cpu", weights_only=True, mmap=mapped)
+        return load_tensors(file, map_location="meta" if headers_only else "cpu", mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = _REFUSED.search(str(error))
         if reason:
@@ -205,6 +208,19 @@ def unpickled(file: Path, *, headers_only: bool = False) -> Any:
         raise WeightsFormatError(
             f"{file} is no whole PyTorch weights file: {first_line}", remedy=FETCH_AGAIN
         ) from error
+
+
+def load_tensors(file: Path, **options: Any) -> Any:
+    """Call `torch.load` for tensors and plain values; other pickles end in its own errors.
+
+    Args:
+        file: As `torch.save` wrote it.
+        options: Of `torch.load`.
+    """
+    with warnings.catch_warnings():
+        # Whether a file can be read is said once, by who catches the errors.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(file, weights_only=True, **options)
 
 
 def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
