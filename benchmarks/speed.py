@@ -1,6 +1,6 @@
 """Seconds an image, stage by stage: ours exact, ours fast, and SAM2 called as the original calls it, in the same run.
 
-``python -m benchmarks.speed [--repeats 5] [--peer-prompts 1024] [--json FILE] [--plot FILE]``
+``python -m benchmarks.speed [--repeats 5] [--peer-prompts 1024] [--parts compared] [--json FILE] [--plot FILE]``
 
 DINOv3-L at 592 px and SAM2-T with random weights, an image of noise in 640x480, one class in memory. The peer is
 transformers' `Sam2Model`, 64 prompts at a time, three masks each, then the method as it is written: every mask a float
@@ -279,19 +279,23 @@ def one(name: str, peer_prompts: int) -> None:
     print(cast(re.Match[str], re.search(r"VmHWM:\s+(\d+) kB", status))[1])
 
 
-def show(figures: dict[str, Any], console: Console) -> None:
-    """Print all figures as tables."""
-    stages, ratios = figures["compared"]["stages"], figures["compared"]["ratios"]
+def show_compared(compared: dict[str, Any], console: Console) -> None:
+    """Print the stages of peer, exact and fast."""
+    stages, ratios = compared["stages"], compared["ratios"]
     title = f"seconds an image; torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    table = Table("", *STAGES, "all", "faster by (min-max)", "prompts faster by", "peak GB", title=title)
+    table = Table("", *STAGES, "all", "faster by (min-max)", "prompts faster by", title=title)
     for name, entry in stages.items():
         cells = [f"{entry[stage]:.3f}" for stage in (*STAGES, "all")]
         for key in (name, f"{name} prompts"):
             cells.append("{:.1f} ({:.1f}-{:.1f})".format(*ratios[key]) if key in ratios else "")
-        table.add_row(name, *cells, f"{figures['peak GB'][name]:.2f}")
+        table.add_row(name, *cells)
     console.print(table)
-    console.print(f"largest difference of logits: {figures['compared']['difference']:.1e} of the largest")
-    for what, presets in figures["growth"].items():
+    console.print(f"largest difference of logits: {compared['difference']:.1e} of the largest")
+
+
+def show_growth(growth: dict[str, Any], console: Console) -> None:
+    """Print a table for each size that grows."""
+    for what, presets in growth.items():
         table = Table("preset", *Size._fields, *STAGES, "all", title=f"growth with {what}")
         for preset, rows in presets.items():
             for row in rows:
@@ -299,10 +303,19 @@ def show(figures: dict[str, Any], console: Console) -> None:
                     preset, *(str(row[key]) for key in Size._fields), *(f"{row[key]:.3f}" for key in (*STAGES, "all"))
                 )
         console.print(table)
+
+
+def show_cache(cache: dict[str, Any], console: Console) -> None:
+    """Print first and second runs."""
     table = Table("preset", "first", "again", "other references", title="seconds an image, with a cache")
-    for preset, entry in figures["cache"].items():
+    for preset, entry in cache.items():
         table.add_row(preset, *(f"{value:.3f}" for value in entry.values()))
     console.print(table)
+
+
+def show_peaks(peaks: dict[str, float], console: Console) -> None:
+    """Print the most memory of each."""
+    console.print("peak of memory: " + ", ".join(f"{name} {value:.2f} GB" for name, value in peaks.items()))
 
 
 def plot(growth: dict[str, Any], path: Path) -> None:
@@ -328,11 +341,14 @@ def plot(growth: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Run everything and print it."""
+    """Run the parts and print each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="counted rounds")
     parser.add_argument("--growth-repeats", type=int, default=3, help="counted rounds of growth and cache")
     parser.add_argument("--peer-prompts", type=int, default=1024, help="fewer are quicker, and favour the peer")
+    parser.add_argument(
+        "--parts", nargs="+", choices=("compared", "cache", "peak GB", "growth"), help="all if not given"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--plot", type=Path, help="also draw growth here")
     parser.add_argument("--one", choices=("exact", "fast", "peer"), help=argparse.SUPPRESS)
@@ -340,18 +356,24 @@ def main() -> None:
     if args.one:
         one(args.one, args.peer_prompts)
         return
+    figures: dict[str, Any] = {}
+    console = Console(width=160)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        figures = {
-            "compared": compare(folder, args.repeats, args.peer_prompts),
-            "cache": second_run(folder, args.growth_repeats),
-            "peak GB": peaks(args.peer_prompts),
-            "growth": grow(folder, args.growth_repeats),
+        parts: dict[str, tuple[Callable[[], Any], Callable[[Any, Console], None]]] = {
+            "compared": (lambda: compare(folder, args.repeats, args.peer_prompts), show_compared),
+            "cache": (lambda: second_run(folder, args.growth_repeats), show_cache),
+            "peak GB": (lambda: peaks(args.peer_prompts), show_peaks),
+            "growth": (lambda: grow(folder, args.growth_repeats), show_growth),
         }
-    show(figures, Console(width=160))
+        for name in args.parts or parts:
+            measure, show = parts[name]
+            figures[name] = measure()
+            # At once: a run that is stopped later keeps what it has measured.
+            show(figures[name], console)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
-    if args.plot:
+    if args.plot and "growth" in figures:
         plot(figures["growth"], args.plot)
 
 

@@ -1,16 +1,19 @@
 """Writing files so that nobody ever sees half of one: written beside, synced, renamed."""
 
 import ctypes
+import errno
 import os
-import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from no_time_to_train.errors import OutputError
+from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_in
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -19,7 +22,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary file exists and is empty when the block begins, so that a folder that cannot be written to is known
     before the work is done rather than after it. On success it is synced and renamed onto `path`; if the block
-    raises, it is removed and an older file at `path` stays as it was.
+    raises, it is removed and an older file at `path` stays as it was; if the process is killed, the next one that
+    writes into the folder removes it.
 
     Args:
         path: The file to write; its parent folders are made. A symbolic link is followed, not replaced.
@@ -28,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         A path in the same folder and with the same suffix, since some writers choose the format by the suffix.
 
     Raises:
-        OutputError: `path` is a folder, or its folder cannot be made or written to.
+        OutputError: `path` is a folder, or its folder cannot be made or written to, or the disk is full.
 
     Example:
         >>> import tempfile
@@ -39,34 +43,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ('whole', ['a.txt'])
     """
     target = path.resolve()
-    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}{target.suffix}")
-    try:
-        if target.is_dir():
-            raise IsADirectoryError("it is a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        yield temporary
+    temporary = target.with_name(unfinished_name(target))
+    with ExitStack() as stack:
         try:
-            # Some writers, safetensors' among them, leave a file that its owner alone may read.
+            if target.is_dir():
+                raise IsADirectoryError("it is a folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(writing_in(target.parent))
+            temporary.touch(exist_ok=False)
+            stack.callback(temporary.unlink, missing_ok=True)
+            mode = temporary.stat().st_mode
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        with _room_for(path):
+            yield temporary
+        try:
+            # Some writers leave a file that its owner alone may read.
             temporary.chmod(mode)
             _sync(temporary)
             temporary.replace(target)
             _sync(target.parent)
         except OSError as error:
             raise _cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(root: Path) -> Iterator[Path]:
     """Give a new folder beside `root` that takes its place when the block ends well.
 
-    A folder that stood there is removed then. If the block raises, the new folder is removed and the old one stays.
+    A folder that stood there is removed then. If the block raises, the new folder is removed and the old one stays; if
+    the process is killed, the next one that writes beside it removes the new one.
 
     Args:
         root: The folder to write; its parents are made.
@@ -75,27 +81,91 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         An empty folder beside `root`.
 
     Raises:
-        OutputError: The parent cannot be made or written to.
+        OutputError: The parent cannot be made or written to, or the disk is full.
     """
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write beside {root}: {error}", remedy="name a folder that you may write to"
-        ) from error
-    try:
-        yield beside
+    beside = root.with_name(unfinished_name(root))
+    with ExitStack() as stack:
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(writing_in(root.parent))
+            beside.mkdir(mode=0o700)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write beside {root}: {error}", remedy="name a folder that you may write to"
+            ) from error
+        stack.callback(shutil.rmtree, beside, ignore_errors=True)
+        with _room_for(root):
+            yield beside
         beside.chmod(0o755)
         put_in_place(beside, root)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def atomic_files(folder: Path, last: str) -> Iterator[Path]:
+    """Give a new folder whose files take their places in another one when the block ends well.
+
+    Before any of them does, the old file called `last` is removed; the new one comes behind all others. So what is
+    beside it is always of its own writing, and where it is missing somebody was interrupted.
+
+    Args:
+        folder: Where the files go; other files in it stay. Made if it is missing.
+        last: The name of the file that makes the others count, such as weights beside their settings.
+
+    Yields:
+        An empty folder within `folder`.
+
+    Raises:
+        OutputError: The folder cannot be made or written to.
+    """
+    beside = folder / unfinished_name(Path(last))
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(writing_in(folder))
+            beside.mkdir()
+            mode = beside.stat().st_mode & 0o666
+        except OSError as error:
+            raise _cannot_write(folder / last, error) from error
+        stack.callback(shutil.rmtree, beside, ignore_errors=True)
+        with _room_for(folder / last):
+            yield beside
+        try:
+            for path in beside.iterdir():
+                path.chmod(mode)
+                _sync(path)
+            (folder / last).unlink(missing_ok=True)
+            for path in sorted(beside.iterdir(), key=lambda path: path.name == last):
+                _sync(folder)
+                path.replace(folder / path.name)
+            _sync(folder)
+        except OSError as error:
+            raise _cannot_write(folder / last, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before work is done for it; nothing is left there.
+
+    Raises:
+        OutputError: It is a file, or lies under one, or may not be written to.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        # Permissions alone do not tell of disks that are full or read-only.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}", remedy="name a folder that you may write to"
+        ) from error
 
 
 def put_in_place(new: Path, root: Path) -> None:
     """Move a whole folder to where another one may stand, which is removed.
 
-    On Linux the two change places in one step. Elsewhere there is for a moment no folder, never half of one.
+    On Linux the two change places in one step. Elsewhere there is for a moment no folder, never half of one; if the
+    process is killed then, the next one that writes there puts the old folder back.
 
     Args:
         new: A folder on the file system of `root`.
@@ -105,28 +175,47 @@ def put_in_place(new: Path, root: Path) -> None:
         OutputError: The folders cannot be moved.
     """
     try:
-        for path in new.iterdir():
+        for path in new.rglob("*"):
             _sync(path)
         _sync(new)
-        if not root.exists():
-            new.rename(root)
-        elif not _exchange(new, root):
-            old = root.with_name(f".{root.name}.{secrets.token_hex(6)}")
-            root.rename(old)
-            try:
+        with writing_in(root.parent):
+            old = _swap(new, root) if root.exists() else None
+            if old is None:
                 new.rename(root)
-            except OSError:
-                old.rename(root)
-                raise
-            new = old
-        _sync(root.parent)
+            _sync(root.parent)
     except OSError as error:
         raise OutputError(
             f"cannot put a folder at {root}: {error.strerror or error}",
             remedy="name a folder in one that you may write to, and that is no mount point",
         ) from error
     # The new one is in place, whatever becomes of the old.
-    shutil.rmtree(new, ignore_errors=True)
+    if old is not None:
+        remove_folder(old, beside=root)
+
+
+def remove_folder(folder: Path, *, beside: Path | None = None) -> None:
+    """Remove a folder so that nobody finds half of it; one that cannot be removed stays.
+
+    Args:
+        folder: What to remove.
+        beside: Where what is left of it lies if the process is killed; where the folder was if None.
+    """
+    place = beside or folder
+    with suppress(OSError), writing_in(place.parent):
+        shutil.rmtree(folder.rename(place.with_name(unfinished_name(place))), ignore_errors=True)
+
+
+def _swap(new: Path, root: Path) -> Path:
+    """Put a folder where another one stands, and return where that is then."""
+    if _exchange(new, root):
+        return new
+    old = root.rename(root.with_name(replaced_name(root)))
+    try:
+        new.rename(root)
+    except OSError:
+        old.rename(root)
+        raise
+    return old
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -144,9 +233,18 @@ def write_text_atomic(path: Path, text: str) -> None:
     Raises:
         OutputError: The file cannot be written, for instance because the disk is full.
     """
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, wholly or not at all.
+
+    Raises:
+        OutputError: The file cannot be written, for instance because the disk is full.
+    """
     with atomic_path(path) as temporary:
         try:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+            temporary.write_bytes(content)
         except OSError as error:
             raise _cannot_write(path, error) from error
 
@@ -160,6 +258,34 @@ def without_home(text: str) -> str:
     """
     home = os.environ.get("HOME", "").rstrip("/")
     return text.replace(f"{home}/", "~/") if home else text
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot remove {path}: {error.strerror or error}", remedy="name a folder that you may write to"
+        ) from error
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Say of a full disk which file it has no room for; writers of other libraries have errors of their own for it."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in _NO_ROOM or os.strerror(errno.ENOSPC) in str(error)
+        if not full or isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"cannot write {path}: {os.strerror(errno.ENOSPC)}", remedy="make room, or name a folder on another disk"
+        ) from error
 
 
 def _sync(path: Path) -> None:

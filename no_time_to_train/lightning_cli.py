@@ -14,17 +14,28 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from no_time_to_train.errors import ConfigError, NoTimeToTrainError
-from no_time_to_train.files import without_home
-from no_time_to_train.weights.files import unpickled
+from no_time_to_train.errors import (
+    ConfigError,
+    KeyMismatchError,
+    NoTimeToTrainError,
+    OutputError,
+    UnsafeWeightsError,
+    WeightsFormatError,
+)
+from no_time_to_train.files import check_writable, without_home, write_text_atomic
+from no_time_to_train.weights.files import load_tensors
+from no_time_to_train.yaml_files import read_yaml
 
 _NOISE = (
     "Does not validate against any",
@@ -38,6 +49,7 @@ _NOISE = (
 _OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 _LONGEST_WAIT = 20.0  # seconds
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+_CORRECT = "correct it in the YAML or on the command line"
 MEMORY_SUFFIX = ".safetensors"
 
 
@@ -45,6 +57,7 @@ class NttLightningCLI(LightningCLI):
     """LightningCLI with `--out_path`, and with memory files as `--ckpt_path`."""
 
     memory_path: Path | None = None
+    checkpoint: frozenset[str] | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what belongs to no class."""
@@ -56,14 +69,19 @@ class NttLightningCLI(LightningCLI):
         """Parse, and keep a memory file from Lightning, which would read it as a checkpoint of its own."""
         super().parse_arguments(parser, args)
         chosen = self.config[self.config.subcommand]
+        seed = chosen.get("seed_everything")
+        if type(seed) is int and not 0 <= seed < 2**32:
+            raise ConfigError(f"seed_everything is {seed}", remedy="set 0 or more, below 2^32")
+        if not isinstance(chosen.trainer, Namespace):
+            raise ConfigError(f"trainer is {chosen.trainer!r:.60}, expected settings by name", remedy=_CORRECT)
         given = chosen.get("ckpt_path")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
         elif given:
             _refuse_elsewhere(str(given))
-            if Path(given).is_file():
+            if Path(given).exists():
                 # Lightning looks into it before anything can say what is wrong with it.
-                unpickled(Path(given), headers_only=True)
+                self.checkpoint = _names_in(Path(given))
         if chosen.get("weights_only") is False:
             raise ConfigError(
                 "weights_only is false, and a checkpoint that asks for more than tensors is never loaded",
@@ -79,8 +97,51 @@ class NttLightningCLI(LightningCLI):
             # They are written; nobody takes what a command line returns.
             chosen.return_predictions = False
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse folders that cannot be written to, before anything is loaded for them.
+
+        Raises:
+            OutputError: There is one.
+        """
+        chosen = self.config[self.config.subcommand]
+        out_path = chosen.get("out_path")
+        places = {"trainer.default_root_dir": chosen.trainer.default_root_dir or Path.cwd()}
+        places |= {} if out_path is None else {"--out_path": Path(out_path).parent}
+        for name, place in places.items():
+            if "://" in str(place):
+                continue  # fsspec's
+            try:
+                check_writable(Path(place))
+            except OutputError as error:
+                raise OutputError(f"{name}: {error.message}", remedy=error.remedy) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer.
+
+        Raises:
+            ConfigError: Lightning does not take its settings, for which it has errors of many kinds.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}", remedy=_CORRECT) from error
+
     def after_instantiate_classes(self) -> None:
-        """Hand the command line's paths to the module."""
+        """Hand the command line's paths to the module, and see that data and checkpoint are for it.
+
+        Raises:
+            ConfigError: The data is for another module.
+            KeyMismatchError: The checkpoint is of another module.
+        """
+        check_data = getattr(self.model, "check_data", None)
+        if check_data is not None:
+            check_data(self.datamodule)
+        if self.checkpoint is not None and self.checkpoint != self.model.state_dict().keys():
+            raise KeyMismatchError(
+                f"{self._get(self.config, 'ckpt_path')} is a checkpoint of another module than this "
+                f"{type(self.model).__name__}, or of other settings",
+                remedy="name another one, or set what its config.yaml says",
+            )
         out_path = self._get(self.config_init, "out_path")
         for name, path in (("memory_path", self.memory_path), ("out_path", out_path)):
             if path is not None:
@@ -94,6 +155,36 @@ class NttLightningCLI(LightningCLI):
         """
         if type(self.model).training_step is LightningModule.training_step:
             raise ConfigError(f"{type(self.model).__name__} is not trained", remedy="run test, validate or predict")
+
+
+class _SaveWholeConfig(SaveConfigCallback):
+    """Writes `config.yaml` wholly or not at all, and takes an earlier run's place only when this one has begun."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave what an earlier run wrote, as long as models and data may turn out to be missing."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it before the first checkpoint."""
+        self._write(trainer)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `on_test_epoch_start`."""
+        self._write(trainer)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it once the module has put away results of an earlier run, which it does in `on_test_start`."""
+        self._write(trainer)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `on_test_epoch_start`."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        # Every process has to ask for the folder, which is broadcast.
+        folder = trainer.log_dir
+        if trainer.is_global_zero and not self.already_saved and folder is not None:
+            write_text_atomic(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_unset=False))
+        self.already_saved = True
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -112,6 +203,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if not _names_subcommand(given):
         given.insert(0, "test")
     try:
+        _check_configurations(given)
         with warnings.catch_warnings():
             # They are the command line's own, with the default subcommand filled in.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
@@ -123,7 +215,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 trainer_class=Trainer,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=_SaveWholeConfig,
                 parser_kwargs=_parser_kwargs(),
                 args=given,
             )
@@ -170,8 +262,10 @@ def one_line(error: Exception) -> str | None:
     jsonargparse reports every branch of every union that it tried; what matters are the keys on the way and the leaf.
     """
     text = str(error)
-    if isinstance(error, NoTimeToTrainError | MisconfigurationException):
+    if isinstance(error, NoTimeToTrainError):
         return " ".join(text.split())
+    if isinstance(error, MisconfigurationException):
+        return f"{' '.join(text.split())} ({_CORRECT})"
     if isinstance(error, OSError):
         return f"{' '.join(text.split())} (check the path, its permissions and the space that is left)"
     if isinstance(error, pickle.UnpicklingError):
@@ -179,16 +273,62 @@ def one_line(error: Exception) -> str | None:
         return "a checkpoint asks for more than tensors, so it was not loaded (name one that this package wrote)"
     if isinstance(error, ValueError) and "Does not validate against any" not in text:
         return None
-    keys, leaves = [], []
+    keys, leaves, got = [], [], ""
     for line in (line.strip().removeprefix("- ") for line in text.splitlines()):
         key = re.fullmatch(r'Parser key "(.+)":', line)
         if key:
             keys.append(key[1])
+        elif line.startswith("Given value: "):
+            # The innermost comes first.
+            got = got or f", got {line.removeprefix('Given value: '):.60}"
         elif line and not line.startswith(_NOISE):
             leaves.append(line)
     place = f"{'.'.join(keys)}: " if keys else ""
-    remedy = "" if isinstance(error, ValueError) else " (--help lists what there is)"
-    return f"{place}{'; '.join(leaves)}{remedy}"
+    remedy = _CORRECT if isinstance(error, ValueError) else "--help lists what there is"
+    what = re.sub(r"<class '(\w+)'>", r"\1", "; ".join(leaves))
+    if "arguments are required" in what:
+        remedy = "name a YAML, such as those under pl_configs/, with --config"
+    return f"{place}{what}{got} ({remedy})"
+
+
+def _check_configurations(args: Sequence[str]) -> None:
+    """Read the configuration files that are named, before Lightning does, which says less of what is wrong with them.
+
+    Raises:
+        NoTimeToTrainError: As `read_yaml` does.
+        ConfigError: None of them says which model.
+    """
+    named = [value for option, value in pairwise(args) if option in ("-c", "--config")]
+    named += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    models = [read_yaml(Path(name)).get("model") for name in named]
+    by_option = any(re.match(r"--model(\.class_path)?(=|$)", arg) for arg in args)
+    says = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
+    if named and not by_option and not says:
+        raise ConfigError(
+            f"{named[-1]} does not say which model", remedy="give it behind a whole configuration of pl_configs/"
+        )
+
+
+def _names_in(path: Path) -> frozenset[str]:
+    """Return the names of the tensors in a checkpoint.
+
+    Raises:
+        WeightsFormatError: It is none, or is damaged; `UnsafeWeightsError` if it asks for more than plain values.
+    """
+    remedy = "name another one"
+    if not zipfile.is_zipfile(path):
+        raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy)
+    try:
+        state = load_tensors(path, map_location="meta")["state_dict"]
+        return frozenset(state)
+    except pickle.UnpicklingError as error:
+        raise UnsafeWeightsError(
+            f"{path} asks for more than tensors and plain values, so it was not loaded", remedy=remedy
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise WeightsFormatError(f"{path} is no checkpoint of a training", remedy=remedy) from error
+    except Exception as error:  # what a damaged pickle does to its reader has no limits
+        raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy) from error
 
 
 def _refuse_elsewhere(checkpoint: str) -> None:
@@ -222,9 +362,9 @@ def _silence_advertising() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether Lightning says more than that there is no accelerator, or than an advertisement."""
+    """Tell whether Lightning says more than what stands in the settings or on the machine, or than an advertisement."""
     message = record.getMessage()
-    return "Tip:" not in message and "available: False" not in message
+    return not any(words in message for words in ("Tip:", "available: False", "Seed set to"))
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

@@ -1,6 +1,6 @@
 """The Python API: references in, instances out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -311,22 +311,6 @@ class Segmenter:
         logits = sam2.best_masks(embedding, prompts).mask_logits
         full = torch.nn.functional.interpolate(logits[None], size=size, mode="bilinear")[0, 0] > 0
         return full.cpu()
-
-
-def settings_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the model's settings in a YAML of the main job.
-
-    Raises:
-        ConfigError: It has none.
-    """
-    found: Any = document
-    for key in ("model", "init_args", "model_cfg"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    if not isinstance(found, Mapping):
-        raise ConfigError(
-            "the configuration has no model.init_args.model_cfg", remedy="name a YAML of the matching baselines"
-        )
-    return found
 
 
 def _checked_box(box: Box, size: tuple[int, int]) -> Box:

@@ -1,5 +1,6 @@
 """The main job through the command line, on small stand-ins: every YAML, every mode, every kind of bad input."""
 
+import errno
 import json
 import os
 import pickle
@@ -107,6 +108,33 @@ def test_full_run_writes_everything(whole_run: Path, data: TinyData) -> None:
     assert len(list((whole_run / "overlays").glob("*.png"))) == 5
     assert MemoryBank.load(whole_run / "memory.safetensors").counts() == [2, 2]
     assert yaml.safe_load((whole_run / "config.yaml").read_text())["seed_everything"] == 33
+
+
+def test_an_interrupted_run_leaves_no_metrics_of_another(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    """They are written last, and are put away before anything else of a run is written."""
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    metrics = tmp_path / "metrics.json"
+
+    def interrupted(self: MemoryBank, path: Path) -> None:
+        assert not metrics.exists()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryBank, "save", interrupted)
+        assert run(*small, "--seed_everything", "34", into=tmp_path) == 2
+    assert not metrics.exists()
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed_everything"] == 34
+    assert run(*small, into=tmp_path) == 0
+    assert read(metrics)["instances"] == read(whole_run / "metrics.json")["instances"]
+
+
+def test_bad_input_loses_nothing_of_an_earlier_run(small: list[str], whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    assert run(*small, "--data.references", tmp_path / "nowhere.json", into=tmp_path) == 2
+    assert run(*small, "--model.model_cfg.encoder_ckpt_path", tmp_path / "nowhere.pth", into=tmp_path) == 2
+    for path in whole_run.iterdir():
+        if path.is_file():
+            assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 def test_steps_alone_give_what_one_run_gives(small: list[str], whole_run: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from no_time_to_train.errors import (
     ImageReadError,
     MaskSizeError,
 )
-from no_time_to_train.segmenter import FoundInstances, settings_of
+from no_time_to_train.segmenter import FoundInstances
 from tests.tiny import write_config, write_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
@@ -217,14 +217,6 @@ def test_references_are_needed(segmenter: Segmenter, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no reference yet"):
             act()
     assert not list(tmp_path.iterdir())
-
-
-def test_settings_of_a_yaml() -> None:
-    settings = {"sam2_cfg_file": "sam2_hiera_t.yaml"}
-    assert settings_of({"model": {"init_args": {"model_cfg": settings}}}) == settings
-    for wrong in ({}, {"model": None}, {"model": {"init_args": {"model_cfg": 3}}}):
-        with pytest.raises(ConfigError, match="model_cfg"):
-            settings_of(wrong)
 
 
 def test_the_package_imports_the_api_when_it_is_asked_for() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.plain_pickle import read_plain_pickle
 from no_time_to_train.data.sampling import sample_references, sample_references_command
-from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError
+from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError, EmptyMaskError
 
 __all__ = [
     "Reference",
@@ -83,12 +83,14 @@ def load_references(
         ConfigError: A pickle without `annotations`, or JSON with them, or a class named twice.
         UnknownNameError: A class that the file does not have.
         EmptyClassError: Classes without a reference.
+        EmptyMaskError: A reference without a mask whose box covers nothing of its image.
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
         if annotations is None:
             raise ConfigError(
                 f"the pickle {path} holds only ids, and the annotations that they are of were not given",
-                remedy="give the COCO JSON file that it was sampled from as annotations",
+                remedy="give the COCO JSON file that it was sampled from as annotations, or "
+                "make the set anew with: ntt sample-references",
             )
         named = _named_in(read_plain_pickle(path), path)
         dataset = load_coco(annotations)
@@ -127,6 +129,8 @@ def load_negative_references(path: Path, class_names: Sequence[str]) -> tuple[Re
         for entry in dataset.annotations
         if (name := dataset.categories_by_id[entry.category_id].name) in indices and not entry.iscrowd
     )
+    for reference in references:
+        _check_box(reference, path)
     if not references:
         raise ConfigError(
             f"{path} has no annotation of the memory's classes: {', '.join(class_names)}",
@@ -152,8 +156,26 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
             f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}",
             remedy="add a reference for each, or name only the classes to look for in class_names",
         )
+    for reference in references:
+        _check_box(reference, path)
     references.sort(key=lambda reference: reference.class_index)
     return ReferenceSet(dataset.class_names, tuple(category.id for category in dataset.categories), tuple(references))
+
+
+def _check_box(reference: Reference, path: Path) -> None:
+    """Refuse a reference that is given by its box alone, of which nothing lies in the image.
+
+    Raises:
+        EmptyMaskError: It is one.
+    """
+    (x, y, width, height), image = reference.annotation.bbox, reference.image
+    seen = min(x + width, image.width) > max(x, 0) and min(y + height, image.height) > max(y, 0)
+    if reference.annotation.segmentation is None and not seen:
+        raise EmptyMaskError(
+            f"{path}: annotation {reference.annotation.id} in {image.file_name} has no mask, and its box "
+            f"{[x, y, width, height]} covers nothing of its image of {image.width}x{image.height} pixels",
+            remedy="correct the box, which is x, y, width and height, or remove the annotation",
+        )
 
 
 def _named_in(content: Any, path: Path) -> dict[int, list[tuple[int, int]]]:

@@ -62,6 +62,8 @@ def sample_references(
     if split is not None and class_names is not None:
         raise ConfigError(f"got the split {split} and class names as well", remedy="give one of the two")
     dataset = annotations if isinstance(annotations, CocoDataset) else load_coco(annotations)
+    if not dataset.categories:
+        raise AnnotationError(f"{dataset.source} names no categories", remedy="name a file of annotated images")
     if split is not None:
         class_names = resolve_split(split)
     if class_names is None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from no_time_to_train.data.masks import encode_mask
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, NOVEL_CLASSES, ShapeClass
-from no_time_to_train.data.shapes_scene import Scene, SceneInstance, render_scene
+from no_time_to_train.data.shapes_scene import Scene, SceneInstance, check_drawable, render_scene
 from no_time_to_train.errors import ConfigError, OutputError
 from no_time_to_train.files import atomic_folder, write_text_atomic
 
@@ -117,6 +117,7 @@ def write_shapes(
             f"cannot write {shots} shots and {num_targets} targets of the classes {classes!r}",
             remedy=f"give at least one shot and one target, and classes from {', '.join(_CLASS_SETS)}",
         )
+    check_drawable(size, seed)
     root = Path(root)
     parameters = _Parameters(seed, size, shots, num_targets, num_base_train, distractors, classes)
     paths = ShapesPaths(

@@ -13,6 +13,7 @@ from no_time_to_train.data.shapes_textures import TEXTURES
 from no_time_to_train.errors import ConfigError
 
 MIN_SIZE = 32
+MAX_SIZE = 8192
 SCALE = (0.15, 0.45)
 _MIN_DIAMETER = 12.0  # pixels; below it a bolt and a star are the same few pixels
 _MIN_VISIBLE_SHARE = 0.3
@@ -60,6 +61,24 @@ class _Placed:
     coverage: Float32[np.ndarray, "h w"]  # 0-1, of the part within the image
     window: tuple[slice, slice]
     whole_area: int
+
+
+def check_drawable(size: int, seed: int) -> None:
+    """Refuse what no scene can be drawn with, before the first one is.
+
+    Args:
+        size: Height and width in pixels.
+        seed: Of the scenes.
+
+    Raises:
+        ConfigError: The size is below 32 or above 8192, or the seed is negative.
+    """
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise ConfigError(
+            f"cannot draw scenes of size {size}", remedy=f"give a size of {MIN_SIZE} to {MAX_SIZE} pixels"
+        )
+    if seed < 0:
+        raise ConfigError(f"cannot draw scenes of seed {seed}", remedy="give a seed of 0 or more")
 
 
 def render_scene(

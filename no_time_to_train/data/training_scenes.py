@@ -7,6 +7,7 @@ shapes and textures of the novel classes are never among them.
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,9 +18,9 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, PALETTES, ShapeClass
-from no_time_to_train.data.shapes_scene import render_scene
+from no_time_to_train.data.shapes_scene import check_drawable, render_scene
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.files import atomic_folder
+from no_time_to_train.files import atomic_folder, check_writable
 
 BASE_SHAPES = tuple(dict.fromkeys(kind.shape for kind in BASE_CLASSES))
 BASE_TEXTURES = tuple(dict.fromkeys(kind.texture for kind in BASE_CLASSES))
@@ -74,15 +75,18 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
         count: Number of scenes.
 
     Raises:
-        ConfigError: `count` is less than 1, or `size` too small to draw at.
-        OutputError: `root` is in use for something else, holds damaged arrays, or cannot be written.
+        ConfigError: `count` is less than 1, or no scene can be drawn of `size` or `seed`.
+        OutputError: `root` is in use for something else, holds damaged arrays, cannot be written, or has no room.
     """
     if count < 1:
         raise ConfigError(f"cannot draw {count} training scenes", remedy="ask for one at least")
+    check_drawable(size, seed)
     root, parameters = Path(root), _Parameters(seed, size, count)
     if not _is_written(root, parameters):
         if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / _MANIFEST).is_file())):
             raise OutputError(f"{root} holds something else than training scenes", remedy="name a new or empty folder")
+        check_writable(root)
+        _check_room(root, parameters)
         with atomic_folder(root) as beside:
             _write(beside, parameters)
             (beside / _MANIFEST).write_text(json.dumps(asdict(parameters)) + "\n")
@@ -93,6 +97,24 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
             f"{root} holds damaged training scenes: {error}", remedy="remove it, and they are drawn again"
         ) from error
     return TrainingScenes(*arrays)
+
+
+def _check_room(root: Path, parameters: _Parameters) -> None:
+    """Refuse a disk without room: a process that writes to a map of a file on a full one is killed.
+
+    Raises:
+        OutputError: There is none.
+    """
+    place = root.absolute()
+    while not place.exists():
+        place = place.parent
+    wanted, free = parameters.count * (4 * parameters.size**2 + 2 * MAX_OBJECTS), shutil.disk_usage(place).free
+    if wanted > free:
+        raise OutputError(
+            f"{parameters.count} scenes of {parameters.size} pixels take {wanted:,} bytes, the disk of {root} has "
+            f"{free:,} free",
+            remedy="make room, name a folder on another disk, or ask for fewer scenes",
+        )
 
 
 def _is_written(root: Path, parameters: _Parameters) -> bool:

@@ -13,13 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import center_crop, pil_to_tensor
 
 from no_time_to_train.data.image_sources import ImageSource
 from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.errors import ConfigError, ImageReadError
 
 _MOST_UNREADABLE = 0.01
+_MOST_ELONGATED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Views(Dataset[_View]):
         self.source, self.size, self.seed = source, config.size, seed
         steps: list[Any]
         if seed is None:
-            steps = [v2.Resize(config.size, antialias=True), v2.CenterCrop(config.size)]
+            steps = [_middle, v2.Resize(config.size, antialias=True), v2.CenterCrop(config.size)]
         else:
             steps = [
                 v2.RandomResizedCrop(config.size, scale=(config.smallest_crop, 1.0), antialias=True),
@@ -208,6 +209,13 @@ class ViewBatches:
 def _collate(views: Sequence[_View]) -> tuple[ViewBatch, list[tuple[str, str]]]:
     images, labels = torch.stack([view.image for view in views]), torch.tensor([view.label for view in views])
     return ViewBatch(images, labels), [entry for view in views for entry in view.unreadable]
+
+
+def _middle(image: Tensor) -> Tensor:
+    """Cut off the ends of an image so long that it would not fit in memory once its shorter side is enlarged."""
+    height, width = image.shape[-2:]
+    longest = _MOST_ELONGATED * min(height, width)
+    return center_crop(image, [min(height, longest), min(width, longest)])
 
 
 def _mixed(*numbers: int) -> int:

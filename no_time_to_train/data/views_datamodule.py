@@ -67,11 +67,14 @@ class ViewsDataModule(LightningDataModule):
                 f"the images are named by {named or 'nothing'}",
                 remedy="set one of data.folders, data.scenes, or data.coco with data.coco_images",
             )
-        for name, value in (("batch_size", batch_size), ("num_val", num_val), ("num_scenes", num_scenes)):
-            if value < 1:
+        counts = {"batch_size": batch_size, "val_batch_size": val_batch_size, "num_val": num_val}
+        for name, value in {**counts, "num_scenes": num_scenes}.items():
+            if value is not None and value < 1:
                 raise ConfigError(f"data.{name} is {value}, expected 1 or more", remedy="correct it in the YAML")
         if num_workers < 0:
             raise ConfigError(f"data.num_workers is {num_workers}", remedy="set 0 or more")
+        if seed < 0:
+            raise ConfigError(f"data.seed is {seed}", remedy="set 0 or more")
         if val_labelled and not val_folders:
             raise ConfigError("data.val_labelled is set without data.val_folders", remedy="name the labelled folders")
         self.folders, self.coco, self.coco_images, self.scenes = folders, coco, coco_images, scenes

@@ -113,6 +113,10 @@ class OptimizerConfig:
                 f"{self.warmup_steps} make no sense together",
                 remedy="a rate above 0, the others 0 or more",
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"betas are {self.betas}, expected 0 or more and below 1", remedy="0.9 and 0.98 are usual"
+            )
         if not 0 <= self.final_share <= 1:
             raise ConfigError(f"final_share is {self.final_share}, expected 0 to 1", remedy="correct it in the YAML")
 

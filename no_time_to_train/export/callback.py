@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError, OutputError
 from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
 from no_time_to_train.export.places import is_of_a_checkpoint
-from no_time_to_train.files import atomic_folder
+from no_time_to_train.files import atomic_folder, remove_folder
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.live import LiveEncoder, find_live_encoder, tensors_in, write_live
 from no_time_to_train.weights.licence import NOTICE_FILE
@@ -311,7 +311,7 @@ class _WatchedIO(CheckpointIO):
 
 def _remove(folder: Path, checkpoint: Path) -> None:
     if is_of_a_checkpoint(folder, checkpoint.name):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 def _metadata(trainer: Trainer, checkpoint: Path) -> dict[str, str]:

@@ -32,6 +32,13 @@ class DebiasConfig:
     enabled: bool = False
     components: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.components is not None and self.components < 1:
+            raise ConfigError(
+                f"debias.components is {self.components}, expected 1 or more",
+                remedy="leave it out for the published proportion",
+            )
+
 
 @dataclass
 class PositionalDebias:

@@ -1,14 +1,15 @@
 """The memory bank: one mean feature per reference, one prototype per class."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from no_time_to_train.errors import (
@@ -21,7 +22,7 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.files import atomic_path
+from no_time_to_train.files import write_bytes_atomic
 
 _FORMAT = "no_time_to_train memory bank 1"
 
@@ -210,8 +211,8 @@ class MemoryBank(nn.Module):
             "image_size": json.dumps(self.image_size),
         }
         tensors = {name: getattr(self, name).contiguous().cpu() for name in ("means", "classes", "negative")}
-        with atomic_path(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata)
+        # Its own `save_file` writes beside the file too, under names that say nothing of who left them.
+        write_bytes_atomic(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path | str, *, encoder_fingerprint: str | None = None) -> "MemoryBank":
@@ -237,23 +238,29 @@ class MemoryBank(nn.Module):
                         f"{path} is no memory bank, its format is {metadata.get('format')!r}",
                         remedy="give a file that test_mode fill_memory wrote",
                     )
-                tensors = {name: file.get_tensor(name) for name in ("means", "classes", "negative")}
-            class_names, image_size = _checked(metadata, **tensors)
-        except WeightsFormatError:
-            raise
-        except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
+                # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
+                means, classes, negative = (file.get_tensor(name).clone() for name in ("means", "classes", "negative"))
+            class_names, image_size = (
+                json.loads(metadata["class_names"]),
+                json.loads(metadata.get("image_size", "null")),
+            )
+            if image_size is not None and type(image_size) is not int:
+                raise ValueError("its image size is no number")
+            _check_rows(class_names, means, classes, negative)
+            bank = cls(
+                class_names,
+                means.shape[1],
+                metadata["encoder_fingerprint"],
+                encoder_name=metadata.get("encoder_name", ""),
+                image_size=image_size,
+            )
+        except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+            if isinstance(error, WeightsFormatError):
+                raise
             raise WeightsFormatError(
                 f"{path} is no whole memory bank: {error}", remedy="fill it again with test_mode fill_memory"
             ) from error
-        bank = cls(
-            class_names,
-            tensors["means"].shape[1],
-            metadata["encoder_fingerprint"],
-            encoder_name=metadata.get("encoder_name", ""),
-            image_size=image_size,
-        )
-        # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
-        bank.means, bank.classes, bank.negative = (tensors[n].clone() for n in ("means", "classes", "negative"))
+        bank.means, bank.classes, bank.negative = means, classes, negative
         if encoder_fingerprint is not None:
             bank.check_encoder(encoder_fingerprint)
         if all(bank.counts()):
@@ -272,30 +279,20 @@ class MemoryBank(nn.Module):
         self._pending.clear()
 
 
-def _checked(
-    metadata: Mapping[str, str], means: Tensor, classes: Tensor, negative: Tensor
-) -> tuple[list[str], int | None]:
-    """Return the class names and the image size that a file states.
+def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tensor) -> None:
+    """Refuse what a file of memory says if it is not what `MemoryBank.save` writes.
 
     Raises:
-        ValueError: What it holds is in no bank.
-        KeyError: It lacks something.
+        ValueError: It says what is wrong.
     """
-    names, size = json.loads(metadata["class_names"]), json.loads(metadata.get("image_size", "null"))
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its class names are no list of texts")
-    if not names or len(set(names)) != len(names) or "encoder_fingerprint" not in metadata:
-        raise ValueError("it lacks class names or the encoder's fingerprint, or has a name twice")
-    if size is not None and type(size) is not int:
-        raise ValueError("its image size is no number")
-    wanted = ((means, torch.float32, 2), (classes, torch.int64, 1), (negative, torch.bool, 1))
-    if any(
-        (tensor.dtype, tensor.ndim, tensor.shape[:1]) != (dtype, ndim, means.shape[:1])
-        for tensor, dtype, ndim in wanted
-    ):
-        raise ValueError("its tensors are not one mean, class and sign for each reference")
-    if len(classes) and not 0 <= classes.min() <= classes.max() < len(names):
-        raise ValueError("it has references of classes without a name")
-    if not torch.isfinite(means).all():
-        raise ValueError("its means hold NaN or infinities")
-    return names, size
+    if not isinstance(class_names, list) or not class_names or not all(isinstance(name, str) for name in class_names):
+        raise ValueError(f"its class names are {class_names!r:.60}, expected one or more")
+    kinds = (means.dtype, classes.dtype, negative.dtype)
+    if kinds != (torch.float32, torch.int64, torch.bool):
+        raise ValueError(f"its tensors are of types {', '.join(map(str, kinds))}")
+    if means.ndim != 2 or classes.shape != (len(means),) or negative.shape != (len(means),):
+        raise ValueError(f"its tensors are of shapes {[tuple(part.shape) for part in (means, classes, negative)]}")
+    if ((classes < 0) | (classes >= len(class_names))).any():
+        raise ValueError(f"a reference is of none of its {len(class_names)} classes")
+    if not means.isfinite().all():
+        raise ValueError("it holds NaN or infinite features")

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from numbers import Integral, Real
-from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
@@ -91,7 +89,7 @@ class Sam2InferConfig:
     num_out_instance: int = 100
     prompt_selection: PromptSelection = "grid"
     max_prompts: int = 128
-    prior_threshold: float = 0.3
+    prior_threshold: float = 0.2
 
     def __post_init__(self) -> None:
         if self.prompt_selection not in get_args(PromptSelection):
@@ -127,11 +125,28 @@ class FeatureCacheConfig:
         _require(0 < self.max_gb < math.inf, "feature_cache.max_gb", self.max_gb, "more than 0, and finite")
 
 
+def settings_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the model's settings in a YAML of the main job.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    found: Any = document
+    for key in ("model", "init_args", "model_cfg"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            "the configuration has no model.init_args.model_cfg", remedy="name a YAML of the matching baselines"
+        )
+    return found
+
+
 def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:
     """Take settings as a dataclass, as a mapping, or as None for the defaults.
 
     Raises:
-        ConfigError: A key that the dataclass does not have, or one that it needs and the mapping lacks.
+        ConfigError: A key that the dataclass does not have, or one that it needs and the mapping lacks, or a value of
+            another type.
     """
     if isinstance(value, cls):
         return value
@@ -153,9 +168,9 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
             raise ConfigError(f"{name}.{key} is null", remedy="leave it out for the defaults")
         if kinds and entry is not None:
             given[key] = as_config(kinds[0], entry, f"{name}.{key}")  # type: ignore[arg-type] # a class, not an instance
-        elif not _fits(entry, hints[key]):
+        elif not kinds and not _fits(entry, hints[key]):
             raise ConfigError(
-                f"{name}.{key} is {repr(entry)[:40]}, expected {_in_words(hints[key])}", remedy="correct it in the YAML"
+                f"{name}.{key} is {entry!r:.60}, expected {_described(hints[key])}", remedy="correct it in the YAML"
             )
     try:
         return cls(**given)
@@ -163,33 +178,24 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
         raise ConfigError(f"{name} is incomplete: {error}", remedy=f"it has {', '.join(sorted(known))}") from error
 
 
-# What a value of a setting's type may be: NumPy's numbers too, and of a path its text.
-_KINDS: dict[Any, tuple[type, ...]] = {
-    bool: (bool,),
-    int: (Integral,),
-    float: (Real,),
-    str: (str,),
-    Path: (PathLike, str),
-    NoneType: (NoneType,),
-}
-
-
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of a setting's type, as far as that is one of those that stand in YAML."""
-    kinds = get_args(hint)
-    if get_origin(hint) is Literal:
-        return isinstance(value, str | int) and value in kinds
-    if isinstance(hint, UnionType):
-        return any(_fits(value, kind) for kind in kinds)
-    known = _KINDS.get(hint)
-    return known is None or (isinstance(value, known) and (hint is bool or not isinstance(value, bool)))
+    """Tell whether a value as YAML gives it is of an annotated type."""
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if kind is Literal:
+        return value in get_args(hint)
+    accepted = {float: (int, float), Path: (str, Path), tuple: (list, tuple)}.get(kind, kind)
+    # True and False are integers to Python, and to nobody else.
+    return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
 
 
-def _in_words(hint: Any) -> str:
-    kinds = get_args(hint)
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, kinds))}"
-    return " or ".join(map(_in_words, kinds)) if kinds else {NoneType: "null"}.get(hint, hint.__name__)
+def _described(hint: Any) -> str:
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType, Literal):
+        return " or ".join(str(part) if kind is Literal else _described(part) for part in get_args(hint))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return "null" if kind is NoneType else words.get(kind, str(hint))
 
 
 def _require(condition: bool, name: str, value: float, expected: str) -> None:

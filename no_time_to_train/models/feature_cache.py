@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 import threading
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -24,16 +23,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.files import atomic_path
+from no_time_to_train.files import write_bytes_atomic
+from no_time_to_train.leftovers import remove_left_over
 
 log = logging.getLogger(__name__)
 
 _FORMAT = "no_time_to_train feature cache 1"
 _SUFFIX = ".ntt-features.safetensors"
 _ENTRY = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
-# As `atomic_path` names what it has not finished.
-_UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.ntt-features\.[0-9a-f]{12}\.safetensors")
-_DAY = 24 * 60 * 60
 # After removals the entries fill at most this part, so that not every entry written removes another.
 _FILLED = 0.9
 # A process looks at the folder again after writing this part of it, since others write too.
@@ -130,8 +127,7 @@ class FeatureCache:
         if len(content) > self.max_bytes:
             return
         try:
-            with atomic_path(self._path(key)) as temporary:
-                temporary.write_bytes(content)
+            write_bytes_atomic(self._path(key), content)
         except OSError as error:
             self._stop_writing(str(error.__cause__ or error))
             return
@@ -191,21 +187,16 @@ class FeatureCache:
 
     def _entries(self) -> Iterator[tuple[int, int, str]]:
         """List each entry's time of use in nanoseconds, size and path; remove what killed processes left behind."""
-        long_ago = time.time() - _DAY
         for folder in _scan(self.folder):
             if not re.fullmatch(r"[0-9a-f]{2}", folder.name):
                 continue
+            remove_left_over(Path(folder))
             for file in _scan(Path(folder)):
-                unfinished = _UNFINISHED.fullmatch(file.name)
-                if not unfinished and not _ENTRY.fullmatch(file.name):
-                    continue
                 # Another process may have removed it since.
-                with suppress(OSError):
-                    stat = file.stat(follow_symlinks=False)
-                    if not unfinished:
+                if _ENTRY.fullmatch(file.name):
+                    with suppress(OSError):
+                        stat = file.stat(follow_symlinks=False)
                         yield stat.st_mtime_ns, stat.st_size, file.path
-                    elif stat.st_mtime < long_ago:
-                        Path(file).unlink()
 
 
 def content_key(*parts: str | bytes | Tensor | np.ndarray) -> str:

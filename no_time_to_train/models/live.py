@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
 
-from no_time_to_train.files import atomic_path
+from no_time_to_train.files import atomic_files
 from no_time_to_train.models.encoder import FeatureEncoder
 from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
 from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
@@ -64,6 +64,8 @@ def tensors_in(state: Mapping[str, Any] | None, module: nn.Module, live: LiveEnc
 def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write an encoder's present weights as a Hugging Face folder; nothing of the model changes.
 
+    The weights are never there beside the settings of others.
+
     Args:
         live: The encoder.
         folder: Made if it is not there.
@@ -78,13 +80,12 @@ def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | 
     }
     rope = getattr(live.model, "rope_embeddings", None)
     metadata = {"format": "pt"} | ({} if rope is None else _stored_periods(rope))
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(copies, temporary, metadata=metadata)
     config = {**live.model.config.to_dict(), "architectures": [type(live.model).__name__]}
-    write_json(folder / CONFIG, config)
-    if live.entry is not None:
-        preprocessor = preprocessor_of(live.entry, live.entry.default_img_size)
-        write_json(folder / PREPROCESSOR, preprocessor)
+    with atomic_files(folder, last="model.safetensors") as beside:
+        save_file(copies, beside / "model.safetensors", metadata=metadata)
+        write_json(beside / CONFIG, config)
+        if live.entry is not None:
+            write_json(beside / PREPROCESSOR, preprocessor_of(live.entry, live.entry.default_img_size))
 
 
 def _stored_periods(rope: nn.Module) -> dict[str, str]:

@@ -19,7 +19,7 @@ from no_time_to_train.distill.losses import Distances, DistillationLoss
 from no_time_to_train.distill.neighbours import neighbour_accuracy
 from no_time_to_train.distill.schedule import build_adamw
 from no_time_to_train.distributed import gather_objects
-from no_time_to_train.files import write_text_atomic
+from no_time_to_train.files import check_writable, write_text_atomic
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.configs import as_config
 from no_time_to_train.models.live import LiveEncoder, write_live
@@ -90,7 +90,13 @@ class DistillationModule(LightningModule):
     # Lightning's hooks ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Bring the teacher to the device, in shards if it is to be, and compile."""
+        """Bring the teacher to the device, in shards if it is to be, and compile.
+
+        Raises:
+            OutputError: The student could not be written at the end.
+        """
+        if stage == "fit" and self.output is not None:
+            check_writable(self.output)
         self.teacher.prepare(self.device)
         if self.compiled:
             self.teacher.model.compile()
@@ -147,8 +153,8 @@ class DistillationModule(LightningModule):
     def on_train_end(self) -> None:
         """Write the student as a folder."""
         if self.output is not None and self.trainer.is_global_zero:
-            write_live(LiveEncoder(self.model, self.entry), self.output)
             self._write_notice(self.output)
+            write_live(LiveEncoder(self.model, self.entry), self.output)
 
     # Features -------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """`make demo`: the main job on the embedded dataset, beside the plainest baseline, with a picture of it all."""
 
 import itertools
-import json
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool
@@ -16,7 +15,6 @@ from no_time_to_train.data.datamodule import ReferenceDataset, ReferenceItem, Ta
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.evaluation import ApReport, Result, coco_results, comparison_table, evaluate, reports_as_json
-from no_time_to_train.files import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.preprocessing import reference_window
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
@@ -25,6 +23,7 @@ from no_time_to_train.quickstart.contact_sheet import Picture, contact_sheet
 from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
 from no_time_to_train.visualization import draw_masks
 
+_SHEET = "contact_sheet.png"
 _SHEET_TARGETS = 12
 _NEXT_STEPS = """Next:
   your own images    pl_configs/custom_dataset.yaml says how to name them
@@ -52,6 +51,7 @@ class QuickstartDemo(Sam2MatcherLightningModel):
             )
         super().setup(stage)
         self._shown: Sequence[ApReport] = ()
+        self._by_colour: Sequence[ApReport] = ()
         self._title = ""
         self._colours: MemoryBank | None = None
         self._colour_results: list[tuple[int, list[Result]]] = []
@@ -114,24 +114,27 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         self._shown, self._title = reports, f"mask {title}: the encoder, and mean colour on the same masks"
 
     def _write_results(self) -> None:
+        gathered = itertools.chain.from_iterable(gather_objects(self._colour_results))
+        self._colour_results = sorted(gathered, key=lambda row: row[0])
         super()._write_results()
-        gathered = sorted(itertools.chain.from_iterable(gather_objects(self._colour_results)), key=lambda row: row[0])
-        self._compare(gathered)
+        self._compare()
+
+    def _further_metrics(self) -> dict[str, Any]:
+        """Evaluate mean colours, and write the contact sheet."""
+        targets = cast(CocoDataset, self._targets)
+        seen = targets.only_images({targets.images[index].id for index, _ in self._colour_results})
+        self._by_colour = evaluate(seen, [result for _, found in self._colour_results for result in found])
+        contact_sheet(self._reference_pictures, self._target_pictures, self.output_dir / _SHEET)
+        return {"mean_colour": reports_as_json(self._by_colour)}
 
     @rank_zero_only
-    def _compare(self, gathered: list[tuple[int, list[Result]]]) -> None:
-        """Print both averages beside each other, write the contact sheet and say what comes next."""
-        targets = cast(CocoDataset, self._targets)
-        seen = targets.only_images({targets.images[index].id for index, _ in gathered})
-        by_colour = evaluate(seen, [result for _, found in gathered for result in found])
-        path = self.output_dir / "metrics.json"
-        metrics = json.loads(path.read_text())
-        write_text_atomic(path, json.dumps(metrics | {"mean_colour": reports_as_json(by_colour)}, indent=1) + "\n")
+    def _compare(self) -> None:
+        """Print both averages beside each other, and say what comes next."""
         console = Console(soft_wrap=True)
-        compared = {"encoder": self._shown, "mean\ncolour": by_colour}
+        compared = {"encoder": self._shown, "mean\ncolour": self._by_colour}
         masks = {name: report for name, reports in compared.items() for report in reports if report.iou_type == "segm"}
         if masks:
             console.print(comparison_table(masks, title=self._title))
-        sheet = self.output_dir / "contact_sheet.png"
-        contact_sheet(self._reference_pictures, self._target_pictures, sheet)
-        console.print(f"pictures: {sheet} and {self.output_dir / 'overlays'}\n{_NEXT_STEPS}", highlight=False)
+        console.print(
+            f"pictures: {self.output_dir / _SHEET} and {self.output_dir / 'overlays'}\n{_NEXT_STEPS}", highlight=False
+        )

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from no_time_to_train.data.training_datamodule import SceneBatch
+from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.encoder import build_torch_encoder
 from no_time_to_train.models.hub_settings import preprocessor_config
 from no_time_to_train.models.transformers_models import build_model
@@ -48,10 +49,10 @@ class QuickstartEncoderTraining(QuickstartTraining):
         smallest_crop: float = 0.4,
         seed: int = 0,
     ) -> None:
-        super().__init__(output, learning_rate, adamw_learning_rate, warmup_steps)
+        super().__init__(output, learning_rate, adamw_learning_rate, warmup_steps, smallest_crop)
         self.img_size = img_size
-        self.smallest_crop = smallest_crop
         self.entry = resolve_encoder(name)
+        check_image_size(img_size, img_size, self.entry)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if init_from is None:

@@ -12,6 +12,7 @@ from transformers import Sam2VisionConfig
 from transformers.utils import logging
 
 from no_time_to_train.data.training_datamodule import SceneBatch
+from no_time_to_train.errors import ConfigError
 from no_time_to_train.models.hub_settings import preprocessor_config
 from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2, new_sam2
 from no_time_to_train.models.sam2_configs import resolve_sam2_config
@@ -41,7 +42,7 @@ class QuickstartSam2Training(QuickstartTraining):
         seed: Of the random weights.
 
     Raises:
-        ConfigError: `config` is not one of SAM2.
+        ConfigError: `config` is not one of SAM2, or a number is out of range.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class QuickstartSam2Training(QuickstartTraining):
         smallest_crop: float = 0.5,
         seed: int = 0,
     ) -> None:
-        super().__init__(output, learning_rate, adamw_learning_rate, warmup_steps)
+        super().__init__(output, learning_rate, adamw_learning_rate, warmup_steps, smallest_crop)
+        if prompts < 1:
+            raise ConfigError(f"model.prompts is {prompts}, expected at least 1", remedy="correct it in the YAML")
         self.prompts = prompts
-        self.smallest_crop = smallest_crop
         sizes = resolve_sam2_config(config)
         if init_from is None:
             self.model = new_sam2(sizes, seed=seed)

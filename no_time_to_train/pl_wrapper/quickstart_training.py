@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.files import check_writable
 from no_time_to_train.quickstart.optimizer import build_optimizer
 
 
@@ -17,10 +19,27 @@ class QuickstartTraining(LightningModule):
         learning_rate: Peak of Muon's, for matrices.
         adamw_learning_rate: Peak of AdamW's, for everything else.
         warmup_steps: Steps of the linear rise to the peak.
+        smallest_crop: Smallest square cut out of a scene, as a share of its side.
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
-    def __init__(self, output: Path, learning_rate: float, adamw_learning_rate: float, warmup_steps: int) -> None:
+    def __init__(
+        self, output: Path, learning_rate: float, adamw_learning_rate: float, warmup_steps: int, smallest_crop: float
+    ) -> None:
         super().__init__()
+        for name, rate in (("learning_rate", learning_rate), ("adamw_learning_rate", adamw_learning_rate)):
+            if not 0 < rate < float("inf"):
+                raise ConfigError(f"model.{name} is {rate}, expected above 0", remedy="correct it in the YAML")
+        if warmup_steps < 0:
+            raise ConfigError(f"model.warmup_steps is {warmup_steps}", remedy="set 0 or more")
+        if not 0 < smallest_crop <= 1:
+            raise ConfigError(
+                f"model.smallest_crop is {smallest_crop}, expected above 0, and 1 at most",
+                remedy="correct it in the YAML",
+            )
+        self.smallest_crop = smallest_crop
         self.output = output
         self.learning_rate = learning_rate
         self.adamw_learning_rate = adamw_learning_rate
@@ -29,6 +48,15 @@ class QuickstartTraining(LightningModule):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the trained model without what only training needs."""
+
+    def setup(self, stage: str) -> None:
+        """Refuse an output that could not be written at the end.
+
+        Raises:
+            OutputError: It is one.
+        """
+        if stage == "fit":
+            check_writable(self.output)
 
     def configure_optimizers(self) -> Any:
         """Set up Muon, AdamW and their schedule."""

@@ -16,7 +16,7 @@ from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataM
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
-from no_time_to_train.files import write_text_atomic
+from no_time_to_train.files import remove_file, write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX
@@ -25,6 +25,8 @@ from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
 
 TestMode = Literal["full", "fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory"]
+
+METRICS = "metrics.json"
 
 # What each mode reads, and whether it begins with a memory file.
 _READS: dict[TestMode, tuple[str, ...]] = {
@@ -58,6 +60,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     Raises:
         UnknownEncoderError: No encoder has that name.
+        ConfigError: A number of overlays or a score that is none.
     """
 
     def __init__(
@@ -72,6 +75,11 @@ class Sam2MatcherLightningModel(LightningModule):
         super().__init__()
         if not model_cfg.encoder_cfg.name.startswith(ONNX):
             resolve_encoder(model_cfg.encoder_cfg.name)
+        if overlays < -1 or not 0 <= overlay_score <= 1:
+            raise ConfigError(
+                f"overlays is {overlays} and overlay_score is {overlay_score}, expected a number and a score of 0 to 1",
+                remedy="-1 draws all, 0 none; 0.3 is a usual score",
+            )
         self.model_cfg = model_cfg
         self.test_mode: TestMode = test_mode
         self.memory_path = memory_path
@@ -138,11 +146,24 @@ class Sam2MatcherLightningModel(LightningModule):
         self.test_step(batch, batch_idx, dataloader_idx)
         return [result for _, results in self._results[before:] for result in results]
 
+    def on_test_start(self) -> None:
+        """Put away an earlier run's metrics: they are written last, and where they are all else is of the same run."""
+        # Lightning broadcasts log_dir: every process has to ask for it, so all do here.
+        self.output_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if self.test_mode in ("full", "test") and self.trainer.is_global_zero:
+            remove_file(self.output_dir / METRICS)
+
+    def on_validation_start(self) -> None:
+        """See `on_test_start`."""
+        self.on_test_start()
+
+    def on_predict_start(self) -> None:
+        """See `on_test_start`."""
+        self.on_test_start()
+
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier run of this module left."""
         self._results, self._seconds = [], 0.0
-        # Lightning broadcasts log_dir: every process has to ask for it, so all do here.
-        self.output_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         self._pictures = ReferencePictures(self.output_dir / "memory")
         self._overlays = Overlays(self.output_dir / "overlays", self._targets, self.overlays, self.overlay_score)
 
@@ -274,13 +295,16 @@ class Sam2MatcherLightningModel(LightningModule):
             seen = targets.only_images({targets.images[index].id for index in indices})
             reports = evaluate(seen, results)
             self._show(reports, "average precision, in points" + (", of RANDOM weights" if random else ""))
-        write_text_atomic(
-            self.output_dir / "metrics.json", json.dumps(metrics | reports_as_json(reports), indent=1) + "\n"
-        )
+        metrics |= reports_as_json(reports) | self._further_metrics()
+        write_text_atomic(self.output_dir / METRICS, json.dumps(metrics, indent=1) + "\n")
         if random:
             self._say(f"random weights ({', '.join(random)}): the instances mean nothing")
         self._say(f"{len(results)} instances in {len(indices)} images: {self.output_dir / 'results.json'}")
         return {f"{report.iou_type}/{name}": value for report in reports for name, value in report.overall.items()}
+
+    def _further_metrics(self) -> dict[str, Any]:
+        """Return what else goes into the metrics, and write what else belongs to the run, before them."""
+        return {}
 
     def _show(self, reports: Sequence[ApReport], title: str) -> None:
         Console().print(ap_table(reports, title=title))
@@ -294,7 +318,15 @@ class Sam2MatcherLightningModel(LightningModule):
 
     @property
     def _data(self) -> ReferenceTargetDataModule:
-        data = getattr(self.trainer, "datamodule", None)
+        return self.check_data(getattr(self.trainer, "datamodule", None))
+
+    @staticmethod
+    def check_data(data: object) -> ReferenceTargetDataModule:
+        """Return the data, if it is of references and targets.
+
+        Raises:
+            ConfigError: It is not.
+        """
         if not isinstance(data, ReferenceTargetDataModule):
             raise ConfigError(
                 f"the matching baselines take a ReferenceTargetDataModule as data, got {type(data).__name__}",

@@ -51,6 +51,9 @@ def predict(
         raise ConfigError("the references' images are not named", remedy="give --reference-images DIR")
     if not 0 <= min_score <= 1:
         raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
+    from no_time_to_train.files import check_writable
+
+    check_writable(output)
     from no_time_to_train.data.references import load_negative_references, load_references
 
     if references is not None:
@@ -61,11 +64,14 @@ def predict(
         raise DataNotFoundError(f"there is no folder {reference_images}", remedy="check --reference-images")
     from rich.console import Console
 
+    from no_time_to_train.matching import MemoryBank
     from no_time_to_train.prediction.inputs import find_images
     from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
     from no_time_to_train.prediction.run import RESULTS, predict_images, summary
 
     found = find_images(images)
+    if memory is not None:
+        MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
     config = choose_models(
         settings,
         encoder=encoder,

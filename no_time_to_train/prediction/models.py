@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from no_time_to_train import __version__
-from no_time_to_train.errors import ConfigError, DataNotFoundError
-from no_time_to_train.models.configs import FeatureCacheConfig, as_config
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.models.configs import FeatureCacheConfig, as_config, settings_of
 from no_time_to_train.models.feature_cache import content_key
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.matcher_config import MatcherConfig
-from no_time_to_train.segmenter import Segmenter, settings_of
+from no_time_to_train.segmenter import Segmenter
+from no_time_to_train.yaml_files import read_yaml
 
-_MOST_VALUES = 100_000
 _DEFAULTS = {
     "name": "matching_baseline_noAMG",
     "sam2_cfg_file": "sam2_hiera_t.yaml",
@@ -84,37 +83,9 @@ def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> s
     return content_key(*map(str, (__version__, weights, settings, rows, min_score)))[:16]
 
 
-def _is_small(document: Any) -> bool:
-    """Tell whether a document is as small as settings are: by its aliases a short one can be endless."""
-    rest, count = [document], 0
-    while rest and count <= _MOST_VALUES:
-        value = rest.pop()
-        count += 1
-        if isinstance(value, dict):
-            rest += value.values()
-        elif isinstance(value, list | tuple | set):
-            rest += value
-    return count <= _MOST_VALUES
-
-
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataNotFoundError(f"there is no file {path}", remedy="name a YAML under pl_configs/")
+    document = read_yaml(path)
     try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise DataNotFoundError(f"cannot read {path}: {error.strerror}", remedy="check its permissions") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        # PyYAML lets through what its constructors of dates and numbers raise.
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}", remedy="correct it") from error
-    if not _is_small(document):
-        raise ConfigError(f"{path} holds more than {_MOST_VALUES} values", remedy="name a YAML of the main job")
-    return dict(settings_of(document if isinstance(document, dict) else {}))
+        return dict(settings_of(document))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", remedy=error.remedy) from error

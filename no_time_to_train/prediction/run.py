@@ -13,7 +13,7 @@ from rich.table import Table
 
 from no_time_to_train.data.arrays import as_image
 from no_time_to_train.errors import ImageReadError
-from no_time_to_train.files import atomic_path, write_text_atomic
+from no_time_to_train.files import atomic_path, remove_file, write_text_atomic
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.segmenter import FoundInstances, Segmenter
@@ -82,6 +82,9 @@ def predict_images(
             outcome.unreadable.append((image, error))
             continue
         found = segmenter.predict(pixels, min_score=min_score)
+        # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
+        for old in (output / RESULTS, journal.path(image), drawn):
+            remove_file(old)
         if overlays:
             # Before the entry: what the journal has is whole.
             with atomic_path(drawn) as temporary:
@@ -135,7 +138,8 @@ def _instances(found: FoundInstances) -> list[dict[str, Any]]:
 
 
 def _with_progress(images: Sequence[InputImage], console: Console | None) -> Iterator[InputImage]:
-    if console is None:
+    if console is None or not console.is_terminal:
+        # In a file a bar would be but an empty line before what goes wrong.
         yield from images
         return
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,6 +1,5 @@
 """Writing a trained model as a Hugging Face folder."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,14 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from no_time_to_train.files import atomic_path, write_text_atomic
+from no_time_to_train.files import atomic_files
+from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, write_json
 
 
 def save_folder(
     folder: Path, tensors: Mapping[str, Tensor], *, config: Mapping[str, Any], preprocessor: Mapping[str, Any]
 ) -> None:
-    """Write `config.json`, `preprocessor_config.json` and, last, `model.safetensors`.
+    """Write `config.json`, `preprocessor_config.json` and `model.safetensors`, which is never beside others' settings.
 
     Args:
         folder: Where to write; made if it is missing.
@@ -29,10 +29,10 @@ def save_folder(
         name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().clone().contiguous()
         for name, tensor in tensors.items()
     }
-    for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-        write_text_atomic(folder / name, json.dumps(dict(content), indent=2, sort_keys=True) + "\n")
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(halves, temporary, metadata={"format": "pt"})
+    with atomic_files(folder, last="model.safetensors") as beside:
+        write_json(beside / CONFIG, config)
+        write_json(beside / PREPROCESSOR, preprocessor)
+        save_file(halves, beside / "model.safetensors", metadata={"format": "pt"})
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

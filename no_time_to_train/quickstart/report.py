@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Bool, UInt8
 from rich.console import Console
 from rich.progress import track
@@ -24,18 +23,23 @@ from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.records import ImageRecord
 from no_time_to_train.data.references import load_references
 from no_time_to_train.data.shapes import BASE_CLASSES, NOVEL_CLASSES, ShapesPaths, write_shapes
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.data.shapes_scene import check_drawable
+from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.evaluation import Result, coco_results, evaluate
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
+from no_time_to_train.models.configs import as_config, settings_of
+from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
 from no_time_to_train.quickstart.prompting import score_prompts
+from no_time_to_train.yaml_files import read_yaml
 
 CONFIG = Path("pl_configs/quickstart.yaml")
 TEST_SEED = 2026
 _CLASS_NAMES = tuple(kind.name for kind in NOVEL_CLASSES)
 _TIMED_IMAGES = 20
+_SIZE = 256  # pixels
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def quickstart_report(
         raise ConfigError(
             f"cannot measure {num_images} images and {draws} draws", remedy="take 2 images and one draw at least"
         )
+    check_drawable(_SIZE, seed)
     baseline = build_baseline(config)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -164,19 +169,21 @@ def build_baseline(config: Path | str = CONFIG) -> Sam2MatchingBaseline_noAMG:
         ConfigError: It describes none over a grid of points, or is not there.
     """
     try:
-        settings = dict(yaml.safe_load(Path(config).read_text())["model"]["init_args"]["model_cfg"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        settings = dict(settings_of(read_yaml(Path(config))))
+    except (DataNotFoundError, ConfigError) as error:
         raise ConfigError(
-            f"{config} does not describe a matching baseline: {error}",
+            f"{config} does not describe a matching baseline: {error.message}",
             remedy=f"run in the repository's folder, or give a YAML like {CONFIG}",
         ) from error
-    if settings.pop("name", None) != "matching_baseline_noAMG":
+    if settings.get("name") != "matching_baseline_noAMG":
         raise ConfigError(f"{config} is not of matching_baseline_noAMG", remedy=f"give a YAML like {CONFIG}")
-    return Sam2MatchingBaseline_noAMG(**settings)
+    baseline = as_config(MatcherConfig, settings, "model_cfg").build()
+    assert isinstance(baseline, Sam2MatchingBaseline_noAMG)
+    return baseline
 
 
 def fill_memories(
-    baseline: Sam2MatchingBaseline_noAMG, root: Path, *, seed: int, shots: Sequence[int], size: int = 256
+    baseline: Sam2MatchingBaseline_noAMG, root: Path, *, seed: int, shots: Sequence[int], size: int = _SIZE
 ) -> Memories:
     """Draw references of the novel classes and fill a memory for each number of them.
 

@@ -31,7 +31,7 @@ from no_time_to_train.weights.remote import (
     repository_of,
 )
 from no_time_to_train.weights.responses import without_secrets
-from no_time_to_train.weights.workshop import alone, check_room, is_of, refuse_taken, staging_for
+from no_time_to_train.weights.workshop import alone, check_room, is_of, refuse_taken, remove_replaced, staging_for
 
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 CHECKPOINTS = Path("checkpoints")
@@ -163,7 +163,10 @@ def _at_hand(
     if manifest is not None:
         same = manifest.source == wanted or (entry is not None and manifest.encoder == entry.name)
         fits = same and revision in (None, manifest.revision) and source in (None, manifest.kind)
-        return _described(folder, report, manifest, was_there=True) if fits else None
+        if not fits:
+            return None
+        remove_replaced(folder, manifest)
+        return _described(folder, report, manifest, was_there=True)
     if revision is not None or source is not None or is_link(name):
         return None
     if entry is not None and not (report.architecture and matches(entry, report.architecture)):
@@ -202,6 +205,7 @@ def _fetch(
     whole = _whole(folder)
     if whole is not None and whole[1] is not None and is_of(whole[1], plan):
         # A branch or a tag was named, and it is this commit.
+        remove_replaced(folder, whole[1])
         return _described(folder, *whole, was_there=True)
     refuse_taken(folder, plan)
     staging = staging_for(folder, plan)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.weights.architecture import read_architecture
 from no_time_to_train.weights.files import StoredTensors, read_stored
-from no_time_to_train.weights.json_files import parse_object, read_object
+from no_time_to_train.weights.json_files import FETCH_AGAIN, parse_object, read_object
 from no_time_to_train.weights.layout import Layout
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT
@@ -46,7 +46,7 @@ def assign_tensors(
     Raises:
         KeyMismatchError: The file lacks tensors of the model, or holds others.
         ShapeMismatchError: A tensor's shape differs.
-        WeightsFormatError: Integers stand where the model has floating-point numbers.
+        WeightsFormatError: Integers stand where the model has floating-point numbers, or some are not finite.
     """
     own = model.state_dict(keep_vars=True)
     missing = sorted(own.keys() - tensors.keys() - set(optional))
@@ -81,8 +81,23 @@ def assign_tensors(
             f"{len(numbers)} tensors of {source} are not of floating point: {_first(numbers)}",
             remedy="quantised weights are not read; name the original file",
         )
+    broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if broken:
+        raise WeightsFormatError(
+            f"{len(broken)} tensors of {source} hold NaN or infinite values: {_first(broken)}", remedy=FETCH_AGAIN
+        )
     for name, tensor in tensors.items():
         _assign(model, name, own[name], tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Tell whether all values are finite; of a tensor without values nothing is known."""
+    if tensor.is_meta or not tensor.is_floating_point():
+        return True
+    if tensor.element_size() == 1:
+        tensor = tensor.float()  # of eight bits torch adds nothing up
+    # A sum reads the values once and keeps nothing; it may overflow where no value does.
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
 def _assign(model: nn.Module, name: str, old: Tensor, new: Tensor) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +17,8 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
+from no_time_to_train.files import remove_folder
+from no_time_to_train.leftovers import remove_left_over
 from no_time_to_train.weights.console import FetchDisplay
 from no_time_to_train.weights.files import read_stored
 from no_time_to_train.weights.licence import NOTICE_FILE
@@ -125,6 +127,21 @@ def unfinished(folder: Path) -> list[Path]:
     if not workshop.is_dir():
         return []
     return [path for path in workshop.iterdir() if named.fullmatch(path.name) and path.is_dir()]
+
+
+def remove_replaced(folder: Path, recorded: Manifest) -> None:
+    """Remove what stood where a folder stands now, if whoever put that there was killed before removing it.
+
+    Args:
+        folder: Holds what was fetched, whole.
+        recorded: Its manifest. What was fetched later stays: it is yet to come in its place.
+    """
+    remove_left_over(folder.parent)
+    for path in unfinished(folder):
+        with suppress(LocalEntryNotFoundError):
+            old = read_manifest(path)
+            if old is not None and old.fetched <= recorded.fetched:
+                remove_folder(path)
 
 
 def staging_for(folder: Path, plan: Plan) -> Path:

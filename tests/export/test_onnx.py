@@ -1,11 +1,6 @@
 """Exported files: the same features as torch, of any size and batch, bound to the weights where they lie."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -382,23 +377,6 @@ def test_folders_that_hold_something_else(tmp_path: Path) -> None:
         export_onnx(foreign)
     assert (foreign / "model.onnx").read_text() == "somebody else's"
     assert {"model.onnx", "model.safetensors"} <= {path.name for path in folder.iterdir()}
-
-
-def test_a_killed_export_leaves_the_old_folder(tmp_path: Path) -> None:
-    folder = export_onnx(golden("vit_mlp"), output=tmp_path / "onnx")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    arguments = ["export", str(golden("vit_mlp")), "--output", str(folder)]
-    code = f"from no_time_to_train.cli import main; main({arguments!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    # As soon as the new folder is being made, beside the old one.
-    while not [path for path in tmp_path.glob(".onnx.*") if any(path.iterdir())]:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_wrong_wishes(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config
+from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config, settings_of
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.matcher_config import MatcherConfig
 
@@ -106,26 +105,9 @@ def test_a_resizing_that_is_not_known_is_refused() -> None:
         EncoderConfigArgs("dinov3_small", resize_policy="crop")  # type: ignore[arg-type] # that is the point
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"name": 5}, r"encoder_cfg\.name is 5, expected str"),
-        ({"name": "small", "img_size": "x"}, r"img_size is 'x', expected int or null"),
-        ({"name": "small", "img_size": True}, r"img_size is True, expected int or null"),
-        ({"name": "small", "img_size": 64.0}, r"img_size is 64\.0, expected int or null"),
-        (
-            {"name": "small", "resize_policy": ["stretch"]},
-            r"resize_policy is \['stretch'\], expected one of stretch, keep_",
-        ),
-        ({"name": "small", "prefer_plus": 1}, r"prefer_plus is 1, expected bool"),
-        ({"name": "small", 5: 1, "colour": 1}, r"encoder_cfg has no setting 5, colour"),
-    ],
-)
-def test_settings_of_other_types(given: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        as_config(EncoderConfigArgs, given, "encoder_cfg")
-
-
-def test_numbers_of_numpy_are_numbers() -> None:
-    given = {"points_per_side": np.int64(8), "iou_thr": np.float32(0.5), "nms_thr": 1}
-    assert as_config(Sam2InferConfig, given, "x") == Sam2InferConfig(points_per_side=8, iou_thr=0.5, nms_thr=1)
+def test_settings_of_a_yaml() -> None:
+    settings = {"sam2_cfg_file": "sam2_hiera_t.yaml"}
+    assert settings_of({"model": {"init_args": {"model_cfg": settings}}}) == settings
+    for wrong in ({}, {"model": None}, {"model": {"init_args": {"model_cfg": 3}}}):
+        with pytest.raises(ConfigError, match="model_cfg"):
+            settings_of(wrong)

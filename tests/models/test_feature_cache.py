@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.models import feature_cache
+from no_time_to_train.leftovers import unfinished_name
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
 from tests.models import feature_cache_processes as processes
 
 ROOT = Path(__file__).parents[2]
 ROOMY = 10_000_000
-DAY = 24 * 60 * 60
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -285,29 +283,14 @@ def test_a_file_in_the_way_costs_only_the_entry(tmp_path: Path, caplog: Any) -> 
     assert len(caplog.records) == 1
 
 
-def test_what_killed_processes_left_goes_after_a_day(tmp_path: Path) -> None:
-    digest = "ab" + "0" * 62
-    old, new = (tmp_path / "ab" / f".{digest}.ntt-features.{part}.safetensors" for part in ("0" * 12, "1" * 12))
-    for path in (old, new):
-        path.parent.mkdir(exist_ok=True)
+def test_what_killed_processes_left_goes(tmp_path: Path) -> None:
+    left, other = (tmp_path / folder / unfinished_name(Path("a.safetensors")) for folder in ("ab", "mine"))
+    for path in (left, other):
+        path.parent.mkdir()
         path.touch()
-    os.utime(old, (time.time() - DAY - 60,) * 2)
     FeatureCache(tmp_path, ROOMY).put("key", kilobyte())
-    assert not old.exists()
-    assert new.exists()
-
-
-def test_unfinished_files_have_the_names_that_are_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = []
-
-    def failing(self: Path, content: bytes) -> int:
-        names.append(self.name)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", failing)
-    FeatureCache(tmp_path, ROOMY).put("key", kilobyte())
-    assert feature_cache._UNFINISHED.fullmatch(names[0])
-    assert not feature_cache._ENTRY.fullmatch(names[0])
+    assert not left.exists()
+    assert other.exists()
 
 
 def test_a_full_disk_is_told_once_and_reading_goes_on(

@@ -38,6 +38,8 @@ def test_demo_compares_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFix
         assert (CONFIG.parents[1] / named).is_file()
     with Image.open(tmp_path / "contact_sheet.png") as picture:
         assert np.asarray(picture).std() > 10
+    # Written last: where they are, all else is of the same run.
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns >= (tmp_path / "contact_sheet.png").stat().st_mtime_ns
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics["mean_colour"]) == {"bbox", "segm"}
     assert 0 <= metrics["mean_colour"]["segm"]["AP"] <= 1

@@ -12,6 +12,7 @@ from no_time_to_train.cli import main
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.lightning_cli import main as lightning
 from no_time_to_train.prediction.inputs import find_images
+from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 from tests.tiny import TinyData, write_config, write_dataset
 
@@ -142,6 +143,32 @@ def test_an_interrupted_run_goes_on(
     assert predict(settings, data, tmp_path / "cut") == 0
     assert "2 of them from an earlier run" in capsys.readouterr().out
     assert (tmp_path / "cut" / "predictions.json").read_text() == (tmp_path / "whole" / "predictions.json").read_text()
+
+
+def test_nothing_is_of_two_runs(settings: Path, data: TinyData, tmp_path: Path) -> None:
+    """Interrupted after an overlay, before its entry; what an earlier run found of it does not stand beside it."""
+    assert predict(settings, data, tmp_path) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "overlays").iterdir()}
+    assert any(instance["score"] < 0.9 for instance in _instances(tmp_path))
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "write", interrupted)
+        assert predict(settings, data, tmp_path, "--min-score", "0.9") == 130
+    (redrawn,) = [name for name, content in before.items() if (tmp_path / "overlays" / name).read_bytes() != content]
+    assert not (tmp_path / "instances" / redrawn.replace(".png", ".json")).exists()
+    assert not (tmp_path / "predictions.json").exists()
+    assert predict(settings, data, tmp_path) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "overlays").iterdir()} == before
+    # Nor does an overlay stay where a run that draws none has found something else.
+    assert predict(settings, data, tmp_path, "--min-score", "0.9", "--no-overlays") == 0
+    assert not list((tmp_path / "overlays").iterdir())
+
+
+def _instances(folder: Path) -> list[dict[str, Any]]:
+    return [instance for path in (folder / "instances").iterdir() for instance in read(path)["instances"]]
 
 
 def test_a_damaged_entry_is_made_again(settings: Path, data: TinyData, tmp_path: Path) -> None:

@@ -68,6 +68,20 @@ def test_an_old_folder_left_in_the_workshop_is_not_taken_up(hub: Hub, tmp_path: 
     assert (root / WEIGHTS).read_bytes() == hub.repositories[REPOSITORY][WEIGHTS]
 
 
+def test_a_folder_that_was_replaced_goes_with_the_next_fetch(hub: Hub, tmp_path: Path) -> None:
+    """As whoever is killed right behind the swap leaves it; a newer one that was not put in place yet stays."""
+    root, staging = tmp_path / "dino", tmp_path / WORKSHOP / ("dino@" + 12 * "0")
+    fetch_quietly(REPOSITORY, root)
+    shutil.copytree(root, staging)
+    manifest = json.loads((staging / MANIFEST).read_text())
+    for revision in (None, "main"):
+        for fetched, stays in (("2020-01-01T00:00:00+00:00", False), ("2999-01-01T00:00:00+00:00", True)):
+            shutil.copytree(root, staging, dirs_exist_ok=True)
+            (staging / MANIFEST).write_text(json.dumps(manifest | {"fetched": fetched}))
+            assert fetch_quietly(REPOSITORY, root, revision=revision).was_there
+            assert staging.exists() is stays
+
+
 def test_a_link_whose_file_changes_meanwhile(hub: Hub, tmp_path: Path) -> None:
     content = golden("vit_mlp_released").read_bytes()
     hub.repositories["weights"] = {"enc-20250814.pth": content}  # digits, and no hash of Meta's

@@ -1,0 +1,38 @@
+"""A handful of kills of every command; ``python -m tests.kills.run`` does more of them."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kills.driver import Forker
+from tests.kills.run import MAKERS
+from tests.weights.hub_server import Hub, running_hub
+
+
+@pytest.fixture(scope="module")
+def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    with Forker(tmp_path_factory.mktemp("forker")) as forker:
+        yield forker
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running_hub() as server:
+        yield server
+
+
+# The other conversions and exports, and the other training, are in the long run.
+KILLS = {"fetch": 4, "convert-hf": 3, "export": 2, "fill-memory": 2, "full-run": 3, "predict": 3, "distill": 2}
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_at_random_moments(name: str, forker: Forker, hub: Hub, tmp_path: Path) -> None:
+    """What is there after each kill is right, and one run to the end gives what a run gives that nobody killed."""
+    scenario, rng = MAKERS[name](tmp_path / name, hub), random.Random(f"5 {name}")
+    scenario.learn(forker)
+    scenario.begin()
+    killed = [scenario.kill(forker, rng) for _ in range(KILLS[name])]
+    assert any(killed)
+    scenario.end(forker)
