@@ -8,7 +8,6 @@ import yaml
 
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
-
 _MOST_VALUES = 100_000
 
 
