@@ -17,6 +17,7 @@ from no_time_to_train import weights_commands
 from no_time_to_train.data.sampling import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.export.command import export
+from no_time_to_train.files import without_home
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.parity.command import compare
 from no_time_to_train.prediction.command import predict
@@ -141,7 +142,7 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
         if debug:
             raise
         remedy = f"{prog} --help lists what there is" if isinstance(error, ArgumentError) else CHECK_PATH
-        print(f"error: {in_one_line(error, remedy)}", file=sys.stderr)
+        print(f"error: {without_home(in_one_line(error, remedy))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -249,6 +249,17 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             raise _cannot_write(path, error) from error
 
 
+def without_home(text: str) -> str:
+    """Put `~` in the place of the home folder: what is printed ends up in logs and reports that others read.
+
+    Example:
+        >>> without_home(f"{Path.home()}/photos: 3 images")
+        '~/photos: 3 images'
+    """
+    home = os.environ.get("HOME", "").rstrip("/")
+    return text.replace(f"{home}/", "~/") if home else text
+
+
 def remove_file(path: Path) -> None:
     """Remove a file, if it is there.
 

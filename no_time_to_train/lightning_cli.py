@@ -11,7 +11,6 @@ import re
 import sys
 import time
 import warnings
-import zipfile
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,8 +34,9 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.files import check_writable, write_text_atomic
+from no_time_to_train.files import check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
+from no_time_to_train.weights.files import load_tensors
 from no_time_to_train.yaml_files import read_yaml
 
 # Their own processes start all others, and do not end with them.
@@ -71,9 +71,19 @@ class NttLightningCLI(LightningCLI):
         given = chosen.get("ckpt_path")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
-        elif given and not re.fullmatch(r"best|last|hpc|registry.*|.*://.*", str(given)):
-            # Lightning looks into it before anything can say what is wrong with it.
-            self.checkpoint = _names_in(Path(given))
+        elif given:
+            _refuse_elsewhere(str(given))
+            if str(given) not in ("best", "last", "hpc"):
+                # Lightning looks into it before anything can say what is wrong with it.
+                self.checkpoint = _names_in(Path(given))
+        if chosen.get("weights_only") is False:
+            raise ConfigError(
+                "weights_only is false, and a checkpoint that asks for more than tensors is never loaded",
+                remedy="leave it out",
+            )
+        if "weights_only" in chosen:
+            # Left open, an environment variable of torch's could take it for false.
+            chosen.weights_only = True
         if "verbose" in chosen:
             # Lightning would print the metrics a second time, by data loader.
             chosen.verbose = False
@@ -203,11 +213,18 @@ def main(args: Sequence[str] | None = None) -> int:
                 parser_kwargs=_parser_kwargs(),
                 args=given,
             )
-    except (NoTimeToTrainError, ArgumentError, MisconfigurationException, OSError, ValueError) as error:
+    except (
+        NoTimeToTrainError,
+        ArgumentError,
+        MisconfigurationException,
+        OSError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         message = _one_line(error)
         if debug or message is None:
             raise
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {without_home(message)}", file=sys.stderr, flush=True)
         _let_the_first_process_speak()
         return 2
     except KeyboardInterrupt:
@@ -239,6 +256,9 @@ def _one_line(error: Exception) -> str | None:
         return in_one_line(error, _CORRECT) if "Does not validate against any" in str(error) else None
     if isinstance(error, OSError):
         return in_one_line(error, CHECK_PATH)
+    if isinstance(error, pickle.UnpicklingError):
+        # Of a checkpoint that Lightning found itself; torch's own advice is to load it all the same.
+        return "a checkpoint asks for more than tensors, so it was not loaded (name one that this package wrote)"
     if "arguments are required" in str(error):
         return in_one_line(error, "name a YAML, such as those under pl_configs/, with --config")
     return in_one_line(
@@ -277,7 +297,7 @@ def _names_in(path: Path) -> frozenset[str]:
     if not zipfile.is_zipfile(path):
         raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy)
     try:
-        state = torch.load(path, map_location="meta", weights_only=True)["state_dict"]
+        state = load_tensors(path, map_location="meta")["state_dict"]
         return frozenset(state)
     except pickle.UnpicklingError as error:
         raise UnsafeWeightsError(
@@ -287,6 +307,21 @@ def _names_in(path: Path) -> frozenset[str]:
         raise WeightsFormatError(f"{path} is no checkpoint of a training", remedy=remedy) from error
     except Exception as error:  # what a damaged pickle does to its reader has no limits
         raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy) from error
+
+
+def _refuse_elsewhere(checkpoint: str) -> None:
+    """Refuse what Lightning would fetch, a file whose name begins like a link among them, and then unpickle.
+
+    Raises:
+        ConfigError: It is no path on this machine.
+    """
+    if "://" in checkpoint or "::" in checkpoint or checkpoint.startswith(("http", "registry")):
+        from no_time_to_train.weights.responses import without_secrets
+
+        raise ConfigError(
+            f"--ckpt_path {without_secrets(checkpoint)} is no file of this machine, and nothing is fetched for a run",
+            remedy="fetch the checkpoint first and give its path, which may not begin with http or registry",
+        )
 
 
 def _names_subcommand(args: Sequence[str]) -> bool:
@@ -312,7 +347,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     """Print a warning in one line, without the source line that gave it."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {without_home(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _parser_kwargs() -> dict[str, Any]:

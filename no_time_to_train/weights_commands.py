@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError, WeightsFormatError
+from no_time_to_train.files import without_home
 
 
 def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
@@ -32,7 +33,7 @@ def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"
     """
     from no_time_to_train.models.conversion import convert_weights
 
-    print(convert_weights(source, destination, to))
+    print(without_home(str(convert_weights(source, destination, to))))
 
 
 def fetch(
@@ -62,7 +63,7 @@ def fetch(
         print(json_module.dumps(asdict(done) | {"path": str(done.path)}, indent=2))
     else:
         state = "is there and whole" if done.was_there else "fetched and checked"
-        print(f"{done.path}: {state}, {done.encoder or 'in no registry entry'}, {done.size:,} bytes")
+        print(f"{without_home(str(done.path))}: {state}, {done.encoder or 'in no registry entry'}, {done.size:,} bytes")
 
 
 def validate(root: Path, deep: bool = False) -> None:

@@ -8,6 +8,8 @@ import yaml
 
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
+_MOST_VALUES = 100_000
+
 
 class _EachKeyOnce(yaml.SafeLoader):
     """PyYAML's safe loader, which takes the last of several equal keys without a word, but for those."""
@@ -37,12 +39,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except OSError as error:
         raise DataNotFoundError(f"cannot read {path}: {error.strerror}", remedy="check its permissions") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        # PyYAML lets through what its constructors of dates, numbers and booleans raise.
         raise ConfigError(f"{path} is no YAML: {' '.join(_said(error).split())}", remedy="correct it") from error
     if not isinstance(document, dict) or not document:
         got = f"a {type(document).__name__}" if document else "nothing"
         raise ConfigError(f"{path} holds {got}, expected settings by name", remedy="correct it")
+    if not _is_small(document):
+        raise ConfigError(f"{path} holds more than {_MOST_VALUES} values", remedy="name a YAML of the main job")
     return document
+
+
+def _is_small(document: Any) -> bool:
+    """Tell whether a document is as small as settings are: by its aliases a short one can be endless."""
+    rest, count = [document], 0
+    while rest and count <= _MOST_VALUES:
+        value = rest.pop()
+        count += 1
+        if isinstance(value, dict):
+            rest += value.values()
+        elif isinstance(value, list | tuple | set):
+            rest += value
+    return count <= _MOST_VALUES
 
 
 def _said(error: Exception) -> str:

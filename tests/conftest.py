@@ -10,6 +10,9 @@ import jaxtyping
 import pytest
 import torch
 
+# As the package does, for tests that import onnxruntime before it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 DATA = Path(__file__).parent / "data"
 
 if "PYTEST_XDIST_WORKER" in os.environ:

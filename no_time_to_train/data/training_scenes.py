@@ -76,7 +76,7 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
 
     Raises:
         ConfigError: `count` is less than 1, or no scene can be drawn of `size` or `seed`.
-        OutputError: `root` is in use for something else, or cannot be written, or has no room.
+        OutputError: `root` is in use for something else, holds damaged arrays, cannot be written, or has no room.
     """
     if count < 1:
         raise ConfigError(f"cannot draw {count} training scenes", remedy="ask for one at least")
@@ -90,7 +90,13 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
         with atomic_folder(root) as beside:
             _write(beside, parameters)
             (beside / _MANIFEST).write_text(json.dumps(asdict(parameters)) + "\n")
-    return TrainingScenes(*(np.load(root / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
+    try:
+        arrays = [np.load(root / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS]
+    except (OSError, ValueError, EOFError) as error:
+        raise OutputError(
+            f"{root} holds damaged training scenes: {error}", remedy="remove it, and they are drawn again"
+        ) from error
+    return TrainingScenes(*arrays)
 
 
 def _check_room(root: Path, parameters: _Parameters) -> None:

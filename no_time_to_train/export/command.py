@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.files import without_home
 from no_time_to_train.image_sizes import read_image_size
 
 
@@ -55,8 +56,9 @@ def export(
         return
     kilobytes = file.path.stat().st_size / 1000
     print(
-        f"{file.path}: {file.metadata['encoder']}, {precision}, opset {opset}, images {file.metadata['image_size']}, "
-        f"batches {file.metadata['batch_size']}, {kilobytes:.0f} kB, weights {file.num_bytes / 1e6:.1f} MB"
+        f"{without_home(str(file.path))}: {file.metadata['encoder']}, {precision}, opset {opset}, "
+        f"images {file.metadata['image_size']}, batches {file.metadata['batch_size']}, {kilobytes:.0f} kB, "
+        f"weights {file.num_bytes / 1e6:.1f} MB"
     )
     print(_what_was_verified(file.metadata["verified"]))
 

@@ -240,16 +240,21 @@ class MemoryBank(nn.Module):
                     )
                 # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
                 means, classes, negative = (file.get_tensor(name).clone() for name in ("means", "classes", "negative"))
-            class_names = json.loads(metadata["class_names"])
+            class_names, image_size = (
+                json.loads(metadata["class_names"]),
+                json.loads(metadata.get("image_size", "null")),
+            )
+            if image_size is not None and type(image_size) is not int:
+                raise ValueError("its image size is no number")
             _check_rows(class_names, means, classes, negative)
             bank = cls(
                 class_names,
                 means.shape[1],
                 metadata["encoder_fingerprint"],
                 encoder_name=metadata.get("encoder_name", ""),
-                image_size=json.loads(metadata.get("image_size", "null")),
+                image_size=image_size,
             )
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
             if isinstance(error, WeightsFormatError):
                 raise
             raise WeightsFormatError(

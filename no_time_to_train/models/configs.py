@@ -157,7 +157,7 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
         )
     given = dict(value or {})
     known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type] # every cls here is a dataclass
-    unknown = sorted(given.keys() - known)
+    unknown = sorted(map(str, given.keys() - known))
     if unknown:
         raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=f"it has {', '.join(sorted(known))}")
     hints = get_type_hints(cls)

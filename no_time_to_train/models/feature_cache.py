@@ -247,7 +247,7 @@ def _decode(content: bytes, key: str) -> dict[str, Tensor]:
     """
     tensors = safetensors.torch.load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    metadata = header.get("__metadata__", {})
+    metadata = header.get("__metadata__") or {}
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}")
     if metadata.get("key") != json.dumps(key):

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import psutil
 
-from no_time_to_train.errors import ConfigError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.registry import EncoderConfig
 
 MODEL_FILE = "model.onnx"
@@ -86,6 +86,10 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
     except ValueError as error:
         raise WeightsFormatError(f"{file} does not tell where its weights are", remedy=_EXPORT_AGAIN) from error
     for location, end in ends.items():
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            raise UnsafeWeightsError(
+                f"{file} asks for weights outside of its folder: {location}", remedy="get it from a trusted source"
+            )
         beside = file.parent / location
         if not beside.is_file() or beside.stat().st_size < end:
             raise WeightsFormatError(
@@ -94,7 +98,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
                 remedy=f"keep them together, or {_EXPORT_AGAIN}",
             )
     initializers = {tensor.name for tensor in model.graph.initializer}
-    casts = any(node.op_type == "Cast" and node.input[0] in initializers for node in model.graph.node)
+    casts = any(node.op_type == "Cast" and not initializers.isdisjoint(node.input) for node in model.graph.node)
     metadata = _metadata(model)
     _check_headers(file, metadata)
     sizes = [
@@ -141,14 +145,18 @@ def hash_of_header(file: Path) -> str:
     """Return the hash of a safetensors file's header, which says where in it each tensor lies."""
     with file.open("rb") as stream:
         length = stream.read(8)
-        return hashlib.sha256(length + stream.read(int.from_bytes(length, "little"))).hexdigest()
+        # A damaged length would have Python make room for it.
+        end = min(int.from_bytes(length, "little"), file.stat().st_size)
+        return hashlib.sha256(length + stream.read(end)).hexdigest()
 
 
 def _check_headers(file: Path, metadata: Mapping[str, str]) -> None:
     """Refuse weights files that were written again since: their tensors may lie elsewhere now."""
     try:
         headers = dict(json.loads(metadata.get("weights_headers", "{}")))
-    except ValueError as error:
+        if any(Path(name).name != name for name in headers):
+            raise ValueError(headers)
+    except (ValueError, TypeError, RecursionError) as error:
         raise WeightsFormatError(f"{file} is damaged", remedy=_EXPORT_AGAIN) from error
     for name, expected in headers.items():
         beside = file.parent / name

@@ -1,5 +1,6 @@
 """Parity of the live encoder with its Equinox and ONNX forms, after every validation and every export."""
 
+import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -198,8 +199,9 @@ class FeatureParityCallback(Callback):
             # of its checkpoint, which may be averages of the live ones.
             folder, state = Path(temporary) / "live", None
             if newest is not None and newest[1].is_file():
-                # This run wrote it.
-                state = trainer.strategy.checkpoint_io.load_checkpoint(newest[1], weights_only=False)["state_dict"]
+                state = _state_in(trainer, newest[1])
+                # Without it there is nothing that the export is known to have been made of.
+                newest = newest if state is not None else None
             write_live(live, folder, tensors_in(state, pl_module, live))
             reference = build_encoder_from_checkpoint(folder)
             pixels = self._pixels(reference.config)
@@ -235,6 +237,16 @@ class FeatureParityCallback(Callback):
         if images.min() < 0 or images.max() > 1:  # normalised already
             return images
         return torch.from_numpy(normalised(images.numpy(), config))
+
+
+def _state_in(trainer: Trainer, checkpoint: Path) -> Mapping[str, Any] | None:
+    """Read the weights of a checkpoint; None where another's module keeps in it what may not be unpickled."""
+    try:
+        loaded = trainer.strategy.checkpoint_io.load_checkpoint(checkpoint, weights_only=True)
+    except (pickle.UnpicklingError, NoTimeToTrainError):
+        return None
+    state: Mapping[str, Any] = loaded["state_dict"]
+    return state
 
 
 def _exporting(trainer: Trainer) -> list[OnnxExportCallback]:

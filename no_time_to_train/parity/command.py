@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.files import check_writable
+from no_time_to_train.files import check_writable, without_home
 from no_time_to_train.image_sizes import read_image_size
 
 # Each is held in memory.
@@ -87,5 +87,5 @@ def compare(
     else:
         print(in_words(result))
         if page is not None:
-            print(f"report: {page}")
+            print(f"report: {without_home(str(page))}")
     return 0 if result.ok else 1

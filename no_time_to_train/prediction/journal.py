@@ -30,8 +30,8 @@ class Journal:
         try:
             entry = json.loads(self.path(image).read_text())
             # Of files that nobody wrote as an entry, anything may come.
-            fresh = entry["run"] == self.run and entry["stamp"] == image.stamp()
-        except (OSError, ValueError, TypeError, KeyError):
+            fresh = entry["run"] == self.run and entry["stamp"] == image.stamp() and _is_whole(entry)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         return entry if fresh else None
 
@@ -53,3 +53,15 @@ class Journal:
         }
         write_text_atomic(self.path(image), json.dumps(entry, indent=1) + "\n")
         return entry
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    """Tell whether an entry holds what results are made of; a KeyError or TypeError says no as well."""
+    # NaN and infinities are in no JSON that others read.
+    json.dumps(entry, allow_nan=False)
+    return (
+        isinstance(entry["file_name"], str)
+        and type(entry["height"]) is type(entry["width"]) is int
+        and isinstance(entry["instances"], list)
+        and all(type(found["score"]) is float and isinstance(found["category"], str) for found in entry["instances"])
+    )

@@ -15,6 +15,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from no_time_to_train.files import without_home
+
 
 class FetchDisplay:
     """Shows a fetch on the standard error output.
@@ -52,11 +54,11 @@ class FetchDisplay:
     def say(self, text: str) -> None:
         """Show a line, unless it is to be quiet."""
         if not self.quiet:
-            self._console.print(text, markup=False)
+            self._console.print(without_home(text), markup=False)
 
     def tell(self, text: str) -> None:
         """Show a line in any case."""
-        self._console.print(text, markup=False)
+        self._console.print(without_home(text), markup=False)
 
     def announce(self, text: str, *, always: bool = False) -> None:
         """Show a line before the first byte comes; not at all if none does.
@@ -76,7 +78,7 @@ class FetchDisplay:
         """Move the bar on by so many bytes, or back."""
         if self._task is None and count:
             for text in self._announced:
-                self._console.print(text, markup=False)
+                self._console.print(without_home(text), markup=False)
             self._announced.clear()
             name, size = self._file
             self._progress.start()

@@ -18,6 +18,7 @@ from no_time_to_train.errors import (
     NetworkError,
     NoTimeToTrainError,
 )
+from no_time_to_train.files import without_home
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
 from no_time_to_train.weights.download import TIMEOUT, Retries
 from no_time_to_train.weights.fetch import CHECKPOINTS, default_folder
@@ -80,7 +81,7 @@ def examine(encoder: str | None, root: Path | None, *, source: Kind | None = Non
         reached = _left_out("access", "the Hub is not reached")
     else:
         reached = _looked("access", access)
-    return [
+    findings = [
         network,
         token,
         reached,
@@ -88,6 +89,8 @@ def examine(encoder: str | None, root: Path | None, *, source: Kind | None = Non
         _looked("cache", lambda: _cache(folder, repository)),
         _files_looked_at(folder, encoder),
     ]
+    # They are made to be shown to others.
+    return [replace(entry, found=without_home(entry.found), remedy=without_home(entry.remedy)) for entry in findings]
 
 
 def as_text(findings: list[Finding]) -> str:

@@ -34,6 +34,9 @@ _LONGEST_HEADER = 1 << 20
 # Weights hardly shrink: an archive that grows more than this is made to fill disks.
 _LARGEST_GROWTH = 8
 _LONGEST_SIDE = 1 << 32
+_MOST_ELEMENTS = 1 << 48
+# Of an array; NumPy's own limit, since longer ones can be too much for Python's parser.
+_LONGEST_ARRAY_HEADER = 10_000
 _ALWAYS_ALLOWED = 1 << 28
 # How NumPy names the dtypes; it knows no bfloat16 and calls it two bytes of anything.
 _DTYPES = {
@@ -174,11 +177,17 @@ def _array_at(stream: IO[bytes], path: Path) -> StoredArray:
     if not begin.startswith(_MAGIC) or width is None:
         raise WeightsFormatError(f"{path} holds something else than NumPy arrays", remedy=FETCH_AGAIN)
     length = int.from_bytes(stream.read(width), "little")
-    text = stream.read(min(length, _LONGEST_HEADER)).decode("latin-1")
+    text = stream.read(min(length, _LONGEST_ARRAY_HEADER + 1)).decode("latin-1")
     try:
+        # A backslash is in no header, and Python may warn of what stands behind it.
+        if len(text) > _LONGEST_ARRAY_HEADER or "\\" in text:
+            raise ValueError(len(text))
         header = ast.literal_eval(text.strip())
         shape, description, fortran = header["shape"], header["descr"], header["fortran_order"]
         if not all(type(side) is int and 0 <= side <= _LONGEST_SIDE for side in shape):
+            raise ValueError(shape)
+        # Sides count where another one is 0, too: a tensor's strides have to fit 64 bits.
+        if math.prod(max(side, 1) for side in shape) > _MOST_ELEMENTS:
             raise ValueError(shape)
         if not isinstance(description, str):
             raise TypeError(description)

@@ -5,6 +5,7 @@ Nothing here knows a model. Tensors are memory-mapped, so that looking at a file
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,12 @@ def find_weights_file(path: Path) -> Path:
     Raises:
         WeightsNotFoundError: There is nothing at `path`, or the folder holds no weights file, or the file is empty.
     """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long a name, or one with a null byte
+        raise WeightsNotFoundError(f"no weights at {path}: {error}", remedy="check the path") from error
     if path.is_dir():
         for name in ("model.safetensors", SAFETENSORS_INDEX, "pytorch_model.bin"):
             if (path / name).is_file():
@@ -176,11 +183,21 @@ def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
     return StoredTensors(tensors, tuple(files), "sharded safetensors")
 
 
-def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
+def unpickled(file: Path, *, headers_only: bool = False) -> Any:
+    """Read a pickle of torch's, of which nothing is run.
+
+    Args:
+        file: As `torch.save` wrote it.
+        headers_only: Give tensors on the meta device, which have shape and dtype and no values.
+
+    Raises:
+        UnsafeWeightsError: It asks for more than tensors and plain containers.
+        WeightsFormatError: It is damaged, or no pickle.
+    """
     try:
         # Only zip archives can be memory-mapped; the legacy format, which few files still have, is read whole.
         mapped = zipfile.is_zipfile(file) and not headers_only
-        loaded = torch.load(file, map_location="meta" if headers_only else "cpu", weights_only=True, mmap=mapped)
+        return load_tensors(file, map_location="meta" if headers_only else "cpu", mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = _REFUSED.search(str(error))
         if reason:
@@ -194,7 +211,23 @@ def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
         raise WeightsFormatError(
             f"{file} is no whole PyTorch weights file: {first_line}", remedy=FETCH_AGAIN
         ) from error
-    stored = pickled_tensors(loaded, file)
+
+
+def load_tensors(file: Path, **options: Any) -> Any:
+    """Call `torch.load` for tensors and plain values; other pickles end in its own errors.
+
+    Args:
+        file: As `torch.save` wrote it.
+        options: Of `torch.load`.
+    """
+    with warnings.catch_warnings():
+        # Whether a file can be read is said once, by who catches the errors.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(file, weights_only=True, **options)
+
+
+def _read_pickle(file: Path, *, headers_only: bool) -> StoredTensors:
+    stored = pickled_tensors(unpickled(file, headers_only=headers_only), file)
     if not headers_only and any(tensor.is_meta for tensor in stored.tensors.values()):
         raise WeightsFormatError(
             f"{file} holds tensors without values: the model was saved from the meta device",

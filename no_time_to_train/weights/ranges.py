@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.weights import eqx
-from no_time_to_train.weights.files import PICKLE_SUFFIXES, pickled_tensors, read_stored
+from no_time_to_train.weights.files import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def locate_tensors(path: Path) -> dict[str, StoredTensor]:
 def _in_pickle(file: Path) -> dict[str, StoredTensor]:
     # A fake load notes where in the file each storage begins.
     with FakeTensorMode():
-        tensors = pickled_tensors(torch.load(file, weights_only=True), file).tensors
+        tensors = pickled_tensors(load_tensors(file), file).tensors
     values: dict[str, Tensor] = {}
     found = {}
     for name, fake in tensors.items():

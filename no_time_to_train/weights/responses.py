@@ -32,6 +32,7 @@ META_PAGE = "ai.meta.com/resources/models-and-libraries/dinov3-downloads"
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 _SHOWN = 200
 _SHORTEST_SECRET = 4
+_SECRETS = re.compile(r"(?<=\S)\?[^\s'\"]+|(?<=://)[^\s/@]+@")
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,16 @@ def asked_wait(response: httpx2.Response) -> float | None:
 
 
 class _WithoutQueries(logging.Filter):
-    """Takes the queries out of the addresses that the HTTP library logs."""
+    """Takes queries and credentials out of what the HTTP libraries log, and the Hub's client with HF_DEBUG."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                without_secrets(str(arg)) if isinstance(arg, httpx2.URL) else arg for arg in record.args
-            )
+        record.msg, record.args = _SECRETS.sub("", record.getMessage()), None
         return True
 
 
-logging.getLogger("httpx2").addFilter(_WithoutQueries())
+# A logger's filter is not asked about what those below it say.
+for _name in ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy", "huggingface_hub.utils._http"):
+    logging.getLogger(_name).addFilter(_WithoutQueries())
 
 
 def refusal(response: httpx2.Response, target: Target) -> FetchError | WeightsNotFoundError:

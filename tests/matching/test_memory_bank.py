@@ -96,6 +96,11 @@ def test_files_that_are_no_bank(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(content[:-7])
     with pytest.raises(WeightsFormatError, match="no whole memory bank"):
         MemoryBank.load(tmp_path / "cut.safetensors")
+    damaged = filled()
+    damaged.means[0, 0] = float("nan")
+    damaged.save(tmp_path / "nan.safetensors")
+    with pytest.raises(WeightsFormatError, match="its means hold NaN or infinities"):
+        MemoryBank.load(tmp_path / "nan.safetensors")
 
 
 def test_rows_fill_an_equal_bank() -> None:

@@ -10,7 +10,13 @@ import onnx
 import pytest
 import torch
 
-from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.errors import (
+    ConfigError,
+    ImageSizeError,
+    UnsafeWeightsError,
+    WeightsFormatError,
+    WeightsNotFoundError,
+)
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.matching import Instances
 from no_time_to_train.models.conversion import convert_weights
@@ -150,6 +156,13 @@ def test_files_that_are_none(exported: Path, tmp_path: Path) -> None:
     onnx.save(foreign, exported / "foreign.onnx")
     with pytest.raises(WeightsFormatError, match="does not tell which encoder it is"):
         build_encoder(f"onnx:{exported / 'foreign.onnx'}")
+    elsewhere = onnx.load(exported / "model.onnx", load_external_data=False)
+    for tensor in elsewhere.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../secret" if entry.key == "location" else entry.value
+    onnx.save(elsewhere, exported / "elsewhere.onnx")
+    with pytest.raises(UnsafeWeightsError, match=r"weights outside of its folder: \.\./secret"):
+        build_encoder(f"onnx:{exported / 'elsewhere.onnx'}")
     unknown = onnx.load(exported / "model.onnx", load_external_data=False)
     unknown.graph.node[0].op_type = "Convolve"
     onnx.save(unknown, exported / "unknown.onnx")

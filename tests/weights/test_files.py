@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.files import read_tensors
+from no_time_to_train.weights.ranges import locate_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int16)}
 
@@ -180,3 +182,12 @@ def test_legacy_pickle_cut_anywhere(tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(WeightsFormatError):
             read_tensors(path)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_pickles_of_other_protocols_do_not_warn(tmp_path: Path, protocol: int) -> None:
+    """torch warns of them, and reads what plain state dicts need; whether it can is said once."""
+    torch.save({"a": torch.ones(3)}, tmp_path / "a.pth", pickle_protocol=protocol)
+    for read in (read_tensors, locate_tensors):
+        with suppress(WeightsFormatError):
+            assert set(read(tmp_path / "a.pth")) == {"a"}

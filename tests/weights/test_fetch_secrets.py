@@ -1,0 +1,145 @@
+"""Token, signature of a presigned link and home folder: not in what fetching prints, writes and leaves to exports."""
+
+import io
+import logging
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from no_time_to_train.cli import main
+from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.weights.download import Retries
+from tests.golden_files import golden
+from tests.weights.conftest import REPOSITORY
+from tests.weights.fetching import meta_name
+from tests.weights.hub_server import TOKEN, Fault, Hub
+
+SIGNATURE = "AVerySecretSignature"
+
+
+@dataclass
+class Told:
+    """What was printed, and what was logged down to the last detail and told by the tracebacks of `--debug`."""
+
+    text: str = ""
+    detail: str = ""
+
+    def run(self, status: int, *arguments: str) -> None:
+        """Run a command twice, the second time with `--debug`."""
+        for debug in ((), ("--debug",)):
+            stream, log = io.StringIO(), io.StringIO()
+            handler = logging.StreamHandler(log)
+            logging.getLogger().addHandler(handler)
+            try:
+                with redirect_stdout(stream), redirect_stderr(stream):
+                    got = main([*arguments, *debug])
+            except NoTimeToTrainError:
+                got = 2 if debug else 1
+                log.write(traceback.format_exc())
+            finally:
+                logging.getLogger().removeHandler(handler)
+            assert got == status, stream.getvalue()
+            self.detail += log.getvalue() + (stream.getvalue() if "--json" in arguments else "")
+            self.text += "" if "--json" in arguments else stream.getvalue()
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in a home of its own, in which commands are typed with relative paths."""
+    folder = tmp_path / "home-of-somebody" / "work"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("no_time_to_train.weights.fetch.Retries", lambda: Retries(attempts=2, first_wait=0.0))
+    return folder
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    levels = {name: logging.getLogger(name).level for name in ("", "httpx2", "httpcore2", "huggingface_hub")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    yield Told()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def link_to(hub: Hub) -> str:
+    content = golden("vit_mlp_released").read_bytes()
+    hub.repositories["weights"] = {meta_name(content): content}
+    return f"{hub.url}/weights/{meta_name(content)}?Policy=abc&Signature={SIGNATURE}&Key-Pair-Id=K"
+
+
+def check(told: Told, work: Path) -> None:
+    """Search all that was printed and written."""
+    home = os.fsencode(work.parent)
+    content = {str(path): path.read_bytes() for path in work.parent.rglob("*") if path.is_file()}
+    content |= {"printed": told.text.encode(), "for programs and developers": told.detail.encode()}
+    for secret in (TOKEN.encode(), SIGNATURE.encode()):
+        assert [name for name, data in content.items() if secret in data] == [], secret
+    # Tracebacks name files of the installation, and programs need the path that `fetch --json` tells.
+    del content["for programs and developers"]
+    assert [name for name, data in content.items() if home in data] == []
+
+
+def test_links(hub: Hub, work: Path, told: Told) -> None:
+    link = link_to(hub)
+    told.run(0, "fetch", link, "--root", "linked")
+    told.run(0, "fetch", link, "--root", "again", "--json", "--quiet")
+    told.run(0, "validate", "linked", "--deep")
+    told.run(0, "inspect", "linked", "--json")
+    check(told, work)
+
+
+def test_links_that_fail(hub: Hub, work: Path, told: Told) -> None:
+    link = link_to(hub)
+    for fault in (
+        Fault("status", status=403, body=f"<Error>AccessDenied {link} token {TOKEN}</Error>"),
+        Fault("status", status=500, body=f'{{"error": "no {SIGNATURE}"}}'),
+        Fault("status", status=404),
+        Fault("flip", at=1000),
+        Fault("drop"),
+        Fault("redirect"),
+    ):
+        hub.always = fault
+        hub.elsewhere = "http://127.0.0.1:1"
+        told.run(2, "fetch", link, "--root", "linked")
+    told.run(2, "fetch", f"http://127.0.0.1:1/weights/none.pth?Signature={SIGNATURE}", "--root", "linked")
+    told.run(2, "fetch", link, "--root", "linked", "--revision", "main")
+    told.run(2, "fetch", link, "--root", "linked", "--source", "timm")
+    told.run(2, "fetch", f"{hub.url}:x/?Signature={SIGNATURE}", "--root", "linked")
+    told.run(2, "doctor", link)
+    check(told, work)
+
+
+def test_repositories_and_the_doctor(hub: Hub, work: Path, told: Told) -> None:
+    hub.gated.add(REPOSITORY)
+    told.run(0, "fetch", REPOSITORY, "--root", "dino")
+    told.run(0, "doctor", REPOSITORY, "--root", "dino")
+    told.run(0, "doctor", REPOSITORY, "--root", "dino", "--json")
+    told.run(0, "doctor")
+    hub.granted = False
+    told.run(2, "fetch", REPOSITORY, "--root", "refused")
+    told.run(1, "doctor", REPOSITORY, "--root", "refused")
+    hub.granted, hub.gated = True, set()
+    hub.always = Fault("status", status=500, body=TOKEN)
+    told.run(2, "fetch", REPOSITORY, "--root", "broken")
+    hub.always = None
+    told.run(2, "fetch", "someone/else", "--root", "none")
+    told.run(0, "export", "dino", "--output", "exported", "--no-verify", "--copy-weights")
+    check(told, work)
+    metadata = (work / "exported" / "model.onnx").read_bytes()
+    assert b"license" in metadata  # the search would find what stands there
+
+
+def test_the_search_finds_what_is_there(work: Path) -> None:
+    told = Told()
+    check(told, work)
+    (work / "leak").write_text(TOKEN)
+    with pytest.raises(AssertionError, match="leak"):
+        check(told, work)
