@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench constraints clean
+.PHONY: setup demo test check docs bench constraints clean
 
 setup: $(STAMP)
 
@@ -23,11 +23,15 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-check: setup
+check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet --doctest-modules --override-ini testpaths=no_time_to_train
+
+# The site, in site/. It fails on links and anchors that lead nowhere, and on anything that a page would load from elsewhere.
+docs: setup
+	$(BIN)/python -m mkdocs --quiet build --strict
 
 bench: setup
 	$(BIN)/python -m benchmarks.matching
@@ -45,4 +49,4 @@ constraints:
 	echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

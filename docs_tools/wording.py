@@ -250,6 +250,8 @@ def _words(node: ast.expr) -> str:
             return _words(shown)
         case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="get"), args=[ast.Constant(value=key), *_]):
             return f"{_spaced(name)} {key}"
+        case ast.Call(func=ast.Attribute(attr=name), args=[]) if name.startswith("get_"):
+            return _spaced(name.removeprefix("get_"))
         case ast.Call(func=ast.Attribute(value=owner)):
             return _words(owner)
         case ast.Subscript(value=owner, slice=ast.Constant(value=str(key))):
@@ -271,5 +273,7 @@ def _words(node: ast.expr) -> str:
 
 
 def _spaced(name: str) -> str:
-    words = ["reason" if word == "error" else word for word in name.lower().split("_") if word != "strerror"]
+    words = [
+        "reason" if word == "error" else word for word in name.lower().split("_") if word not in ("strerror", "args")
+    ]
     return " ".join(word for word in words if word)
