@@ -3,7 +3,7 @@
 import ast
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from docs_tools.source import Function, Module, Package, arguments, assignments
@@ -11,7 +11,21 @@ from docs_tools.source import Function, Module, Package, arguments, assignments
 _DEEPEST = 12
 _MOST = 40
 # Calls that show their argument; others are shown by their own name.
-_TRANSPARENT = {"str", "repr", "sorted", "list", "tuple", "set", "_shown", "format", "min", "max", "round", "relative"}
+_TRANSPARENT = {
+    "get_args",
+    "str",
+    "repr",
+    "sorted",
+    "list",
+    "tuple",
+    "set",
+    "_shown",
+    "format",
+    "min",
+    "max",
+    "round",
+    "relative",
+}
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], float]] = {
     ast.Add: lambda one, other: one + other,
     ast.Sub: lambda one, other: one - other,
@@ -128,10 +142,10 @@ class Wording:
             case _:
                 yield _as_field(node, scope)
 
-    def _either(self, nodes: Iterator[ast.expr] | tuple[ast.expr, ...] | list[ast.expr], scope: Scope) -> Iterator[str]:
+    def _either(self, nodes: Sequence[ast.expr], scope: Scope) -> Iterator[str]:
         texts = [text for node in nodes for text in self.of(node, scope)]
-        words = [text for text in texts if not is_field(text)]
-        yield from words if any(text.strip() for text in words) else texts[:1]
+        # Of two values that are not known, the name of one is enough.
+        yield from texts[:1] if all(map(is_field, texts)) else texts
 
     def _named(self, node: ast.expr, name: str, scope: Scope) -> Iterator[str]:
         if name in scope.bound:
@@ -160,14 +174,13 @@ class Wording:
             known = self._assignments[within] = {}
             for target, value in assignments(within):
                 known.setdefault(ast.unparse(target), []).append(value)
-        said = [
-            text
-            for value in self._assignments[within].get(ast.unparse(node), [])
-            for text in self.of(value, Scope(scope.module, value, scope.bound))
-            if not is_field(text)
-        ]
-        # Parts of a longer text, and numbers, say less than the name does.
-        yield from [text for text in said if re.search(r"[a-z]{2} |[a-z]{3}", text)] or [_as_field(node)]
+        said: list[str] = []
+        for value in self._assignments[within].get(ast.unparse(node), []):
+            texts = self.of(value, Scope(scope.module, value, scope.bound))
+            # Parts of a longer text, and numbers, say less than the name does.
+            if any(re.search(r"[a-z]{2} |[a-z]{3}", text) and not is_field(text) for text in texts):
+                said += texts
+        yield from said or [_as_field(node)]
 
     def _returned(self, node: ast.Call, name: str, scope: Scope) -> Iterator[str]:
         """Give what a function of the package returns, where that is text; else the call's name."""
