@@ -60,7 +60,7 @@ def rewrite(markdown: str, page: str, root: Path) -> str:
 def on_site(path: str) -> str:
     """Return where a file of the repository is among the site's sources.
 
-    Example:
+    Examples:
         >>> on_site("docs/export.md"), on_site("benchmarks/README.md")
         ('export.md', 'benchmarks/README.md')
     """

@@ -58,7 +58,7 @@ class Scope:
 def is_field(text: str) -> bool:
     """Tell whether a text is nothing but a field.
 
-    Example:
+    Examples:
         >>> is_field("<path>"), is_field("no <path>")
         (True, False)
     """
@@ -68,7 +68,7 @@ def is_field(text: str) -> bool:
 def says(text: str) -> bool:
     """Tell whether a text has words of its own beside its fields.
 
-    Example:
+    Examples:
         >>> says("no <path>"), says("<folder>/config.json"), says("<first path>")
         (True, False, False)
     """
