@@ -7,7 +7,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docs_tools.links import linked_files, on_site, rewrite
+from docs_tools.links import linked_files, rewrite, site_path
 from docs_tools.offline import loaded_from_elsewhere
 from docs_tools.source import PACKAGE, Package
 from docs_tools.troubleshooting import MARK, messages_page
@@ -17,7 +17,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages outside docs/ that are linked."""
     root = _root(config)
     for path in linked_files(root):
-        files.append(File.generated(config, on_site(path), abs_src_path=str(root / path)))
+        files.append(File.generated(config, site_path(path), abs_src_path=str(root / path)))
     return files
 
 

@@ -46,22 +46,22 @@ def rewrite(markdown: str, page: str, root: Path) -> str:
         page: Its path from the repository's root.
         root: The repository's.
     """
-    here = posixpath.dirname(on_site(page))
+    here = posixpath.dirname(site_path(page))
 
     def moved(match: re.Match[str]) -> str:
         target = _resolved(match["path"], page, root)
         if target is None:
             return match[0]
-        return posixpath.relpath(on_site(target), here or ".") + (match["rest"] or "")
+        return posixpath.relpath(site_path(target), here or ".") + (match["rest"] or "")
 
     return _LINK.sub(moved, markdown)
 
 
-def on_site(path: str) -> str:
+def site_path(path: str) -> str:
     """Return where a file of the repository is among the site's sources.
 
     Examples:
-        >>> on_site("docs/export.md"), on_site("benchmarks/README.md")
+        >>> site_path("docs/export.md"), site_path("benchmarks/README.md")
         ('export.md', 'benchmarks/README.md')
     """
     return path.removeprefix(f"{DOCS}/")
