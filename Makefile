@@ -31,7 +31,7 @@ check: setup docs
 
 # The site, in site/. It fails on links and anchors that lead nowhere, and on anything that a page would load from elsewhere.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: setup
 	$(BIN)/python -m benchmarks.matching

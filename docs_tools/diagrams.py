@@ -141,8 +141,8 @@ def data_way() -> str:
     weights = Box(20, 440, 150, "weights", ("any layout: tables", "of names"), "kept")
     torch = Box(260, 400, 220, "torch: FeatureEncoder", ("transformers' modules",), "work")
     equinox = Box(260, 484, 220, "JAX: Equinox modules", ("load_eqx_encoder",), "work")
-    onnx = Box(560, 484, 180, "model.onnx", ("bound to the weights'", "own bytes"), "kept")
-    runtime = Box(800, 492, 140, "OnnxEncoder", ("ONNX Runtime",), "work")
+    onnx = Box(560, 476, 180, "model.onnx", ("bound to the weights'", "own bytes"), "kept")
+    runtime = Box(800, 484, 140, "OnnxEncoder", ("ONNX Runtime",), "work")
     parity = Box(560, 400, 380, "parity", ("the same images through all three, compared",), "plain")
 
     boxes = [
@@ -164,6 +164,8 @@ def data_way() -> str:
         _between(equinox, onnx),
         _between(onnx, runtime),
         _between(torch, parity),
+        _path([equinox.top, (equinox.top[0], 467), (640, 467), (640, parity.bottom[1])]),
+        _path([runtime.top, (runtime.top[0], parity.bottom[1])]),
     ]
     lanes = [
         _lane(26, "References become memory (Segmenter.add_reference, test_mode fill_memory)"),

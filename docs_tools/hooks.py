@@ -31,6 +31,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             markdown = markdown.replace(MARK, messages_page(Package.read(root / PACKAGE)))
         except ValueError as error:
             raise PluginError(str(error)) from error
+    if page.file.src_uri == "architecture.md":
+        page.meta["hide"] = ["toc"]  # its drawings want the room
     source = Path(page.file.abs_src_path or root)
     return rewrite(markdown, source.relative_to(root).as_posix(), root)
 
