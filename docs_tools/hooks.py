@@ -25,6 +25,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Put the messages into their page, and let links lead to where their targets are on the site."""
     root = _root(config)
     if page.file.src_uri == "troubleshooting.md":
+        page.meta["search"] = {"boost": 3}  # who pastes an error wants its remedy, not the pages that share its words
         if MARK not in markdown:
             raise PluginError(f"docs/troubleshooting.md lacks the line {MARK}, where the messages go")
         try:
