@@ -208,8 +208,8 @@ class Wording:
                 return value
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _ARITHMETIC:
                 one, other = self._number(left, scope), self._number(right, scope)
-                whole = isinstance(one, int) and isinstance(other, int)
-                return _ARITHMETIC[type(operator)](one, other) if whole else None
+                if isinstance(one, int) and isinstance(other, int):
+                    return _ARITHMETIC[type(operator)](one, other)
             case ast.Name(id=name):
                 constant = self._package.constant(scope.module, name)
                 return self._number(constant[1], Scope(constant[0], constant[1])) if constant else None
