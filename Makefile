@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check audit bench constraints clean
+.PHONY: setup demo test check docs audit bench constraints clean
 
 setup: $(STAMP)
 
@@ -23,11 +23,15 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-check: setup
+check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet --doctest-modules --override-ini testpaths=no_time_to_train
+	$(BIN)/python -m pytest --quiet --doctest-modules --override-ini "testpaths=no_time_to_train docs_tools"
+
+# The site, in site/. It fails on links and anchors that lead nowhere, and on anything that a page would load from elsewhere.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Known vulnerabilities (asks PyPI), bandit's rules, licences. A vulnerability that cannot be mended yet is left out by
 # --ignore-vuln ID, with its reason in a comment here. `--strict`: what PyPI does not know was not audited.
@@ -52,4 +56,4 @@ constraints:
 	echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -13,7 +13,7 @@ class NoTimeToTrainError(Exception):
         message: What failed, with what was expected and what was got. One sentence, no newline needed.
         remedy: What the user can do about it, as a command or an instruction.
 
-    Example:
+    Examples:
         >>> print(NoTimeToTrainError("no such thing: x", remedy="try y"))
         no such thing: x (try y)
     """

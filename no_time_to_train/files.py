@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: `path` is a folder, or its folder cannot be made or written to, or the disk is full.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
         >>> with atomic_path(target) as temporary:

@@ -9,7 +9,7 @@ from no_time_to_train.registry import EncoderConfig
 def grid_size(height: int, width: int, config: EncoderConfig) -> tuple[int, int]:
     """Return the rows and columns of patch tokens for an image of that size in pixels.
 
-    Example:
+    Examples:
         >>> from no_time_to_train.registry import resolve_encoder
         >>> grid_size(64, 96, resolve_encoder("small"))
         (4, 6)
@@ -44,7 +44,7 @@ def read_image_size(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: It is none.
 
-    Example:
+    Examples:
         >>> read_image_size("256x384"), read_image_size("224")
         ((256, 384), (224, 224))
     """

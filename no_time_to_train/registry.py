@@ -316,7 +316,7 @@ def resolve_encoder(name: str, *, prefer_plus: bool = False, root: Path | str = 
     Raises:
         UnknownEncoderError: No entry has that name; the message gives the nearest one and all of them.
 
-    Example:
+    Examples:
         >>> resolve_encoder("giant").name
         'dinov3_huge_plus'
         >>> resolve_encoder("facebook/dinov3-vitb16-pretrain-lvd1689m").embed_dim

@@ -95,7 +95,7 @@ class Segmenter:
         settings: More of the matching baseline's settings by name, such as `precision`, `sam2_infer_cfgs`,
             `memory_bank_cfg`, `feature_cache`, `random_init`.
 
-    Example:
+    Examples:
         >>> segmenter = Segmenter("dinov3_base", sam2="sam2_hiera_t.yaml", sam2_weights="sam2.pt")  # doctest: +SKIP
         >>> segmenter.add_reference("boat.jpg", mask="boat.png", label="boat")  # doctest: +SKIP
         >>> segmenter.predict("harbour.jpg").draw("harbour.jpg").save("out.png")  # doctest: +SKIP

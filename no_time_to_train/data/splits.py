@@ -78,7 +78,7 @@ def resolve_split(name: str) -> tuple[str, ...]:
     Raises:
         UnknownNameError: There is no such split; the message names the nearest.
 
-    Example:
+    Examples:
         >>> resolve_split("voc_novel_split1")
         ('bird', 'bus', 'cow', 'motorbike', 'sofa')
     """

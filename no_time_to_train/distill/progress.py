@@ -52,7 +52,7 @@ class ThroughputBar(TQDMProgressBar):
 def _in_words(seconds: float) -> str:
     """Write a time span.
 
-    Example:
+    Examples:
         >>> _in_words(59.6), _in_words(3700)
         ('1:00', '1:01:40')
     """

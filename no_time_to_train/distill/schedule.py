@@ -14,7 +14,7 @@ from no_time_to_train.distill.configs import OptimizerConfig
 def warmup_cosine(warmup_steps: int, max_steps: int, *, final_share: float = 0.0) -> Callable[[int], float]:
     """Return the share of the peak at a step: a linear rise, times a cosine that falls from the first step to the last.
 
-    Example:
+    Examples:
         >>> share = warmup_cosine(2, 10)
         >>> [round(share(step), 2) for step in (0, 1, 5, 10)]
         [0.5, 0.98, 0.5, 0.0]

@@ -120,7 +120,7 @@ def save_eqx_encoder(model: EqxEncoder, path: str | Path) -> Path:
 def leaf_names(model: eqx.Module) -> list[str]:
     """Return the names of a model's leaves in the order in which Equinox writes them.
 
-    Example:
+    Examples:
         >>> leaf_names(eqx.nn.Linear(1, 1, key=jax.random.key(0)))
         ['weight', 'bias']
     """

@@ -43,7 +43,7 @@ class MemoryBank(nn.Module):
     Raises:
         ConfigError: No classes, or a name twice.
 
-    Example:
+    Examples:
         >>> bank = MemoryBank(["boat"], embed_dim=2, encoder_fingerprint="an-encoder")
         >>> patches = torch.tensor([[[3.0, 0.0], [0.0, 9.0]]])
         >>> bank.add(0, patches, torch.tensor([[True, False]]))

@@ -59,7 +59,7 @@ class FeatureCache:
         ConfigError: `max_bytes` is less than 1.
         OutputError: The folder cannot be made or written to.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> cache = FeatureCache(Path(tempfile.mkdtemp()), max_bytes=10_000)
         >>> key = content_key("an-encoder", torch.zeros(3, 4, 4, dtype=torch.uint8))

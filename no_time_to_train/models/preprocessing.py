@@ -52,7 +52,7 @@ def reference_window(
     Returns:
         The first and one past the last column and row: x1, y1, x2, y2. At least one pixel each way.
 
-    Example:
+    Examples:
         >>> reference_window((10.0, 20.0, 40.0, 20.0), height=100, width=100)
         (6, 6, 54, 54)
     """

@@ -8,7 +8,7 @@ from typing import Any
 def small_number(value: float | None) -> str:
     """Write a number that may be of any size; nothing for none.
 
-    Example:
+    Examples:
         >>> small_number(0.00012345), small_number(12.345), small_number(0.0), small_number(None)
         ('1.2e-04', '12', '0', '')
     """
@@ -18,7 +18,7 @@ def small_number(value: float | None) -> str:
 def finite(value: Any) -> Any:
     """Return lists and mappings with None for the numbers that JSON does not know.
 
-    Example:
+    Examples:
         >>> finite({"a": [1.0, float("nan")]})
         {'a': [1.0, None]}
     """

@@ -43,7 +43,7 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
 def tolerance_of(*kinds: tuple[str, str]) -> Tolerance:
     """Return what backends of these precisions and devices may differ by.
 
-    Example:
+    Examples:
         >>> tolerance_of(("fp32", "cpu"), ("int8", "cpu")).least_cosine
         0.99
     """

@@ -78,7 +78,7 @@ def fitting_entries(architecture: Architecture) -> list[EncoderConfig]:
 def known_sizes(architecture: Architecture) -> str:
     """Describe an architecture in a few words, for messages.
 
-    Example:
+    Examples:
         >>> known_sizes(Architecture(family="dinov3_vit", embed_dim=384, depth=12, ffn_dim=1536, num_storage_tokens=4))
         'dinov3_vit, width 384, depth 12, mlp 1536, patch 16, 4 storage tokens'
     """

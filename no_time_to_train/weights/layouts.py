@@ -361,7 +361,7 @@ def shape_in_transformers(name: str, shape: Sequence[int], family: Family) -> tu
         shape: In the file.
         family: Of the encoder.
 
-    Example:
+    Examples:
         >>> shape_in_transformers("embeddings.mask_token", (1, 384), "dinov3_vit")
         (1, 1, 384)
     """

@@ -93,7 +93,7 @@ EQUIMO_DINOV3_VIT = Layout(
 def in_order_of_leaves(names: Iterable[str], layout: Layout) -> list[str]:
     """Sort the names of one of our own models as Equinox writes its leaves.
 
-    Example:
+    Examples:
         >>> names = ["norm.bias", "cls_token", "blocks.10.norm1.bias", "blocks.2.norm2.bias"]
         >>> in_order_of_leaves(names, EQUINOX_DINOV3_VIT)
         ['cls_token', 'blocks.2.norm2.bias', 'blocks.10.norm1.bias', 'norm.bias']

@@ -53,7 +53,7 @@ class Target:
 def without_secrets(url: str) -> str:
     """Return a link without its query and credentials, which open it to whoever has them.
 
-    Example:
+    Examples:
         >>> without_secrets("https://a:b@host/x.pth?Signature=abc")
         'https://host/x.pth'
     """
