@@ -35,7 +35,7 @@ class Block:
     path: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{self.page.name}:{self.line}"
 
 
 def blocks_of(page: Path) -> list[Block]:

@@ -37,8 +37,6 @@ class _Checker(ast.NodeVisitor):
     def __init__(self) -> None:
         self.missing: list[str] = []
         self._known: dict[str, Any] = {}
-        # A call within a call is looked at from both.
-        self._seen: set[int] = set()
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -70,27 +68,26 @@ class _Checker(ast.NodeVisitor):
         try:
             return importlib.import_module(name)
         except ImportError:
-            self.missing.append(f"there is no module {name}")
-            return _UNKNOWN
+            return self._miss(f"there is no module {name}")
 
     def _value(self, node: ast.expr) -> Any:
         """Return what an expression stands for as far as it can be known without running it."""
         if isinstance(node, ast.Name):
             return self._known.get(node.id, _UNKNOWN)
         if isinstance(node, ast.Attribute):
-            owner = self._value(node.value)
-            return self._attribute(owner, node.attr, report=id(node) not in self._seen and not self._seen.add(id(node)))
+            return self._attribute(self._value(node.value), node.attr)
         if isinstance(node, ast.Call):
             return self._returned(node)
         return _UNKNOWN
 
-    def _attribute(self, owner: Any, name: str, *, report: bool = True) -> Any:
+    def _attribute(self, owner: Any, name: str) -> Any:
         if owner is _UNKNOWN:
             return _UNKNOWN
         cls = owner.cls if isinstance(owner, _InstanceOf) else None
         holder = owner if cls is None else cls
         if hasattr(holder, name):
-            found = inspect.getattr_static(holder, name)
+            # Modules may make a name when it is asked for.
+            found = inspect.getattr_static(holder, name, None)
             if isinstance(found, property):
                 return _of_annotation(found.fget, "return")
             return getattr(holder, name)
@@ -98,17 +95,13 @@ class _Checker(ast.NodeVisitor):
             return _UNKNOWN
         if isinstance(owner, types.ModuleType) and (submodule := _submodule(owner, name)):
             return submodule
-        if report:
-            self.missing.append(f"{getattr(holder, '__name__', holder)} has no {name}")
-        return _UNKNOWN
+        return self._miss(f"{getattr(holder, '__name__', holder)} has no {name}")
 
     def _returned(self, node: ast.Call) -> Any:
         callee = self._value(node.func)
         if callee is _UNKNOWN or isinstance(callee, _InstanceOf) or not callable(callee):
             return _UNKNOWN
-        if id(node) not in self._seen:
-            self._seen.add(id(node))
-            self._check_options(node, callee)
+        self._check_options(node, callee)
         return _InstanceOf(callee) if isinstance(callee, type) else _of_annotation(callee, "return")
 
     def _check_options(self, node: ast.Call, callee: Any) -> None:
@@ -119,11 +112,15 @@ class _Checker(ast.NodeVisitor):
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
             return
         names = {parameter.name for parameter in parameters}
-        self.missing += [
-            f"{callee.__name__} has no option {keyword.arg}"
-            for keyword in node.keywords
-            if keyword.arg is not None and keyword.arg not in names
-        ]
+        for keyword in node.keywords:
+            if keyword.arg is not None and keyword.arg not in names:
+                self._miss(f"{callee.__name__} has no option {keyword.arg}")
+
+    def _miss(self, sentence: str) -> Any:
+        # A call within a call is looked at from both.
+        if sentence not in self.missing:
+            self.missing.append(sentence)
+        return _UNKNOWN
 
 
 def _declared(cls: type) -> set[str]:

@@ -5,14 +5,15 @@ A block with `<!-- runs -->` before it is run, all of a page's in one folder and
 all other Python is compiled and its names looked up.
 """
 
+import inspect
 import json
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import import_object
 
 from no_time_to_train.data.coco import load_coco
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, commands_in
@@ -77,7 +78,8 @@ def test_yaml_names_classes_that_are_there(block: Block) -> None:
         entry = waiting.pop()
         if isinstance(entry, dict):
             if "class_path" in entry:
-                import_object(entry["class_path"])
+                parameters = inspect.signature(resolve_name(entry["class_path"])).parameters
+                assert set(entry.get("init_args", {})) <= set(parameters), entry
             waiting += entry.values()
         elif isinstance(entry, list):
             waiting += entry
