@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def _declared(cls: type) -> set[str]:
     for base in cls.__mro__:
         names |= set(getattr(base, "__annotations__", {}))
         try:
-            tree = ast.parse(inspect.cleandoc(inspect.getsource(base)))
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         except (OSError, TypeError, SyntaxError):
             continue
         names |= set(_assigned_to_self(tree))

@@ -110,5 +110,7 @@ def check_what_was_written(words: list[str]) -> None:
         assert load_coco(Path(given["--output"])).annotations
     elif "--out_path" in given:
         assert Path(given["--out_path"]).is_file()
+    elif "vis_memory" in words:
+        assert list(Path(given["--trainer.default_root_dir"], "memory").glob("*.png"))
     elif "--trainer.default_root_dir" in given:
-        assert json.loads((Path(given["--trainer.default_root_dir"]) / "metrics.json").read_text())["images"] > 0
+        assert json.loads(Path(given["--trainer.default_root_dir"], "metrics.json").read_text())["images"] > 0

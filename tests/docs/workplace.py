@@ -14,11 +14,11 @@ SIDE = 224
 # The photographs of which the pages speak, drawn: a red disc for an apple, an orange one for a basketball.
 CLASSES = {"apple": (200, 30, 40), "basketball": (230, 120, 30)}
 REFERENCES = range(1, 4)
-TARGETS = range(4, 6)
+TARGETS = range(4, 5)
 
 
 def prepare(folder: Path) -> Path:
-    """Fill a folder and return it: configurations, shipped models, `photos/`, `refs/`, `masks/`, `train.json`."""
+    """Fill a folder and return it: configurations, shipped models, pictures and their COCO JSON."""
     for name in ("pl_configs", "checkpoints", "run_lightening.py"):
         (folder / name).symlink_to(ROOT / name)
     for name in ("photos", "refs", "masks"):
@@ -34,7 +34,8 @@ def prepare(folder: Path) -> Path:
             if kind == "refs":
                 Image.fromarray(mask).save(folder / "masks" / f"{file_name}.png")
             _annotate(documents[kind], f"{file_name}.jpg", class_index, mask)
-    (folder / "train.json").write_text(json.dumps(documents["refs"]))
+    for name in ("train.json", "refs.json"):
+        (folder / name).write_text(json.dumps(documents["refs"]))
     (folder / "truth.json").write_text(json.dumps(documents["photos"]))
     return folder
 
