@@ -55,9 +55,8 @@ def test_commands_are_understood(
     commands = commands_in(block)
     assert commands
     for words in commands:
-        parse(words, monkeypatch)
-        monkeypatch.undo()
-        monkeypatch.chdir(ROOT)
+        with monkeypatch.context() as patch:
+            parse(words, patch)
 
 
 @pytest.mark.parametrize("block", of_language("python"))
