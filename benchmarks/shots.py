@@ -12,7 +12,7 @@ from no_time_to_train.data.shapes import write_shapes
 from no_time_to_train.files import atomic_path
 from no_time_to_train.quickstart.report import build_baseline, fill_memories, measure
 
-SHOTS = (1, 5, 10)
+SHOTS = (1, 2, 3, 5, 10)
 DRAWS = 3
 TARGETS = 40
 PICTURE = Path("docs/images/quickstart_shots.png")

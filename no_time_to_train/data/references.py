@@ -152,9 +152,14 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
     empty = [name for index, name in enumerate(dataset.class_names) if index not in shown]
     if empty or not references:
         listed = f": {', '.join(empty[:20])}{', ...' if len(empty) > 20 else ''}" if empty else ""
+        crowds = sum(annotation.iscrowd for annotation in dataset.annotations)
+        remedy = "add a reference for each, or name only the classes to look for in class_names"
+        if crowds:
+            # CVAT writes it for every mask that was drawn by brush.
+            listed += f"; {crowds} annotations are crowds, which are no references"
+            remedy = "set iscrowd to 0 where an annotation shows one object, or " + remedy
         raise EmptyClassError(
-            f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}",
-            remedy="add a reference for each, or name only the classes to look for in class_names",
+            f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}", remedy=remedy
         )
     for reference in references:
         _check_box(reference, path)

@@ -26,7 +26,7 @@ from no_time_to_train.visualization import draw_masks
 _SHEET = "contact_sheet.png"
 _SHEET_TARGETS = 12
 _NEXT_STEPS = """Next:
-  your own images    pl_configs/custom_dataset.yaml says how to name them
+  your own images    docs/start.md; pl_configs/custom_dataset.yaml is the template
   real weights       checkpoints/README.md says where they go; then pl_configs/matching_baseline_dinov3_large.yaml
   these models       checkpoints/quickstart/*/README.md says how they were made, and what they cannot do"""
 

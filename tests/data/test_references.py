@@ -57,6 +57,15 @@ def test_classes_without_a_reference_are_named(tmp_path: Path) -> None:
     assert load_references(path, class_names=["dog"]).class_names == ("dog",)
 
 
+def test_crowds_alone_are_told_as_such(tmp_path: Path) -> None:
+    content = document()
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    crowds = rf"cat, dog; {len(content['annotations'])} annotations are crowds.*set iscrowd to 0"
+    with pytest.raises(EmptyClassError, match=crowds):
+        load_references(write(content, tmp_path))
+
+
 def test_a_file_without_anything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EmptyClassError, match="no reference"):
         load_references(write({"images": [], "annotations": [], "categories": []}, tmp_path))

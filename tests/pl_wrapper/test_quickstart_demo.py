@@ -33,7 +33,7 @@ def test_demo_compares_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFix
     assert "mean colour" in said
     assert "striped_bolt_red" in said
     assert "Next:" in said
-    for named in ("pl_configs/custom_dataset.yaml", "checkpoints/README.md"):
+    for named in ("docs/start.md", "pl_configs/custom_dataset.yaml", "checkpoints/README.md"):
         assert named in said
         assert (CONFIG.parents[1] / named).is_file()
     with Image.open(tmp_path / "contact_sheet.png") as picture:
