@@ -75,8 +75,8 @@
 
   let waiting = 0;
   function later() {
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(update);
+    clearTimeout(waiting);
+    waiting = setTimeout(update);
   }
 
   function choose(checked) {

@@ -234,8 +234,7 @@ const set = (id, value) => {
   if (typeof value === "boolean") control.checked = value; else control.value = value;
   control.dispatchEvent(new Event("input", { bubbles: true }));
 };
-const frame = () => new Promise((done) => requestAnimationFrame(done));
-const later = async () => { await frame(); await frame(); await new Promise((done) => setTimeout(done, 10)); };
+const later = () => new Promise((done) => setTimeout(done, 60));
 const log = {};
 const step = async (name, act) => { act(); await later(); log[name] = seen(); };
 (async () => {
