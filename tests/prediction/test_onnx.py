@@ -80,7 +80,11 @@ def test_the_same_instances_as_torchs(exported: Path, given: list[str], tmp_path
 
 def test_a_memory_serves_both(exported: Path, tmp_path: Path) -> None:
     """Filled by one and used by the other; classes come and go without another export."""
-    sam2 = {"sam2": str(QUICKSTART / "sam2"), "sam2_infer_cfgs": {"points_per_side": 4}, "img_size": 320}
+    sam2: dict[str, Any] = {
+        "sam2": str(QUICKSTART / "sam2"),
+        "sam2_infer_cfgs": {"points_per_side": 4},
+        "img_size": 320,
+    }
     by_torch = Segmenter("dinov3_quickstart", QUICKSTART / "encoder", **sam2)
     by_onnx = Segmenter(f"onnx:{exported}", **sam2)
     assert by_torch.baseline.memory_fingerprint == by_onnx.baseline.memory_fingerprint
@@ -141,7 +145,7 @@ def test_only_what_is_proven_to_be_the_same_is_taken_for_it(exported: Path, tmp_
 def test_a_memory_of_another_encoder_is_refused(exported: Path, tmp_path: Path) -> None:
     other = export_onnx(golden("vit_mlp"), output=tmp_path / "other")
     assert read_onnx_file(other).config.embed_dim != read_onnx_file(exported).config.embed_dim
-    sam2 = {"sam2": str(QUICKSTART / "sam2"), "img_size": 64}
+    sam2: dict[str, Any] = {"sam2": str(QUICKSTART / "sam2"), "img_size": 64}
     segmenter = Segmenter(f"onnx:{exported}", **sam2)
     segmenter.add_reference(np.zeros((64, 64, 3), np.uint8), mask=np.ones((64, 64), bool), label="all")
     segmenter.save_memory(tmp_path / "memory.safetensors")
