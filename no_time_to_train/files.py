@@ -6,11 +6,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from no_time_to_train.errors import OutputError
+from no_time_to_train.errors import NoTimeToTrainError, OutputError
 from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_in
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -227,13 +227,21 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(call(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange) == 0)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, wholly or not at all.
+def write_text_atomic(path: Path, text: str | Iterable[str]) -> None:
+    """Write `text` to `path` as UTF-8, wholly or not at all; what comes in parts is written as it comes.
 
     Raises:
         OutputError: The file cannot be written, for instance because the disk is full.
     """
-    write_bytes_atomic(path, text.encode())
+    with atomic_path(path) as temporary:
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+                stream.writelines([text] if isinstance(text, str) else text)
+        except NoTimeToTrainError:
+            # Of who makes the parts.
+            raise
+        except OSError as error:
+            raise _cannot_write(path, error) from error
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:

@@ -27,7 +27,15 @@ from no_time_to_train.export.verify import Drift, check_drift, measure_drift
 from no_time_to_train.files import atomic_folder, atomic_path
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fill_encoder, named_weights
-from no_time_to_train.models.onnx_file import MODEL_FILE, has_room_for, hash_of_header, read_onnx_file
+from no_time_to_train.models.onnx_file import (
+    IDENTITY,
+    MODEL_FILE,
+    digest_of,
+    has_room_for,
+    hash_of_header,
+    read_onnx_file,
+)
+from no_time_to_train.registry import ENCODER_CONFIGS
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.licence import carry_notice
@@ -216,16 +224,32 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
     else:
         ir.save(model, path)
     onnx.checker.check_model(path, full_check=True)
-    verified = _verified(job, path)
+    drift = _verified(job, path)
+    said = {"verified": drift if isinstance(drift, str) else _as_json(drift)}
     model = onnx.load(path, load_external_data=False)
-    onnx.helper.set_model_props(
-        model, {entry.key: entry.value for entry in model.metadata_props} | {"verified": verified}
-    )
+    said |= {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, said)
+    if options.precision == "fp32" and isinstance(drift, Drift):
+        onnx.helper.set_model_props(model, said | {IDENTITY: _identity(job, path, digest_of(model))})
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _verified(job: _Job, path: Path) -> str:
-    """Compare the file with the Equinox model, and return what to say of it.
+def _identity(job: _Job, path: Path, digest: str) -> str:
+    """Say which torch encoder a file is the same as, and by which hashes that can be seen to hold still."""
+    from no_time_to_train.models.encoder import build_encoder_from_checkpoint, build_torch_encoder  # and transformers
+
+    name, weights = job.source.entry.name, job.place.weights
+    known = name in ENCODER_CONFIGS
+    encoder = build_torch_encoder(name, weights) if known else build_encoder_from_checkpoint(weights)
+    hashes = {file.name: sha256_of(file) for file in read_onnx_file(path).weights}
+    return json.dumps({"fingerprint": encoder.fingerprint, "weights": hashes, "file": digest})
+
+
+def _verified(job: _Job, path: Path) -> Drift | str:
+    """Compare the file with the Equinox model.
+
+    Returns:
+        How they differ, or why they were not compared.
 
     Raises:
         ExportError: They drift apart.
@@ -240,7 +264,7 @@ def _verified(job: _Job, path: Path) -> str:
         return "no: its images are too large to be tried"
     drift = measure_drift(read_onnx_file(path), fill_encoder(job.source), _shapes(job))
     check_drift(drift, job.options.precision)
-    return _as_json(drift)
+    return drift
 
 
 def _shapes(job: _Job) -> list[tuple[int, int, int, int]]:

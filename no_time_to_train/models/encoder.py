@@ -108,10 +108,15 @@ def build_encoder(
         return build_torch_encoder(
             name, ckpt_path, img_size=img_size, random_init=random_init, seed=seed, dtype=dtype, device=device
         )
-    if ckpt_path is not None or dtype != torch.float32:
+    if ckpt_path is not None:
         raise ConfigError(
-            f"{name} has its weights beside it, and gives float32",
-            remedy="leave encoder_ckpt_path and dtype out",
+            f"{name} has its weights beside it, yet {ckpt_path} was named too",
+            remedy="leave the encoder's weights out: --encoder-weights, encoder_ckpt_path",
+        )
+    if dtype != torch.float32:
+        raise ConfigError(
+            f"{name} gives float32, yet {str(dtype).removeprefix('torch.')} was asked for",
+            remedy="set precision: fp32; ntt export --precision decides what a file computes in",
         )
     from no_time_to_train.models.onnx_encoder import build_onnx_encoder
 

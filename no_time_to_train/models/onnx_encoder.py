@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from no_time_to_train.errors import ConfigError, ImageSizeError
+from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatError
 from no_time_to_train.image_sizes import grid_size
 from no_time_to_train.models.features import Encoder
-from no_time_to_train.models.onnx_file import OnnxFile, open_session, read_onnx_file
+from no_time_to_train.models.onnx_file import EXPORT_AGAIN, OnnxFile, open_session, read_onnx_file
 from no_time_to_train.weights.inspect import sha256_of
 
 _INPUT, _OUTPUT, _POOLED = "pixel_values", "last_hidden_state", "pooler_output"
@@ -43,6 +43,7 @@ class OnnxEncoder(Encoder):
             )
         self.file = file
         self._session = open_session(file)
+        self._check_outputs()
         # Follows the module from device to device.
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self._opened_on = self.device
@@ -65,10 +66,18 @@ class OnnxEncoder(Encoder):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the file and its weights; reads all of them once."""
+        """Identity of the file and its weights; reads all of them once.
+
+        It is that of the torch encoder which the file was found to be the same as while it was exported, as long as
+        neither the file nor its weights have changed since: a memory serves both. Others have one of their own.
+        """
+        weights = {path.name: sha256_of(path) for path in self.file.weights}
+        identity = self.file.identity
+        if identity is not None and identity["file"] == self.file.digest and identity["weights"] == weights:
+            return str(identity["fingerprint"])
         digest = hashlib.sha256(self.file.path.read_bytes())
-        for path in self.file.weights:
-            digest.update(sha256_of(path).encode())
+        for each in weights.values():
+            digest.update(each.encode())
         return f"onnx-{self.config.name}-{digest.hexdigest()[:16]}"
 
     def tokens(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
@@ -111,7 +120,12 @@ class OnnxEncoder(Encoder):
 
     def _run(self, session: onnxruntime.InferenceSession, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if pixels.device.type == "cpu":
-            states, pooled = session.run([_OUTPUT, _POOLED], {_INPUT: pixels.numpy()})
+            try:
+                states, pooled = session.run([_OUTPUT, _POOLED], {_INPUT: pixels.numpy()})
+            except Exception as error:  # onnxruntime's errors have no common class that is public
+                raise WeightsFormatError(
+                    f"{self.file.path} fails on images of {tuple(pixels.shape)}: {error}", remedy=EXPORT_AGAIN
+                ) from error
             return torch.from_numpy(states), torch.from_numpy(pooled)
         # On a device the tensors stay where they are.
         device, index = pixels.device.type, pixels.device.index or 0
@@ -124,6 +138,17 @@ class OnnxEncoder(Encoder):
         torch.cuda.current_stream(pixels.device).synchronize()
         session.run_with_iobinding(binding)
         return tokens, tokens[:, 0]
+
+    def _check_outputs(self) -> None:
+        """Refuse a file that does not give what it says of itself."""
+        inputs = [value.name for value in self._session.get_inputs()]
+        widths = {value.name: value.shape[-1:] for value in self._session.get_outputs()}
+        if inputs != [_INPUT] or any(widths.get(name) != [self.embed_dim] for name in (_OUTPUT, _POOLED)):
+            raise WeightsFormatError(
+                f"{self.file.path} is no {self.config.name}: expected {_OUTPUT} and {_POOLED} of width "
+                f"{self.embed_dim} from {_INPUT}, got {widths} from {inputs}",
+                remedy=EXPORT_AGAIN,
+            )
 
     def _session_here(self) -> onnxruntime.InferenceSession:
         if self._opened_on != self.device:

@@ -16,11 +16,12 @@ from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsForm
 from no_time_to_train.registry import EncoderConfig
 
 MODEL_FILE = "model.onnx"
+IDENTITY = "identity"
 # onnxruntime holds weights in its own layout beside the file's, and what a run needs comes on top.
 _ROOM = 2.5
 # What the values at the end of a stage are called; see the Equinox models' `tokens`.
 _STAGE = re.compile(r"embedding|blocks\.\d+\.(downsample|conv_raw|post_attn|output|(attn|mlp)_(in|raw|scaled))")
-_EXPORT_AGAIN = "export it again: ntt export"
+EXPORT_AGAIN = "export it again: ntt export"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class OnnxFile:
         metadata: What it says of itself: encoder, patch size, mean and deviation, hashes, versions and so on.
         num_bytes: Length of its weights as they are stored.
         casts_weights: Whether weights are stored in another dtype than they are computed in.
+        digest: Hash of all that the file holds but `identity`; see `digest_of`.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class OnnxFile:
     metadata: Mapping[str, str]
     num_bytes: int
     casts_weights: bool
+    digest: str
 
     @property
     def config(self) -> EncoderConfig:
@@ -60,6 +63,29 @@ class OnnxFile:
             raise WeightsFormatError(
                 f"{self.path} does not tell which encoder it is", remedy="export the encoder with ntt export"
             ) from error
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """Which torch encoder it was found to be the same as, while it was exported; None if it does not tell.
+
+        `fingerprint` is that encoder's, `weights` has the SHA-256 of each weights file by its name, `file` is the
+        digest of the file as it was then.
+        """
+        try:
+            found = json.loads(self.metadata[IDENTITY])
+            whole = isinstance(found, dict) and found.keys() == {"fingerprint", "weights", "file"}
+        except (KeyError, ValueError):
+            return None
+        return found if whole else None
+
+
+def digest_of(model: onnx.ModelProto) -> str:
+    """Hash a graph and what its file says of itself, but for `identity`, of which the hash is a part."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    bare.metadata_props.extend(entry for entry in model.metadata_props if entry.key != IDENTITY)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
 def read_onnx_file(path: Path | str) -> OnnxFile:
@@ -84,7 +110,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
             if "location" in place:
                 ends[place["location"]] = max(ends.get(place["location"], 0), int(place.get("offset", 0)) + length)
     except ValueError as error:
-        raise WeightsFormatError(f"{file} does not tell where its weights are", remedy=_EXPORT_AGAIN) from error
+        raise WeightsFormatError(f"{file} does not tell where its weights are", remedy=EXPORT_AGAIN) from error
     for location, end in ends.items():
         if Path(location).is_absolute() or ".." in Path(location).parts:
             raise UnsafeWeightsError(
@@ -95,7 +121,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
             raise WeightsFormatError(
                 f"{file} needs its weights in {beside}, which "
                 + ("is too short" if beside.is_file() else "is not there"),
-                remedy=f"keep them together, or {_EXPORT_AGAIN}",
+                remedy=f"keep them together, or {EXPORT_AGAIN}",
             )
     initializers = {tensor.name for tensor in model.graph.initializer}
     casts = any(node.op_type == "Cast" and not initializers.isdisjoint(node.input) for node in model.graph.node)
@@ -115,6 +141,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
         metadata=metadata,
         num_bytes=num_bytes,
         casts_weights=casts,
+        digest=digest_of(model),
     )
 
 
@@ -134,7 +161,7 @@ def _load(file: Path) -> onnx.ModelProto:
     try:
         return onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's errors have no common class that is public
-        raise WeightsFormatError(f"{file} is no whole ONNX file", remedy=_EXPORT_AGAIN) from error
+        raise WeightsFormatError(f"{file} is no whole ONNX file", remedy=EXPORT_AGAIN) from error
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -157,12 +184,12 @@ def _check_headers(file: Path, metadata: Mapping[str, str]) -> None:
         if any(Path(name).name != name for name in headers):
             raise ValueError(headers)
     except (ValueError, TypeError, RecursionError) as error:
-        raise WeightsFormatError(f"{file} is damaged", remedy=_EXPORT_AGAIN) from error
+        raise WeightsFormatError(f"{file} is damaged", remedy=EXPORT_AGAIN) from error
     for name, expected in headers.items():
         beside = file.parent / name
         if beside.is_file() and hash_of_header(beside) != expected:
             raise WeightsFormatError(
-                f"{beside} was written again since {file.name} was exported from it", remedy=_EXPORT_AGAIN
+                f"{beside} was written again since {file.name} was exported from it", remedy=EXPORT_AGAIN
             )
 
 
@@ -233,7 +260,7 @@ def _open(
         return onnxruntime.InferenceSession(model, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime's errors have no common class that is public
         raise WeightsFormatError(
-            f"onnxruntime {onnxruntime.__version__} refuses {file.path}: {error}", remedy=_EXPORT_AGAIN
+            f"onnxruntime {onnxruntime.__version__} refuses {file.path}: {error}", remedy=EXPORT_AGAIN
         ) from error
 
 

@@ -1,6 +1,5 @@
 """A comparison as a folder to look at: one page that needs nothing else, and its pictures as PNG files."""
 
-import base64
 import json
 import os
 import platform
@@ -8,12 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from no_time_to_train.errors import OutputError
 from no_time_to_train.files import atomic_folder
+from no_time_to_train.pages import page_templates
 from no_time_to_train.parity.compare import ParityReport
 from no_time_to_train.parity.known_answers import KnownAnswer
 from no_time_to_train.parity.numbers import finite, small_number
@@ -137,10 +136,6 @@ def check_replaceable(folder: Path) -> Path:
 
 
 def _page(result: Result) -> str:
-    from jinja2 import Environment
-
-    template = files("no_time_to_train.parity").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["data_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    environment.filters["small"] = small_number
-    return environment.from_string(template).render(result=result, versions=versions())
+    templates = page_templates("no_time_to_train.parity")
+    templates.filters["small"] = small_number
+    return templates.get_template("report.html.jinja").render(result=result, versions=versions())

@@ -21,6 +21,7 @@ def predict(
     random_init: bool = False,
     min_score: float = 0.3,
     no_overlays: bool = False,
+    report: bool = False,
     strict: bool = False,
     device: str = "cpu",
 ) -> int:
@@ -41,6 +42,7 @@ def predict(
         random_init: Draw random weights for whatever has none; the masks mean nothing then.
         min_score: Instances of a lower score are left out.
         no_overlays: Draw nothing.
+        report: Write report.html too: references and images with what was found, to be filtered, in one file.
         strict: Stop at the first image that cannot be read, and end with status 2.
         device: Where it runs, such as cpu or cuda.
     """
@@ -67,6 +69,7 @@ def predict(
     from no_time_to_train.matching import MemoryBank
     from no_time_to_train.prediction.inputs import find_images
     from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
+    from no_time_to_train.prediction.report import REPORT, ReferenceFiles, write_report
     from no_time_to_train.prediction.run import RESULTS, predict_images, summary
 
     found = find_images(images)
@@ -87,22 +90,40 @@ def predict(
         segmenter.add_references(references, reference_images)
         if negative_references is not None:
             segmenter.add_references(negative_references, reference_images, negative=True)
+    run = name_run(segmenter, config, min_score)
     outcome = predict_images(
         segmenter,
         found,
         output,
-        run=name_run(segmenter, config, min_score),
+        run=run,
         min_score=min_score,
         overlays=not no_overlays,
         strict=strict,
         console=Console(stderr=True),
     )
+    if report:
+        shown = None
+        if references is not None and reference_images is not None:
+            shown = ReferenceFiles(references, reference_images, negative_references)
+        write_report(
+            output / REPORT,
+            segmenter,
+            config,
+            outcome,
+            found,
+            run=run,
+            min_score=min_score,
+            references=shown,
+            settings=settings,
+        )
     console = Console(soft_wrap=True)
     console.print(summary(outcome, segmenter.class_names))
     if segmenter.baseline.random_weights:
         console.print(f"random weights ({', '.join(segmenter.baseline.random_weights)}): the instances mean nothing")
     kept = f", {outcome.kept} of them from an earlier run" if outcome.kept else ""
-    console.print(f"{len(outcome.entries)} images{kept}: {output / RESULTS}", highlight=False)
+    console.print(f"{len(outcome.entries)} images{kept}: {output / RESULTS}", highlight=False, markup=False)
+    if report:
+        console.print(f"to look at: {output / REPORT}", highlight=False, markup=False)
     for image, error in outcome.unreadable:
         print(f"left out: {image.path}: {' '.join(str(error).split())}", file=sys.stderr)
     if not outcome.entries:

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 
 from no_time_to_train import __version__
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.models.configs import FeatureCacheConfig, as_config, settings_of
+from no_time_to_train.models.encoder import ONNX
 from no_time_to_train.models.feature_cache import content_key
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.models.onnx_file import read_onnx_file
+from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.segmenter import Segmenter
 from no_time_to_train.yaml_files import read_yaml
 
@@ -35,7 +38,8 @@ def choose_models(
 
     Args:
         settings: A YAML of the matching baselines; None takes DINOv3-B and SAM2-T.
-        encoder: An encoder in the place of the YAML's, whose weights and size then do not count.
+        encoder: An encoder in the place of the YAML's, whose weights then do not count; nor does its size, unless it is
+            the same encoder, by torch or by ONNX.
         encoder_weights: Its weights.
         sam2: A SAM2 configuration in the place of the YAML's, whose weights then do not count.
         sam2_weights: Its weights.
@@ -48,7 +52,9 @@ def choose_models(
     config: dict[str, Any] = dict(_DEFAULTS if settings is None else _read(settings))
     if encoder is not None:
         own = config.get("encoder_cfg")
-        config["encoder_cfg"] = {**(own if isinstance(own, dict) else {}), "name": encoder, "img_size": None}
+        own = own if isinstance(own, dict) else {}
+        size = own.get("img_size") if _takes_any_size_of(encoder, own.get("name")) else None
+        config["encoder_cfg"] = {**own, "name": encoder, "img_size": size}
         config["encoder_ckpt_path"] = None
     if sam2 is not None:
         config["sam2_cfg_file"], config["sam2_ckpt_path"] = sam2, None
@@ -78,9 +84,25 @@ def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> s
     """Name everything but the images that decides what a segmenter finds: weights, settings, references, version."""
     rows = [(label, negative, content_key(mean)) for label, mean, negative in segmenter.references]
     # Weights count by what they are, not by where they lie.
-    settings = replace(config, encoder_ckpt_path=None, sam2_ckpt_path=None, feature_cache=FeatureCacheConfig())
+    encoder = replace(config.encoder_cfg, name=ONNX) if config.encoder_cfg.name.startswith(ONNX) else config.encoder_cfg
+    settings = replace(
+        config, encoder_cfg=encoder, encoder_ckpt_path=None, sam2_ckpt_path=None, feature_cache=FeatureCacheConfig()
+    )
     weights = (segmenter.baseline.memory_fingerprint, weights_digest(segmenter.baseline.sam2))
     return content_key(*map(str, (__version__, weights, settings, rows, min_score)))[:16]
+
+
+def _takes_any_size_of(encoder: str, other: Any) -> bool:
+    """Tell whether an encoder is the same as another, by name, and takes images of whatever size that one does."""
+    if encoder.startswith(ONNX):
+        file = read_onnx_file(encoder.removeprefix(ONNX))
+        name = file.config.name if file.image_size is None else None
+    else:
+        name = resolve_encoder(encoder).name
+    try:
+        return name is not None and name == resolve_encoder(str(other)).name
+    except UnknownEncoderError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

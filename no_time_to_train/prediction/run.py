@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -124,7 +125,7 @@ def summary(outcome: Outcome, class_names: Sequence[str]) -> Table:
     for name in class_names:
         values = scores[name]
         cells = [f"{max(values):.2f}", f"{sum(values) / len(values):.2f}"] if values else ["-", "-"]
-        table.add_row(name, str(len(values)), str(len(seen[name])), *cells)
+        table.add_row(escape(name), str(len(values)), str(len(seen[name])), *cells)
     return table
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from no_time_to_train.cli import main
@@ -14,35 +13,12 @@ from no_time_to_train.lightning_cli import main as lightning
 from no_time_to_train.prediction.inputs import find_images
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.segmenter import FoundInstances, Segmenter
-from tests.tiny import TinyData, write_config, write_dataset
+from tests.tiny import TinyData
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
     pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
-    return write_dataset(tmp_path_factory.mktemp("data") / "made here", targets=4)
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("settings")
-    model = {
-        "name": "matching_baseline_noAMG",
-        "sam2_cfg_file": str(write_config(folder / "sam2")),
-        "encoder_cfg": {"name": "dinov3_small", "img_size": 64},
-        "sam2_infer_cfgs": {"points_per_side": 4, "iou_thr": 0.0},
-        "random_init": True,
-    }
-    init = {"model_cfg": model, "test_mode": "full"}
-    class_path = "no_time_to_train.pl_wrapper.sam2matcher_pl.Sam2MatcherLightningModel"
-    path = folder / "small.yaml"
-    document = {"seed_everything": 33, "model": {"class_path": class_path, "init_args": init}}
-    path.write_text(yaml.safe_dump(document))
-    return path
 
 
 def targets(data: TinyData) -> list[str]:
