@@ -201,10 +201,10 @@ class Wording:
             if len(call.args) == 1:
                 yield from self.of(call.args[0], Scope(module, call))
 
-    def _number(self, node: ast.expr, scope: Scope) -> float | None:
+    def _number(self, node: ast.expr, scope: Scope) -> int | float | None:
         """Return the value of an expression of whole numbers and constants that are such."""
         match node:
-            case ast.Constant(value=value) if type(value) is int:
+            case ast.Constant(value=int(value)):
                 return value
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _ARITHMETIC:
                 one, other = self._number(left, scope), self._number(right, scope)
@@ -261,7 +261,7 @@ def _words(node: ast.expr) -> str:
             return _spaced(name)
         case ast.Call(func=ast.Attribute(attr="join"), args=[shown]):
             return _words(shown)
-        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="get"), args=[ast.Constant(value=key), *_]):
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="get"), args=[ast.Constant(value=str(key)), *_]):
             return f"{_spaced(name)} {key}"
         case ast.Call(func=ast.Attribute(attr=name), args=[]) if name.startswith("get_"):
             return _spaced(name.removeprefix("get_"))

@@ -25,18 +25,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from no_time_to_train.errors import (
-    ConfigError,
-    KeyMismatchError,
-    NoTimeToTrainError,
-    OutputError,
-    UnsafeWeightsError,
-    WeightsFormatError,
-    WeightsNotFoundError,
-)
+from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
+from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.files import check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
-from no_time_to_train.weights.files import load_tensors
 from no_time_to_train.yaml_files import read_yaml
 
 # Their own processes start all others, and do not end with them.
@@ -72,10 +64,10 @@ class NttLightningCLI(LightningCLI):
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
         elif given:
-            _refuse_elsewhere(str(given))
+            refuse_elsewhere(str(given))
             if str(given) not in ("best", "last", "hpc"):
                 # Lightning looks into it before anything can say what is wrong with it.
-                self.checkpoint = _names_in(Path(given))
+                self.checkpoint = names_in(Path(given))
         if chosen.get("weights_only") is False:
             raise ConfigError(
                 "weights_only is false, and a checkpoint that asks for more than tensors is never loaded",
@@ -281,46 +273,6 @@ def _check_configurations(args: Sequence[str]) -> None:
     if named and not by_option and not says:
         raise ConfigError(
             f"{named[-1]} does not say which model", remedy="give it behind a whole configuration of pl_configs/"
-        )
-
-
-def _names_in(path: Path) -> frozenset[str]:
-    """Return the names of the tensors in a checkpoint.
-
-    Raises:
-        WeightsNotFoundError: It is not there.
-        WeightsFormatError: It is none, or is damaged; `UnsafeWeightsError` if it asks for more than plain values.
-    """
-    remedy = "name another one"
-    if not path.exists():
-        raise WeightsNotFoundError(f"there is no checkpoint {path}", remedy="check the path, or name last")
-    if not zipfile.is_zipfile(path):
-        raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy)
-    try:
-        state = load_tensors(path, map_location="meta")["state_dict"]
-        return frozenset(state)
-    except pickle.UnpicklingError as error:
-        raise UnsafeWeightsError(
-            f"{path} asks for more than tensors and plain values, so it was not loaded", remedy=remedy
-        ) from error
-    except (KeyError, TypeError) as error:
-        raise WeightsFormatError(f"{path} is no checkpoint of a training", remedy=remedy) from error
-    except Exception as error:  # what a damaged pickle does to its reader has no limits
-        raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy) from error
-
-
-def _refuse_elsewhere(checkpoint: str) -> None:
-    """Refuse what Lightning would fetch, a file whose name begins like a link among them, and then unpickle.
-
-    Raises:
-        ConfigError: It is no path on this machine.
-    """
-    if "://" in checkpoint or "::" in checkpoint or checkpoint.startswith(("http", "registry")):
-        from no_time_to_train.weights.responses import without_secrets
-
-        raise ConfigError(
-            f"--ckpt_path {without_secrets(checkpoint)} is no file of this machine, and nothing is fetched for a run",
-            remedy="fetch the checkpoint first and give its path, which may not begin with http or registry",
         )
 
 

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "visualization", "export"),
     ("distill", "parity"),
     ("quickstart",),
-    ("segmenter", "pl_wrapper", "weights_commands"),
+    ("segmenter", "pl_wrapper", "weights_commands", "checkpoint_paths"),
     ("prediction",),
     ("cli", "lightning_cli"),
     ("__main__",),

@@ -215,7 +215,8 @@ def _middle(image: Tensor) -> Tensor:
     """Cut off the ends of an image so long that it would not fit in memory once its shorter side is enlarged."""
     height, width = image.shape[-2:]
     longest = _MOST_ELONGATED * min(height, width)
-    return center_crop(image, [min(height, longest), min(width, longest)])
+    cut: Tensor = center_crop(image, [min(height, longest), min(width, longest)])
+    return cut
 
 
 def _mixed(*numbers: int) -> int:

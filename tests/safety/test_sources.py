@@ -31,7 +31,7 @@ def dotted(node: ast.expr) -> str:
 
 def imported_as(tree: ast.AST) -> dict[str, str]:
     """Return the full name of what a file has imported, by the name that it uses."""
-    names = {}
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}

@@ -38,7 +38,8 @@ def closed_network() -> Iterator[list[str]]:
         # There is no way to take it off again; outside of a block it does nothing.
         sys.addaudithook(_hook)
         _hooked = True
-    _attempts = attempts = []
+    attempts: list[str] = []
+    _attempts = attempts
     try:
         yield attempts
     finally:

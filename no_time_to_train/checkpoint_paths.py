@@ -1,0 +1,47 @@
+"""Checkpoints that a command line names, looked into before Lightning does."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.weights.files import load_tensors
+from no_time_to_train.weights.responses import without_secrets
+
+
+def names_in(path: Path) -> frozenset[str]:
+    """Return the names of the tensors in a checkpoint.
+
+    Raises:
+        WeightsNotFoundError: It is not there.
+        WeightsFormatError: It is none, or is damaged; `UnsafeWeightsError` if it asks for more than plain values.
+    """
+    remedy = "name another one"
+    if not path.exists():
+        raise WeightsNotFoundError(f"there is no checkpoint {path}", remedy="check the path, or name last")
+    if not zipfile.is_zipfile(path):
+        raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy)
+    try:
+        state = load_tensors(path, map_location="meta")["state_dict"]
+        return frozenset(state)
+    except pickle.UnpicklingError as error:
+        raise UnsafeWeightsError(
+            f"{path} asks for more than tensors and plain values, so it was not loaded", remedy=remedy
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise WeightsFormatError(f"{path} is no checkpoint of a training", remedy=remedy) from error
+    except Exception as error:  # what a damaged pickle does to its reader has no limits
+        raise WeightsFormatError(f"{path} is no whole checkpoint", remedy=remedy) from error
+
+
+def refuse_elsewhere(checkpoint: str) -> None:
+    """Refuse what Lightning would fetch, a file whose name begins like a link among them, and then unpickle.
+
+    Raises:
+        ConfigError: It is no path on this machine.
+    """
+    if "://" in checkpoint or "::" in checkpoint or checkpoint.startswith(("http", "registry")):
+        raise ConfigError(
+            f"--ckpt_path {without_secrets(checkpoint)} is no file of this machine, and nothing is fetched for a run",
+            remedy="fetch the checkpoint first and give its path, which may not begin with http or registry",
+        )
