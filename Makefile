@@ -27,6 +27,7 @@ check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/licences.py > /dev/null
 	$(BIN)/python -m pytest --quiet --doctest-modules --override-ini "testpaths=no_time_to_train docs_tools"
 
 # The site, in site/. It fails on links and anchors that lead nowhere, and on anything that a page would load from elsewhere.

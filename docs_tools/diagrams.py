@@ -28,7 +28,8 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (
         ("segmenter", "the Python API"),
         ("pl_wrapper", "thin LightningModules"),
-        ("weights_commands", "ntt fetch, inspect, doctor, ..."),
+        ("weights_commands", "ntt fetch, doctor, ..."),
+        ("checkpoint_paths", "of --ckpt_path"),
     ),
     (("quickstart", "the shipped models: training, report, demo"),),
     (("distill", "students of a teacher"), ("parity", "torch, Equinox and ONNX compared")),
@@ -47,9 +48,12 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (
         ("files", "whole or not at all"),
         ("distributed", "gathering"),
-        ("registry", "encoders and their names"),
+        ("registry", "encoders"),
+        ("yaml_files", "reading"),
+        ("messages", "in one line"),
+        ("pages", "of HTML"),
     ),
-    (("errors", "what failed, and what mends it"),),
+    (("errors", "what failed, and what mends it"), ("leftovers", "of killed processes")),
 )
 
 
