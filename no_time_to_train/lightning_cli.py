@@ -48,13 +48,13 @@ MEMORY_SUFFIX = ".safetensors"
 
 
 class SettingsBesideResults(SaveConfigCallback):
-    """Writes `config.yaml` with the results of a run, or when a training begins: bad input leaves an older one."""
+    """Writes `config.yaml` with the results of a run, or after a training's first step: bad input leaves an older one."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it: everything is checked."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Write it after the first step: the images are there and can be read."""
         super().setup(trainer, pl_module, "fit")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
