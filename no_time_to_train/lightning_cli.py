@@ -48,7 +48,7 @@ MEMORY_SUFFIX = ".safetensors"
 
 
 class SettingsBesideResults(SaveConfigCallback):
-    """Writes `config.yaml` with the results of a run, or after a training's first step: bad input leaves an older one."""
+    """Writes `config.yaml` with the results of a run, or after a first training step; bad input leaves an older one."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet."""
