@@ -144,31 +144,34 @@ class NttLightningCLI(LightningCLI):
 
 
 class _SaveWholeConfig(SaveConfigCallback):
-    """Writes `config.yaml` wholly or not at all, and takes an earlier run's place only when this one has begun."""
+    """Writes `config.yaml` wholly or not at all, just before a run's results; bad input leaves an older one alone."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave what an earlier run wrote, as long as models and data may turn out to be missing."""
+        """Write nothing yet: models and data may turn out to be missing."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it before the first checkpoint."""
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Write it after the first step, and before the first checkpoint: the images are there and can be read."""
         self._write(trainer)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `on_test_epoch_start`."""
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it before the module, whose turn is next, writes the results."""
         self._write(trainer)
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it once the module has put away results of an earlier run, which it does in `on_test_start`."""
-        self._write(trainer)
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `on_test_epoch_end`; the validation within a training is not meant."""
+        if trainer.validating:
+            self._write(trainer)
 
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `on_test_epoch_start`."""
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `on_test_epoch_end`."""
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
+        if self.already_saved:
+            return
         # Every process has to ask for the folder, which is broadcast.
         folder = trainer.log_dir
-        if trainer.is_global_zero and not self.already_saved and folder is not None:
+        if trainer.is_global_zero and folder is not None:
             write_text_atomic(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_unset=False))
         self.already_saved = True
 

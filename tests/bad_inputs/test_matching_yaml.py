@@ -47,7 +47,7 @@ CASES = [
     added("an unknown part", "modell:\n  a: 1\n", ["modell", "--help"]),
     added("an unknown setting of the trainer", "trainer:\n  device: 2\n", ["device", "--help"]),
     added("a trainer that is a list", "trainer: [1]\n", ["trainer is [1]", "expected settings by name"]),
-    added("devices in words", "trainer:\n  devices: many\n", ["many"]),
+    added("devices in words", "trainer:\n  devices: many\n", ["`devices`", "int > 0", "correct it"]),
     Case(
         "match: a preset alone",
         lambda f: ["run_lightening", "--config", CONFIGS / "presets" / "fast.yaml"],
@@ -115,7 +115,7 @@ CASES = [
     Case(
         "match: memory under a file",
         lambda f: f.match("--model.test_mode", "fill_memory", "--out_path", f.under_a_file / "memory.safetensors"),
-        ["cannot write", "a_file", "name a file"],
+        ["cannot write", "a_file", "name a folder"],
     ),
     # Data ----------------------------------------------------------------------------------------------------------
     option("an empty batch", "--data.batch_size", "0", says=["batch_size is 0", "at least 1"]),

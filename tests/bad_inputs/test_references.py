@@ -266,13 +266,6 @@ CASES = [
         ["targets.json has no category 'disc'", "its 2 categories are ring, square"],
     ),
     Case(
-        "targets: RLE of another size",
-        lambda f: f.match(
-            "--data.targets", f.coco(annotation(segmentation={"size": [5, 5], "counts": SHORT}), base="targets")
-        ),
-        ["mask of annotation 50", "expected 64x48", "correct the image's width"],
-    ),
-    Case(
         "targets: cut off",
         lambda f: f.match("--data.targets", f.cut(f.shop.data.targets)),
         ["targets.json is no JSON", "export the file again"],
