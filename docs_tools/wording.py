@@ -26,12 +26,12 @@ _TRANSPARENT = {
     "round",
     "relative",
 }
-_ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], float]] = {
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: lambda one, other: one + other,
     ast.Sub: lambda one, other: one - other,
     ast.Mult: lambda one, other: one * other,
     ast.FloorDiv: lambda one, other: one // other,
-    ast.Pow: lambda one, other: one**other,
+    ast.Pow: lambda one, other: int(one**other),
 }
 
 
@@ -107,7 +107,7 @@ class Wording:
     def _of(self, node: ast.expr, scope: Scope) -> Iterator[str]:
         number = self._number(node, scope)
         if number is not None:
-            yield f"{number:g}" if isinstance(number, float) else str(number)
+            yield str(number)
             return
         match node:
             case ast.Constant(value=value):
@@ -201,14 +201,14 @@ class Wording:
             if len(call.args) == 1:
                 yield from self.of(call.args[0], Scope(module, call))
 
-    def _number(self, node: ast.expr, scope: Scope) -> int | float | None:
+    def _number(self, node: ast.expr, scope: Scope) -> int | None:
         """Return the value of an expression of whole numbers and constants that are such."""
         match node:
-            case ast.Constant(value=int(value)):
+            case ast.Constant(value=value) if type(value) is int:
                 return value
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _ARITHMETIC:
                 one, other = self._number(left, scope), self._number(right, scope)
-                if isinstance(one, int) and isinstance(other, int):
+                if one is not None and other is not None:
                     return _ARITHMETIC[type(operator)](one, other)
             case ast.Name(id=name):
                 constant = self._package.constant(scope.module, name)
