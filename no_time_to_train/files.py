@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -260,12 +261,13 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
 def without_home(text: str) -> str:
     """Put `~` in the place of the home folder: what is printed ends up in logs and reports that others read.
 
-    Example:
+    Examples:
         >>> without_home(f"{Path.home()}/photos: 3 images")
         '~/photos: 3 images'
     """
     home = os.environ.get("HOME", "").rstrip("/")
-    return text.replace(f"{home}/", "~/") if home else text
+    # Where a path begins, and not within another one.
+    return re.sub(rf"(?<![\w.~-]){re.escape(home)}/", "~/", text) if home else text
 
 
 def remove_file(path: Path) -> None:

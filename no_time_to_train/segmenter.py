@@ -201,23 +201,27 @@ class Segmenter:
         self._add(label, self.baseline.reference_mean(pixels, drawn, around, f"the reference of {label!r}"), negative)
         return drawn
 
-    def add_references(self, references: Path, images: Path, *, negative: bool = False) -> None:
+    def add_references(
+        self, references: Path, images: Path, *, negative: bool = False, class_names: Sequence[str] | None = None
+    ) -> None:
         """Add all references of a COCO JSON; those without a mask get theirs from SAM2, by their box.
 
         Args:
             references: As `ntt sample-references` writes it.
             images: Folder of their images.
             negative: They show what classes of references that came before are taken for and are not.
+            class_names: The classes to take, in this order; all those of the file if not given, or for negative
+                references those at hand.
 
         Raises:
             NoTimeToTrainError: A file is missing or malformed, or a reference shows nothing.
         """
         if negative:
-            class_names = self.class_names
-            items = ReferenceDataset(load_negative_references(references, class_names), images)
+            names = self.class_names if class_names is None else tuple(class_names)
+            items = ReferenceDataset(load_negative_references(references, names), images)
         else:
-            found = load_references(references)
-            class_names, items = found.class_names, ReferenceDataset(found.references, images)
+            found = load_references(references, class_names=class_names)
+            names, items = found.class_names, ReferenceDataset(found.references, images)
         means = [
             (
                 item.reference,
@@ -227,7 +231,7 @@ class Segmenter:
         ]
         # All or none: a reference that is wrong leaves what was there before.
         for reference, mean in means:
-            self._add(class_names[reference.class_index], mean, reference.negative)
+            self._add(names[reference.class_index], mean, reference.negative)
 
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is a sequence of str, and names one image

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from no_time_to_train import files
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_folder, atomic_path, put_in_place, write_text_atomic
+from no_time_to_train.files import atomic_folder, atomic_path, put_in_place, without_home, write_text_atomic
 
 
 def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -120,3 +120,17 @@ def test_without_an_exchange_the_old_folder_stays_until_the_new_is_in_place(
     put_in_place(new, root)
     assert [path.name for path in root.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("there is no /home/me/a.jpg", "there is no ~/a.jpg"),
+        ("--data.root=/home/me/data, onnx:/home/me/x", "--data.root=~/data, onnx:~/x"),
+        ("file:///home/me/x", "file://~/x"),
+        ("/mnt/home/me/x and /home/melanie/x", "/mnt/home/me/x and /home/melanie/x"),
+    ],
+)
+def test_the_home_folder_is_not_told(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert without_home(text) == shown

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.images import image_size, load_image
-from no_time_to_train.data.masks import decode_mask
+from no_time_to_train.data.masks import check_rle_size, decode_mask
 from no_time_to_train.data.references import (
     Reference,
     ReferenceSet,
@@ -209,6 +209,11 @@ class ReferenceTargetDataModule(LightningDataModule):
             raise DataNotFoundError(f"data.targets: there is no file {self.targets}", remedy="check the path")
         if self.targets is not None and self._targets is None:
             self._targets = load_coco(self.targets)
+            # Average precision would come out wrong without a word.
+            for annotation in self._targets.annotations:
+                if isinstance(annotation.segmentation, dict):
+                    image = self._targets.images_by_id[annotation.image_id]
+                    check_rle_size(annotation.id, annotation.segmentation, image.height, image.width)
 
     def target_dataset(self, class_names: Sequence[str]) -> CocoDataset:
         """Read the targets' records, once, and their annotations of these classes where there are any.

@@ -49,6 +49,26 @@ def decode_mask(annotation: Annotation, height: int, width: int) -> Bool[np.ndar
     return _decode_polygons(annotation.id, segmentation, height, width)
 
 
+def check_rle_size(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> None:
+    """Refuse RLE of another size than its image, without decoding it.
+
+    Raises:
+        MaskSizeError: It is.
+        AnnotationError: It tells no size.
+    """
+    size = rle.get("size")
+    if not isinstance(size, list | tuple) or len(size) != 2 or any(type(side) is not int for side in size):
+        raise AnnotationError(
+            f"RLE of annotation {annotation_id}: expected size [height, width], got {repr(size)[:40]}", remedy=_REMEDY
+        )
+    if tuple(size) != (height, width):
+        raise MaskSizeError(
+            f"the mask of annotation {annotation_id} is of another size than its image: expected {width}x{height} "
+            f"pixels, got {size[1]}x{size[0]}",
+            remedy="correct the image's width and height in the JSON, or encode the mask at the image's size",
+        )
+
+
 def encode_mask(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
     """Encode a mask as compressed RLE, ready for JSON.
 
@@ -169,18 +189,8 @@ def _decode_polygons(annotation_id: int, polygons: Sequence[Any], height: int, w
 
 
 def _decode_rle(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(size, list | tuple) or len(size) != 2 or any(type(side) is not int for side in size):
-        raise AnnotationError(
-            f"RLE of annotation {annotation_id}: expected size [height, width], got {repr(size)[:40]}", remedy=_REMEDY
-        )
-    if tuple(size) != (height, width):
-        raise MaskSizeError(
-            f"the mask of annotation {annotation_id} is of another size than its image: expected {width}x{height} "
-            f"pixels, got {size[1]}x{size[0]}",
-            remedy="correct the image's width and height in the JSON, or encode the mask at the image's size",
-        )
-    runs = _runs_of(counts)
+    check_rle_size(annotation_id, rle, height, width)
+    runs = _runs_of(rle.get("counts"))
     # pycocotools would fill what the runs do not cover with whatever memory holds, so it is done here.
     pixels = height * width
     if runs is None or (runs < 0).any() or (runs > pixels).any() or runs.sum() != pixels:

@@ -12,6 +12,7 @@ def predict(
     references: Path | None = None,
     reference_images: Path | None = None,
     negative_references: Path | None = None,
+    class_names: list[str] | None = None,
     memory: Path | None = None,
     settings: Path | None = None,
     encoder: str | None = None,
@@ -33,6 +34,7 @@ def predict(
         references: COCO JSON of the references; those without a mask get theirs from SAM2.
         reference_images: Folder of the references' images.
         negative_references: COCO JSON of what the classes are taken for and are not, of the same images' folder.
+        class_names: Classes of the references to look for, in this order; all of them if not given.
         memory: A memory file in the place of references, as --test_mode fill_memory and Segmenter.save_memory write it.
         settings: A YAML of the matching baselines, whose models and thresholds are taken; `--config` means the same.
         encoder: A registry name, or onnx:DIR, before that of the settings.
@@ -51,6 +53,8 @@ def predict(
         raise ConfigError("expected references, or a memory of them", remedy="give --references or --memory")
     if references is not None and reference_images is None:
         raise ConfigError("the references' images are not named", remedy="give --reference-images DIR")
+    if class_names is not None and references is None:
+        raise ConfigError("class names are of references, and a memory has its own", remedy="leave out --class-names")
     if not 0 <= min_score <= 1:
         raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
     from no_time_to_train.files import check_writable
@@ -59,9 +63,9 @@ def predict(
     from no_time_to_train.data.references import load_negative_references, load_references
 
     if references is not None:
-        class_names = load_references(references).class_names
+        names = load_references(references, class_names=class_names).class_names
         if negative_references is not None:
-            load_negative_references(negative_references, class_names)
+            load_negative_references(negative_references, names)
     if reference_images is not None and not reference_images.is_dir():
         raise DataNotFoundError(f"there is no folder {reference_images}", remedy="check --reference-images")
     from rich.console import Console
@@ -69,8 +73,8 @@ def predict(
     from no_time_to_train.matching import MemoryBank
     from no_time_to_train.prediction.inputs import find_images
     from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
-    from no_time_to_train.prediction.report import REPORT, ReferenceFiles, write_report
-    from no_time_to_train.prediction.run import RESULTS, predict_images, summary
+    from no_time_to_train.prediction.report import ReferenceFiles, write_report
+    from no_time_to_train.prediction.run import REPORT, RESULTS, predict_images, summary
 
     found = find_images(images)
     if memory is not None:
@@ -87,7 +91,7 @@ def predict(
     if memory is not None:
         segmenter.load_memory(memory)
     if references is not None and reference_images is not None:
-        segmenter.add_references(references, reference_images)
+        segmenter.add_references(references, reference_images, class_names=class_names)
         if negative_references is not None:
             segmenter.add_references(negative_references, reference_images, negative=True)
     run = name_run(segmenter, config, min_score)

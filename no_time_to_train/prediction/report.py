@@ -29,7 +29,6 @@ from no_time_to_train.prediction.pictures import Picture, picture_of
 from no_time_to_train.prediction.run import Outcome
 from no_time_to_train.segmenter import Segmenter
 
-REPORT = "report.html"
 _SIDE, _REFERENCE_SIDE = 640, 240
 # References are shown with this much around them, in longer sides of their boxes.
 _AROUND = 1.6
@@ -227,7 +226,7 @@ def _reference_pictures(
     files: ReferenceFiles, names: Sequence[str], baseline: MatchingBaseline
 ) -> dict[str, list[ShownReference]]:
     """Draw the first references of each class, those that show it before those that show what it is not."""
-    found: list[Reference] = list(load_references(files.references).references)
+    found: list[Reference] = list(load_references(files.references, class_names=names).references)
     if files.negatives is not None:
         found += load_negative_references(files.negatives, names)
     pictures: dict[str, list[ShownReference]] = {name: [] for name in names}

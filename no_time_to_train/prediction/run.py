@@ -19,7 +19,7 @@ from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 
-INSTANCES, OVERLAYS, RESULTS = "instances", "overlays", "predictions.json"
+INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", "predictions.json", "report.html"
 
 
 @dataclass
@@ -84,7 +84,7 @@ def predict_images(
             continue
         found = segmenter.predict(pixels, min_score=min_score)
         # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
-        for old in (output / RESULTS, journal.path(image), drawn):
+        for old in (output / RESULTS, output / REPORT, journal.path(image), drawn):
             remove_file(old)
         if overlays:
             # Before the entry: what the journal has is whole.

@@ -92,6 +92,15 @@ CASES = [
         lambda f: f.predict("--reference-images", f.shop.data.references),
         ["references.json", "no folder", "--reference-images"],
     ),
+    option("a class that is not there", "--class-names", "ring", says=["no category 'ring'", "disc, square"]),
+    Case(
+        "predict: class names with a memory",
+        lambda f: [
+            *("predict", "--images", f.shop.data.images, "--output", f.out),
+            *("--memory", f.shop.memory, "--class-names", "disc"),
+        ],
+        ["a memory has its own", "leave out --class-names"],
+    ),
     option(
         "no such folder of references",
         "--reference-images",

@@ -45,6 +45,11 @@ class Runs:
         return os.system, ("touch executed",)
 
 
+def unmasked(document: dict[str, Any]) -> None:
+    for entry in document["annotations"]:
+        del entry["segmentation"]
+
+
 def renamed(document: dict[str, Any]) -> None:
     for entry in document["categories"]:
         entry["name"] = f"no {entry['name']}"
@@ -271,8 +276,15 @@ CASES = [
         ["targets.json is no JSON", "export the file again"],
     ),
     Case(
+        "targets: RLE of another size",
+        lambda f: f.match(
+            "--data.targets", f.coco(annotation(segmentation={"size": [3, 4], "counts": [12]}), base="targets")
+        ),
+        ["is of another size than its image: expected 64x48 pixels, got 4x3", "correct the image's width and height"],
+    ),
+    Case(
         "targets: another size than the image's",
-        lambda f: f.match("--data.targets", f.coco(image(width=65), base="targets")),
+        lambda f: f.match("--data.targets", f.coco(image(width=65), unmasked, base="targets")),
         ["005.jpg is 48x64 pixels high and wide", "give the images that were annotated"],
     ),
     Case(

@@ -52,6 +52,15 @@ def test_everything_is_written(settings: Path, data: TinyData, tmp_path: Path) -
             assert drawn.size == (64, 48)
 
 
+def test_some_of_the_classes(settings: Path, data: TinyData, tmp_path: Path) -> None:
+    assert predict(settings, data, tmp_path, "--class-names", "square", "--report") == 0
+    document = read(tmp_path / "predictions.json")
+    assert [category["name"] for category in document["categories"]] == ["square"]
+    page = (tmp_path / "report.html").read_text()
+    assert "square" in page
+    assert "disc" not in page
+
+
 def test_it_finds_what_the_main_job_finds(settings: Path, data: TinyData, tmp_path: Path) -> None:
     assert predict(settings, data, tmp_path / "predicted") == 0
     arguments = ["--config", str(settings), "--data", "ReferenceTargetDataModule", *data.arguments]
@@ -123,7 +132,7 @@ def test_an_interrupted_run_goes_on(
 
 def test_nothing_is_of_two_runs(settings: Path, data: TinyData, tmp_path: Path) -> None:
     """Interrupted after an overlay, before its entry; what an earlier run found of it does not stand beside it."""
-    assert predict(settings, data, tmp_path) == 0
+    assert predict(settings, data, tmp_path, "--report") == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "overlays").iterdir()}
     assert any(instance["score"] < 0.9 for instance in _instances(tmp_path))
 
@@ -136,6 +145,7 @@ def test_nothing_is_of_two_runs(settings: Path, data: TinyData, tmp_path: Path) 
     (redrawn,) = [name for name, content in before.items() if (tmp_path / "overlays" / name).read_bytes() != content]
     assert not (tmp_path / "instances" / redrawn.replace(".png", ".json")).exists()
     assert not (tmp_path / "predictions.json").exists()
+    assert not (tmp_path / "report.html").exists()
     assert predict(settings, data, tmp_path) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "overlays").iterdir()} == before
     # Nor does an overlay stay where a run that draws none has found something else.
