@@ -146,8 +146,21 @@ class NttLightningCLI(LightningCLI):
 class _SaveWholeConfig(SaveConfigCallback):
     """Writes `config.yaml` wholly or not at all, just before a run's results; bad input leaves an older one alone."""
 
+    _folder: Path | None = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet: models and data may turn out to be missing."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for the run's folder, which is broadcast, while every process asks for the same."""
+        self._folder = None if trainer.log_dir is None else Path(trainer.log_dir)
+
+    on_test_start = on_predict_start = on_fit_start
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `on_fit_start`; the validation within a training is not meant, here and below."""
+        if trainer.validating:
+            self.on_fit_start(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Write it after the first step, and before the first checkpoint: the images are there and can be read."""
@@ -157,22 +170,16 @@ class _SaveWholeConfig(SaveConfigCallback):
         """Write it before the module, whose turn is next, writes the results."""
         self._write(trainer)
 
+    on_predict_epoch_end = on_test_epoch_end
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `on_test_epoch_end`; the validation within a training is not meant."""
+        """See `on_test_epoch_end`."""
         if trainer.validating:
             self._write(trainer)
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `on_test_epoch_end`."""
-        self._write(trainer)
-
     def _write(self, trainer: Trainer) -> None:
-        if self.already_saved:
-            return
-        # Every process has to ask for the folder, which is broadcast.
-        folder = trainer.log_dir
-        if trainer.is_global_zero and folder is not None:
-            write_text_atomic(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_unset=False))
+        if trainer.is_global_zero and not self.already_saved and self._folder is not None:
+            write_text_atomic(self._folder / self.config_filename, self.parser.dump(self.config, skip_unset=False))
         self.already_saved = True
 
 

@@ -97,6 +97,7 @@ def test_files_that_are_no_bank(tmp_path: Path) -> None:
     with pytest.raises(WeightsFormatError, match="no whole memory bank"):
         MemoryBank.load(tmp_path / "cut.safetensors")
     damaged = filled()
+    damaged.finalize()
     damaged.means[0, 0] = float("nan")
     damaged.save(tmp_path / "nan.safetensors")
     with pytest.raises(WeightsFormatError, match="its means hold NaN or infinities"):
