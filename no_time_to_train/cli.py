@@ -141,11 +141,12 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
     except (NoTimeToTrainError, ArgumentError, OSError) as error:
         if debug:
             raise
-        remedy = f"{prog} --help lists what there is" if isinstance(error, ArgumentError) else CHECK_PATH
+        named = [prog, *args[:1]] if args and args[0] in COMMANDS else [prog]
+        remedy = f"{' '.join(named)} --help lists what there is" if isinstance(error, ArgumentError) else CHECK_PATH
         print(f"error: {without_home(in_one_line(error, remedy))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted (the same command again goes on or begins anew; nothing is half-written)", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
 
@@ -154,13 +155,15 @@ def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: S
     """Spell a command's arguments as jsonargparse wants them.
 
     `--allow-fewer` becomes `--allow_fewer true`, what stands without an option's name goes to the command's
-    `positional` parameters in their order, and options that take several values take all that follow.
+    `positional` parameters in their order, and options that take several values take all that follow, and may come
+    again.
     """
     parameters = inspect.signature(command).parameters.items()
     flags = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
     kinds = {f"--{name}": _given(parameter.annotation) for name, parameter in parameters}
     several = {name: get_args(kind)[0] for name, kind in kinds.items() if get_origin(kind) is list}
     waiting, spelled, rest = list(positional), [], list(args)
+    lists: dict[str, list[str]] = {}
     while rest:
         arg = rest.pop(0)
         name, equals, value = arg.partition("=")
@@ -175,15 +178,19 @@ def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: S
             values = [value] if equals else []
             while rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
-            # As one list; in quotes, where a path may look like YAML.
-            listed = f"[{', '.join(values)}]" if several[option] is int else json.dumps(values)
-            spelled += [option, listed] if values else [option]
+            if values:
+                lists.setdefault(option, []).extend(values)
+            else:
+                spelled.append(option)
             continue
         spelled.append(f"{option}{equals}{value}")
         if option in flags and not equals:
             spelled.append(rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true")
         elif option.startswith("--") and not equals and rest and option not in {"--help", "--config", "--debug"}:
             spelled.append(rest.pop(0))
+    for option, values in lists.items():
+        # As one list; in quotes, where a path may look like YAML.
+        spelled += [option, f"[{', '.join(values)}]" if several[option] is int else json.dumps(values)]
     return spelled
 
 

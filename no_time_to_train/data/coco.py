@@ -100,7 +100,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # ValueError covers broken JSON, broken UTF-8 and endless numbers.
-        raise AnnotationError(f"{path} is no JSON: {error}", remedy="fetch or export the file again") from error
+        raise AnnotationError(
+            f"{path} is no JSON: {error}", remedy="correct it at this place, or export the file again"
+        ) from error
     except OSError as error:
         raise DataNotFoundError(
             f"the annotation file {path} cannot be read: {error.strerror}", remedy="check its permissions"

@@ -197,7 +197,8 @@ class MemoryBank(nn.Module):
             raise EncoderMismatchError(
                 f"the memory bank was filled with {self.encoder_fingerprint}, the encoder in use is "
                 f"{encoder_fingerprint}",
-                remedy="fill the memory again with test_mode fill_memory, or use the bank's own encoder and settings",
+                remedy="use the encoder and settings that it was filled with, or fill it anew from the references "
+                "(Segmenter, or test_mode fill_memory)",
             )
 
     def save(self, path: Path | str) -> None:

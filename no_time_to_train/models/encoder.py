@@ -164,9 +164,10 @@ def build_torch_encoder(
         if entry.name == "dinov3_giant":
             where = "Meta released none for this architecture; dinov3_huge_plus is the largest released under 1B"
         raise WeightsNotFoundError(
-            f"no weights were named for {entry.name} ({where})",
-            remedy="set encoder_ckpt_path to a file or folder, or random_init: true to try the pipeline "
-            "with meaningless features",
+            f"no weights were named for {entry.name}, and none are under checkpoints/ ({where})",
+            remedy=f"{f'ntt fetch {entry.name} brings them; or ' if entry.hub_id else ''}name a file or folder as "
+            "encoder_ckpt_path (ntt predict --encoder-weights); pl_configs/quickstart.yaml has models that are shipped; "
+            "random_init: true tries the pipeline with meaningless features",
         )
     warnings.warn(f"{entry.name} has random weights: its features mean nothing", UserWarning, stacklevel=2)
     architecture = architecture_of(entry)

@@ -341,8 +341,8 @@ def build_sam2(
     if not random_init:
         raise WeightsNotFoundError(
             f"no SAM2 weights named for {cfg_file}",
-            remedy="name Meta's .pt as the SAM2 checkpoint path; random_init: true tries the pipeline with "
-            "meaningless masks",
+            remedy="name Meta's .pt as sam2_ckpt_path (ntt predict --sam2-weights; checkpoints/README.md says where it "
+            "is); random_init: true tries the pipeline with meaningless masks",
         )
     warnings.warn(
         f"SAM2 ({cfg_file}) has random weights: its masks mean nothing; name a checkpoint for real ones", stacklevel=2

@@ -14,7 +14,7 @@ def predict(
     negative_references: Path | None = None,
     class_names: list[str] | None = None,
     memory: Path | None = None,
-    settings: Path | None = None,
+    settings: list[Path] | None = None,
     encoder: str | None = None,
     encoder_weights: Path | None = None,
     sam2: str | None = None,
@@ -36,7 +36,8 @@ def predict(
         negative_references: COCO JSON of what the classes are taken for and are not, of the same images' folder.
         class_names: Classes of the references to look for, in this order; all of them if not given.
         memory: A memory file in the place of references, as --test_mode fill_memory and Segmenter.save_memory write it.
-        settings: A YAML of the matching baselines, whose models and thresholds are taken; `--config` means the same.
+        settings: YAMLs of the matching baselines, whose models and thresholds are taken, a later one over an earlier
+            one; `--config` means the same.
         encoder: A registry name, or onnx:DIR, before that of the settings.
         encoder_weights: The encoder's weights, before those of the settings.
         sam2: A SAM2 configuration's name or a folder, before that of the settings.
@@ -50,7 +51,10 @@ def predict(
     """
     # Before anything is loaded: torch alone takes seconds.
     if (references is None) == (memory is None):
-        raise ConfigError("expected references, or a memory of them", remedy="give --references or --memory")
+        got = "got neither" if memory is None else "got both"
+        raise ConfigError(
+            f"expected references, or a memory of them, {got}", remedy="give one of --references and --memory"
+        )
     if references is not None and reference_images is None:
         raise ConfigError("the references' images are not named", remedy="give --reference-images DIR")
     if class_names is not None and references is None:
@@ -80,7 +84,7 @@ def predict(
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
     config = choose_models(
-        settings,
+        settings or (),
         encoder=encoder,
         encoder_weights=encoder_weights,
         sam2=sam2,
@@ -118,14 +122,18 @@ def predict(
             run=run,
             min_score=min_score,
             references=shown,
-            settings=settings,
+            settings=settings or (),
         )
     console = Console(soft_wrap=True)
     console.print(summary(outcome, segmenter.class_names))
     if segmenter.baseline.random_weights:
         console.print(f"random weights ({', '.join(segmenter.baseline.random_weights)}): the instances mean nothing")
     kept = f", {outcome.kept} of them from an earlier run" if outcome.kept else ""
-    console.print(f"{len(outcome.entries)} images{kept}: {output / RESULTS}", highlight=False, markup=False)
+    console.print(
+        f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {output / RESULTS}",
+        highlight=False,
+        markup=False,
+    )
     if report:
         console.print(f"to look at: {output / REPORT}", highlight=False, markup=False)
     for image, error in outcome.unreadable:

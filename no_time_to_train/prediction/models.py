@@ -1,5 +1,7 @@
-"""The models of `ntt predict`: from a YAML, from options, or both."""
+"""The models of `ntt predict`: from YAMLs, from options, or both."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ _DEFAULTS = {
 
 
 def choose_models(
-    settings: Path | None,
+    settings: Sequence[Path] = (),
     *,
     encoder: str | None = None,
     encoder_weights: Path | None = None,
@@ -34,12 +36,12 @@ def choose_models(
     sam2_weights: Path | None = None,
     random_init: bool = False,
 ) -> MatcherConfig:
-    """Take a YAML's model, with what is given put in the place of what stands there.
+    """Take the model of YAMLs, with what is given put in the place of what stands there.
 
     Args:
-        settings: A YAML of the matching baselines; None takes DINOv3-B and SAM2-T.
-        encoder: An encoder in the place of the YAML's, whose weights then do not count; nor does its size, unless it is
-            the same encoder, by torch or by ONNX.
+        settings: YAMLs of the matching baselines; a later one goes over an earlier one, setting by setting. Where they
+            name no model, as presets do, they go over DINOv3-B and SAM2-T.
+        encoder: An encoder in the place of the YAML's, whose weights and size then do not count.
         encoder_weights: Its weights.
         sam2: A SAM2 configuration in the place of the YAML's, whose weights then do not count.
         sam2_weights: Its weights.
@@ -47,9 +49,11 @@ def choose_models(
 
     Raises:
         DataNotFoundError: There is no such YAML.
-        ConfigError: The YAML is malformed, or has no model.
+        ConfigError: A YAML is malformed, or has no model.
     """
-    config: dict[str, Any] = dict(_DEFAULTS if settings is None else _read(settings))
+    config: dict[str, Any] = functools.reduce(_over, map(_read, settings), {})
+    if "name" not in config:
+        config = _over(_DEFAULTS, config)
     if encoder is not None:
         own = config.get("encoder_cfg")
         own = own if isinstance(own, dict) else {}
@@ -103,6 +107,15 @@ def _takes_any_size_of(encoder: str, other: Any) -> bool:
         return name is not None and name == resolve_encoder(str(other)).name
     except UnknownEncoderError:
         return False
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Put settings over others, and those within settings too."""
+    result = dict(below)
+    for name, value in above.items():
+        under = below.get(name)
+        result[name] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def write_report(
     run: str,
     min_score: float,
     references: ReferenceFiles | None = None,
-    settings: Path | None = None,
+    settings: Sequence[Path] = (),
 ) -> Path:
     """Write the page of a run.
 
@@ -141,7 +141,7 @@ def write_report(
         run: The run's name, as the journal has it.
         min_score: Instances of a lower score were left out.
         references: To be shown; None where they came from a memory, which has no pictures.
-        settings: The YAML that the models were taken from.
+        settings: The YAMLs that the models were taken from.
 
     Returns:
         `path`.
@@ -252,7 +252,7 @@ def _shown_reference(dataset: ReferenceDataset, index: int, baseline: MatchingBa
 
 
 def _facts(
-    baseline: MatchingBaseline, config: MatcherConfig, min_score: float, settings: Path | None, run: str
+    baseline: MatchingBaseline, config: MatcherConfig, min_score: float, settings: Sequence[Path], run: str
 ) -> dict[str, str]:
     encoder = baseline.encoder
     by = ", ONNX Runtime" if config.encoder_cfg.name.startswith(ONNX) else ""
@@ -263,8 +263,8 @@ def _facts(
         "Method": config.name,
         "Precision": config.precision,
     }
-    if settings is not None:
-        facts["Settings"] = _named(settings)
+    if settings:
+        facts["Settings"] = ", ".join(map(_named, settings))
     return facts | {"Version": f"no_time_to_train {__version__}", "Run": run}
 
 

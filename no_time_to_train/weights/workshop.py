@@ -1,7 +1,6 @@
 """What lies in a folder that a fetch is to fill, and in the workshop beside it where the files gather."""
 
 import errno
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -110,7 +109,11 @@ def _foreign(folder: Path, recorded: Manifest | None) -> list[str]:
 
 def _is_readable(folder: Path) -> bool:
     """Tell whether a folder holds a whole file of weights, whatever they are, or one that may not be read."""
-    if not all(os.access(path, os.R_OK) for path in folder.iterdir()):
+    try:
+        for path in folder.iterdir():
+            if path.is_file():
+                path.open("rb").close()
+    except OSError:
         return True
     try:
         read_stored(folder, headers_only=True)

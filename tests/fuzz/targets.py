@@ -325,7 +325,9 @@ def _settings() -> Target:
     documents = [{"model": {"class_path": "a", "init_args": {"model_cfg": cfg}}} for cfg in (model, amg)]
     parts = ({"settings.json": json.dumps(documents[0]).encode()}, {"settings.json": json.dumps(documents[1]).encode()})
     return Target(
-        Form((*parts, {"yaml": yaml.safe_dump(documents[0]).encode()}), _whole), "settings.yaml", choose_models
+        Form((*parts, {"yaml": yaml.safe_dump(documents[0]).encode()}), _whole),
+        "settings.yaml",
+        lambda path: choose_models([path]),
     )
 
 

@@ -100,7 +100,7 @@ def test_files_that_are_no_bank(tmp_path: Path) -> None:
     damaged.finalize()
     damaged.means[0, 0] = float("nan")
     damaged.save(tmp_path / "nan.safetensors")
-    with pytest.raises(WeightsFormatError, match="its means hold NaN or infinities"):
+    with pytest.raises(WeightsFormatError, match="it holds NaN or infinite features"):
         MemoryBank.load(tmp_path / "nan.safetensors")
 
 

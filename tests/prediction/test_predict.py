@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from no_time_to_train.cli import main
+from no_time_to_train.cli import _spelled_out, main
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.lightning_cli import main as lightning
+from no_time_to_train.prediction.command import predict as predict_
 from no_time_to_train.prediction.inputs import find_images
 from no_time_to_train.prediction.journal import Journal
+from no_time_to_train.prediction.models import choose_models
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 from tests.tiny import TinyData
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
@@ -50,6 +54,28 @@ def test_everything_is_written(settings: Path, data: TinyData, tmp_path: Path) -
         assert (entry["height"], entry["width"]) == (48, 64)
         with Image.open(tmp_path / "overlays" / f"{name}.png") as drawn:
             assert drawn.size == (64, 48)
+
+
+def test_a_later_yaml_goes_over_an_earlier_one(settings: Path, tmp_path: Path) -> None:
+    own = choose_models([settings])
+    fast = choose_models([settings, ROOT / "pl_configs" / "presets" / "fast.yaml"])
+    assert (own.precision, fast.precision) == ("fp32", "bf16")
+    assert fast.sam2_infer_cfgs.prompt_selection == "prior"
+    assert fast.sam2_infer_cfgs.points_per_side == own.sam2_infer_cfgs.points_per_side
+    assert fast.encoder_cfg == own.encoder_cfg
+    alone = choose_models([ROOT / "pl_configs" / "presets" / "fast.yaml"], encoder="dinov3_small")
+    assert (alone.precision, alone.encoder_cfg.name, alone.sam2_cfg_file) == (
+        "bf16",
+        "dinov3_small",
+        "sam2_hiera_t.yaml",
+    )
+
+
+def test_options_of_several_values_may_come_again() -> None:
+    spelled = _spelled_out(
+        ["--config", "a.yaml", "--images", "x", "y", "--config", "b.yaml", "--images=z"], predict_, ()
+    )
+    assert spelled == ["--settings", '["a.yaml", "b.yaml"]', "--images", '["x", "y", "z"]']
 
 
 def test_some_of_the_classes(settings: Path, data: TinyData, tmp_path: Path) -> None:
