@@ -25,6 +25,7 @@ __all__ = [
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
 # A short pickle can name one long list in many places; no real set comes near.
+_MOST_BEYOND = 2  # pixels by which a tool may round a box over the border
 _MOST_REFERENCES = 1_000_000
 _OTHER_FILE = "give the COCO JSON file that the pickle was sampled from"
 _PICKLE_REMEDY = "make the set anew with: ntt sample-references"
@@ -168,10 +169,11 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
 
 
 def _check_box(reference: Reference, path: Path) -> None:
-    """Refuse a reference that is given by its box alone, of which nothing lies in the image.
+    """Refuse a reference that is given by its box alone, of which nothing or not all lies in the image.
 
     Raises:
-        EmptyMaskError: It is one.
+        EmptyMaskError: Nothing does.
+        AnnotationError: The box ends outside of the image, as two corners do that are taken for a corner and a size.
     """
     (x, y, width, height), image = reference.annotation.bbox, reference.image
     seen = min(x + width, image.width) > max(x, 0) and min(y + height, image.height) > max(y, 0)
@@ -180,6 +182,13 @@ def _check_box(reference: Reference, path: Path) -> None:
             f"{path}: annotation {reference.annotation.id} in {image.file_name} has no mask, and its box "
             f"{[x, y, width, height]} covers nothing of its image of {image.width}x{image.height} pixels",
             remedy="correct the box, which is x, y, width and height, or remove the annotation",
+        )
+    beyond = max(x + width - image.width, y + height - image.height)
+    if reference.annotation.segmentation is None and beyond > _MOST_BEYOND and x + y > 0:
+        raise AnnotationError(
+            f"{path}: the box {[x, y, width, height]} of annotation {reference.annotation.id} ends {beyond:g} pixels "
+            f"outside of {image.file_name} of {image.width}x{image.height} pixels",
+            remedy="give x, y, width and height, not two corners; and cut it at the image's border",
         )
 
 

@@ -166,8 +166,8 @@ def build_torch_encoder(
         raise WeightsNotFoundError(
             f"no weights were named for {entry.name}, and none are under checkpoints/ ({where})",
             remedy=f"{f'ntt fetch {entry.name} brings them; or ' if entry.hub_id else ''}name a file or folder as "
-            "encoder_ckpt_path (ntt predict --encoder-weights); pl_configs/quickstart.yaml has models that are shipped; "
-            "random_init: true tries the pipeline with meaningless features",
+            "encoder_ckpt_path (ntt predict --encoder-weights); pl_configs/quickstart.yaml has models that are "
+            "shipped; random_init: true tries the pipeline with meaningless features",
         )
     warnings.warn(f"{entry.name} has random weights: its features mean nothing", UserWarning, stacklevel=2)
     architecture = architecture_of(entry)

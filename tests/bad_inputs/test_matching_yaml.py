@@ -105,7 +105,7 @@ CASES = [
         lambda f: f.match(
             "--model.test_mode", "test", "--ckpt_path", memory(f, width=64, fingerprint="another-encoder")
         ),
-        ["filled with another-encoder", "fill the memory again"],
+        ["filled with another-encoder", "fill it anew from the references"],
     ),
     Case(
         "match: a checkpoint that is text",

@@ -74,7 +74,7 @@ CASES = [
     Case(
         "predict: no references",
         lambda f: ["predict", "--images", f.shop.data.images, "--output", f.out],
-        ["expected references, or a memory of them", "give --references or --memory"],
+        ["or a memory of them, got neither", "give one of --references and --memory"],
     ),
     Case(
         "predict: references without their images",
@@ -84,9 +84,9 @@ CASES = [
     Case(
         "predict: references and a memory",
         lambda f: [*f.predict(), "--memory", f.shop.memory],
-        ["expected references, or a memory of them", "give --references or --memory"],
+        ["or a memory of them, got both", "give one of --references and --memory"],
     ),
-    Case("predict: no output", lambda f: f.predict()[:-4], ["output", "--help"]),
+    Case("predict: no output", lambda f: f.predict()[:-4], ["required: --output", "ntt predict --help"]),
     Case(
         "predict: references' images in a file",
         lambda f: f.predict("--reference-images", f.shop.data.references),
@@ -267,7 +267,7 @@ CASES = [
     Case(
         "predict: memory of another encoder",
         lambda f: f.predict("--memory", memory(f, width=64, fingerprint="another-encoder 64px")),
-        ["filled with another-encoder 64px", "fill the memory again"],
+        ["filled with another-encoder 64px", "fill it anew from the references"],
     ),
     Case(
         "predict: memory of no classes",

@@ -169,6 +169,11 @@ CASES = [
         "a polygon outside", ["annotation 10 in 001.jpg has no foreground", "correct"], annotation(segmentation=OUTSIDE)
     ),
     coco("a polygon without area", ["annotation 10 in 001.jpg has no foreground"], annotation(segmentation=FLAT)),
+    coco(
+        "two corners as a box",
+        ["ends 40 pixels outside of 001.jpg of 64x48 pixels", "not two corners"],
+        annotation(segmentation=None, bbox=[40, 10, 64, 38]),
+    ),
     coco("RLE without foreground", ["annotation 10 in 001.jpg has no foreground"], annotation(segmentation=NOTHING)),
     coco(
         "RLE of another size",

@@ -103,7 +103,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_what_is_no_json_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(AnnotationError, match=r"a\.json is no JSON: .*fetch or export"):
+    with pytest.raises(AnnotationError, match=r"a\.json is no JSON: .*correct it at this place"):
         load_coco(path)
 
 

@@ -80,7 +80,7 @@ def test_writing_over_a_loaded_file_leaves_the_bank_whole(tmp_path: Path) -> Non
 def test_another_encoder_is_refused(tmp_path: Path) -> None:
     filled().save(tmp_path / "bank.safetensors")
     with pytest.raises(
-        EncoderMismatchError, match=r"encoder-1, the encoder in use is encoder-2.*fill the memory again"
+        EncoderMismatchError, match=r"encoder-1, the encoder in use is encoder-2.*fill it anew from the references"
     ):
         MemoryBank.load(tmp_path / "bank.safetensors", encoder_fingerprint="encoder-2")
 

@@ -243,7 +243,7 @@ def test_giant_takes_its_ffn_from_the_checkpoint() -> None:
 
 
 def test_without_weights_it_says_what_to_do() -> None:
-    with pytest.raises(WeightsNotFoundError, match="set encoder_ckpt_path"):
+    with pytest.raises(WeightsNotFoundError, match=r"ntt fetch dinov3_base brings them; .* as encoder_ckpt_path"):
         build_torch_encoder("dinov3_base")
     with pytest.raises(WeightsNotFoundError, match="dinov3_huge_plus is the largest released"):
         build_torch_encoder("dinov3_giant")

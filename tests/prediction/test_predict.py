@@ -60,6 +60,8 @@ def test_a_later_yaml_goes_over_an_earlier_one(settings: Path, tmp_path: Path) -
     own = choose_models([settings])
     fast = choose_models([settings, ROOT / "pl_configs" / "presets" / "fast.yaml"])
     assert (own.precision, fast.precision) == ("fp32", "bf16")
+    assert own.sam2_infer_cfgs is not None
+    assert fast.sam2_infer_cfgs is not None
     assert fast.sam2_infer_cfgs.prompt_selection == "prior"
     assert fast.sam2_infer_cfgs.points_per_side == own.sam2_infer_cfgs.points_per_side
     assert fast.encoder_cfg == own.encoder_cfg
