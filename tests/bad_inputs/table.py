@@ -156,9 +156,10 @@ class Given:
         """`ntt predict` that would work, and what spoils it."""
         data, references = self.shop.data, ("--references", self.shop.data.references)
         own = () if "--memory" in more else (*references, "--reference-images", data.images)
-        targets = [data.images / name for name in ("005.jpg", "006.jpg")]
-        config = ("--config", self.shop.matching)
-        return ["predict", *config, *own, "--images", *targets, "--output", self.out, "--min-score", "0", *more]
+        # Of these, what comes again comes in addition.
+        images = () if "--images" in more else ("--images", data.images / "005.jpg", data.images / "006.jpg")
+        config = () if "--config" in more else ("--config", self.shop.matching)
+        return ["predict", *config, *own, *images, "--output", self.out, "--min-score", "0", *more]
 
     def match(self, *more: str | Path) -> list[str | Path]:
         """`run_lightening.py` on the matching YAML, and what spoils it."""
