@@ -352,7 +352,7 @@ BAD = {
     "encoder": (["--model.model_cfg.encoder_cfg.name", "dinov3_Large"], r"did you mean dinov3_large\?"),
     "sam2": (["--model.model_cfg.sam2_cfg_file", "sam2_hiera_xl.yaml"], "sam2_hiera_"),
     "size": (["--model.model_cfg.encoder_cfg.img_size", "65"], "use 64x64"),
-    "no weights": (["--model.model_cfg.random_init", "false"], "ntt fetch dinov3_small brings them; .*encoder_ckpt_path"),
+    "no weights": (["--model.model_cfg.random_init", "false"], "ntt fetch dinov3_small brings them"),
     "missing weights": (["--model.model_cfg.encoder_ckpt_path", "nowhere.pth"], "no weights at nowhere.pth"),
     "missing references": (["--data.references", "nowhere.json"], "nowhere.json"),
     "missing images": (["--data.reference_images", "nowhere"], "there is no folder nowhere"),
