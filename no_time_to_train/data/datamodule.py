@@ -282,7 +282,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         dataset: Dataset,  # type: ignore[type-arg] # of references or of targets
         batch_size: int = 1,
         collate: Callable[[list[Any]], Any] | None = None,
-    ) -> DataLoader:  # type: ignore[type-arg]
+    ) -> DataLoader:  # type: ignore[type-arg] # the same
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return DataLoader(
             dataset,

@@ -164,7 +164,7 @@ def build_torch_encoder(
         if entry.name == "dinov3_giant":
             where = "Meta released none for this architecture; dinov3_huge_plus is the largest released under 1B"
         raise WeightsNotFoundError(
-            f"no weights were named for {entry.name}, and none are under checkpoints/ ({where})",
+            f"no weights were named for {entry.name} ({where})",
             remedy=f"{f'ntt fetch {entry.name} brings them; or ' if entry.hub_id else ''}name a file or folder as "
             "encoder_ckpt_path (ntt predict --encoder-weights); pl_configs/quickstart.yaml has models that are "
             "shipped; random_init: true tries the pipeline with meaningless features",

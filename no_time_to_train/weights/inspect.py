@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
@@ -22,7 +21,7 @@ from no_time_to_train.weights.layouts_sam2 import (
     sam2_layout,
     video_only,
 )
-from no_time_to_train.weights.load import source_of
+from no_time_to_train.weights.load import is_finite, source_of
 from no_time_to_train.weights.source import Architecture
 
 _BLOCK = 1 << 24
@@ -116,7 +115,7 @@ def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsR
     contents: dict[str, Any] = {}
     if not headers_only:
         contents["sha256"] = {entry.name: sha256_of(entry) for entry in stored.files}
-        contents["not_finite"] = tuple(name for name, tensor in raw.items() if not _is_finite(tensor))
+        contents["not_finite"] = tuple(name for name, tensor in raw.items() if not is_finite(tensor))
     return WeightsReport(
         path=path,
         container=stored.container,
@@ -184,7 +183,3 @@ def _as_sam2(raw: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
         "architecture": None,
         "dropped": video_only(raw),
     }
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

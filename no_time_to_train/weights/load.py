@@ -81,7 +81,7 @@ def assign_tensors(
             f"{len(numbers)} tensors of {source} are not of floating point: {_first(numbers)}",
             remedy="quantised weights are not read; name the original file",
         )
-    broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if broken:
         raise WeightsFormatError(
             f"{len(broken)} tensors of {source} hold NaN or infinite values: {_first(broken)}", remedy=FETCH_AGAIN
@@ -90,7 +90,7 @@ def assign_tensors(
         _assign(model, name, own[name], tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Tell whether all values are finite; of a tensor without values nothing is known."""
     if tensor.is_meta or not tensor.is_floating_point():
         return True

@@ -30,13 +30,11 @@ class Case:
         name: The command, and what is wrong.
         argv: Writes what the command is given, and returns the command line.
         says: Parts of the one line on stderr: what is wrong, and what mends it.
-        seconds: A refusal that takes longer, in processor time, is one that could have come earlier.
     """
 
     name: str
     argv: "Callable[[Given], list[str | Path]]"
     says: list[str]
-    seconds: float = 5.0
 
     def __str__(self) -> str:
         return self.name

@@ -52,7 +52,6 @@ CASES = [
         "export: weights of NaN",
         lambda f: ["export", spoiled(f.shop.encoder, f.path("bad.safetensors"), float("nan")), "--output", "new"],
         ["values that are no numbers", "ntt inspect says which"],
-        seconds=60,  # the graph is compiled first
     ),
     export("a size in words", "--image-size", "large", says=["'large' is no image size", "224 or 256x384"]),
     export("no size", "--image-size", "0", says=["height and width", "dynamic"]),

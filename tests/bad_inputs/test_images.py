@@ -4,8 +4,6 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,8 +105,11 @@ def one_pixel_reference(f: Given, name: str) -> list[str]:
 
 def as_target(name: str) -> Case:
     content, says = UNUSABLE[name]
-    argv: Callable[[Given], list[str | Path]] = lambda f: f.predict("--strict", "--images", f.text(name, content))  # noqa: E731
-    return Case(f"predict --strict: {name}", argv, [name, *says])
+    return Case(
+        f"predict --strict: {name}",
+        lambda f: f.predict("--strict", "--images", f.text(name, content)),
+        [name, *says],
+    )
 
 
 def test_usable_targets(given: Given, capfd: pytest.CaptureFixture[str]) -> None:

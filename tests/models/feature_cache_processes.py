@@ -51,7 +51,7 @@ def start(work: Callable[[], None]) -> int:
 
 def share(folder: Path) -> None:
     """Have three processes use one cache."""
-    processes = [start(lambda seed=seed: use(folder, seed, rounds=150)) for seed in range(3)]  # type: ignore[misc]
+    processes = [start(lambda seed=seed: use(folder, seed, rounds=150)) for seed in range(3)]  # type: ignore[misc] # seed=seed
     if any(os.waitpid(process, 0)[1] for process in processes):
         raise SystemExit("a process failed")
 
@@ -60,7 +60,7 @@ def kill(folder: Path) -> None:
     """Kill processes that write, at random moments."""
     random_ = random.Random(0)
     for seed in range(18):
-        process = start(lambda seed=seed: use(folder, seed, rounds=10_000))  # type: ignore[misc]
+        process = start(lambda seed=seed: use(folder, seed, rounds=10_000))  # type: ignore[misc] # mypy infers no type for seed=seed
         time.sleep(random_.uniform(0.005, 0.06))
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
