@@ -1,6 +1,7 @@
 """What a fetched folder holds, recorded beside it, and whether it still does."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from no_time_to_train.weights.source import Architecture
 
 MANIFEST = ".ntt-manifest.json"
 _AGAIN = "fetch it again: ntt fetch, or dinov3-fetcher"
+_LONGEST_NAME = 255  # bytes that file systems take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(texts)
         for name, entry in manifest.files.items():
-            if Path(name).name != name or not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
+            is_name = Path(name).name == name and len(os.fsencode(name)) <= _LONGEST_NAME
+            if not is_name or not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
                 raise ValueError(name)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise LocalEntryNotFoundError(f"{path} is no whole manifest", remedy=_AGAIN) from error
