@@ -1,10 +1,11 @@
-"""Attention between the few tokens of a prompt and the many positions of an image, projections folded onto the tokens.
+"""Attention between the few tokens of a prompt and the many positions of an image, head by head.
 
 N prompts, T tokens each, H heads of width d (H * d = I), C channels, L positions. Modules of transformers are taken as
 they are; it does not say their types.
 """
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,11 @@ def heads(attention: Any, projected: Float[Tensor, "*N T I"]) -> Float[Tensor, "
     return torch.unflatten(projected, -1, (attention.num_attention_heads, -1)).transpose(-3, -2)
 
 
+def by_head(attention: Any, weight: Float[Tensor, "I C"]) -> Float[Tensor, "H d C"]:
+    """Split the first axis of a projection by heads."""
+    return torch.unflatten(weight, 0, (attention.num_attention_heads, -1))
+
+
 def by_channel(attention: Any, projected: Float[Tensor, "L I"]) -> Float[Tensor, "H d L"]:
     """Split the last axis by heads, and put the positions last."""
     return heads(attention, projected).mT.contiguous()
@@ -29,56 +35,54 @@ def among(attention: Any, asking: Float[Tensor, "N T C"], values: Float[Tensor, 
     return cast(Tensor, attention(asking[None], asking[None], values[None])[0][0])
 
 
-def shared_product(tokens: Float[Tensor, "N H T d"], image: Float[Tensor, "H d L"]) -> Float[Tensor, "N HT L"]:
-    """Multiply each prompt's tokens with the same image, head by head, without repeating the image."""
-    count, heads, length, _ = tokens.shape
-    product = tokens.new_empty((count, heads, length, image.shape[2]))
-    for own, result in zip(tokens, product, strict=True):
-        torch.bmm(own, image, out=result)
-    return product.flatten(1, 2)
+def shared_product(tokens: Float[Tensor, "N H T d"], image: Float[Tensor, "H d L"]) -> Float[Tensor, "N H T L"]:
+    """Multiply each prompt's tokens with the same image, head by head, all prompts in one product.
+
+    Returns:
+        A view of memory in which the heads come first.
+    """
+    by_heads = tokens.transpose(0, 1)
+    return torch.unflatten(torch.bmm(by_heads.flatten(1, 2), image), 1, by_heads.shape[1:3]).transpose(0, 1)
 
 
-def exponentials(scores: Tensor, dim: int) -> Tensor:
-    """Take, in place, what softmax divides by its sum.
+def exponentials(scores: Tensor, dim: int, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Take what softmax divides by its sum; in place, unless told where.
 
     What is too small to count is kept from numbers so small that processors compute with them at a tenth of the speed.
+
+    Returns:
+        The exponentials of what scores are less than their highest, and the highest.
     """
-    return scores.sub_(scores.amax(dim=dim, keepdim=True)).clamp_(min=_LEAST).exp_()
+    highest = scores.amax(dim=dim, keepdim=True)
+    less = torch.sub(scores, highest, out=scores if out is None else out)
+    return less.clamp_(min=_LEAST).exp_(), highest
 
 
-def over_tokens(scores: Float[Tensor, "N HT L"], length: int) -> Float[Tensor, "N HT L"]:
-    """Take, in place, the softmax of each head's scores over the tokens."""
-    weights = exponentials(torch.unflatten(scores, 1, (-1, length)), dim=2)
-    return weights.div_(weights.sum(dim=2, keepdim=True)).flatten(1, 2)
+class Looked(NamedTuple):
+    """What tokens see in some of the positions.
+
+    Attributes:
+        highest: Score.
+        total: Of the weights, which are 1 at the highest score.
+        parts: Sums of what is seen by weight.
+    """
+
+    highest: Float[Tensor, "N H T 1"]
+    total: Float[Tensor, "N H T 1"]
+    parts: tuple[Float[Tensor, "N H T _"], ...]
 
 
-def fold(tokens: Float[Tensor, "N H T d"], weight: Float[Tensor, "I C"]) -> Float[Tensor, "N HT C"]:
-    """Take each head's tokens back through a projection of the image, instead of the image through it."""
-    by_head = torch.unflatten(weight, 0, (tokens.shape[1], -1))
-    return torch.einsum("nhtd,hdc->nhtc", tokens, by_head).flatten(1, 2)
+def merge(tiles: Sequence[Looked]) -> list[Float[Tensor, "N H T _"]]:
+    """Bring what is seen in all positions together, as means by weight."""
+    highest = torch.stack([tile.highest for tile in tiles]).amax(dim=0)
+    shares = [(tile.highest - highest).exp_() for tile in tiles]
+    total = sum_of([share * tile.total for share, tile in zip(shares, tiles, strict=True)])
+    return [
+        sum_of([share * part for share, part in zip(shares, parts, strict=True)]) / total
+        for parts in zip(*(tile.parts for tile in tiles), strict=True)
+    ]
 
 
-def values(attention: Any, tokens: Float[Tensor, "N T C"]) -> Float[Tensor, "N HT C"]:
-    """Return the tokens' values, each head's already through the output projection, with its share of the bias."""
-    projected = heads(attention, attention.v_proj(tokens))
-    # A head's weights sum to 1, so that the shares of the bias come together.
-    shares: Tensor = attention.o_proj.bias / attention.num_attention_heads
-    return fold(projected, attention.o_proj.weight.T) + shares
-
-
-def look(
-    attention: Any,
-    asking: Float[Tensor, "N T C"],
-    features: Float[Tensor, "N L C"],
-    position_keys: Float[Tensor, "H d L"],
-) -> Float[Tensor, "N T C"]:
-    """Let tokens look at image features of their own, which are not projected."""
-    queries = heads(attention, attention.q_proj(asking) * attention.scaling)
-    scores = shared_product(queries, position_keys)
-    scores.baddbmm_(fold(queries, attention.k_proj.weight), features.mT)
-    weights = exponentials(scores, dim=-1)
-    seen = torch.bmm(weights, features) / weights.sum(dim=-1, keepdim=True)
-    seen = torch.unflatten(seen, 1, queries.shape[1:3])
-    by_head = torch.unflatten(attention.v_proj.weight, 0, (attention.num_attention_heads, -1))
-    mixed = torch.einsum("nhtc,hdc->nthd", seen, by_head).flatten(2) + attention.v_proj.bias
-    return cast(Tensor, attention.o_proj(mixed))
+def sum_of(terms: Sequence[Tensor]) -> Tensor:
+    """Add up."""
+    return torch.stack(list(terms)).sum(dim=0)

@@ -1,7 +1,9 @@
 """The decoder of many prompts against transformers' own, on small models and in the shapes of the released ones."""
 
+import copy
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,8 +12,16 @@ from torch import Tensor
 from transformers import Sam2Config, Sam2Model
 
 from no_time_to_train.models import prompting
-from no_time_to_train.models.prompting import ImageSide, Keep, PromptDecoder
-from no_time_to_train.models.sam2 import ImageEmbedding, MaskPredictions, Prompts, new_sam2
+from no_time_to_train.models.mask_drawing import MaskDrawing
+from no_time_to_train.models.prompting import ImageSide, Keep, PromptDecoder, _Portion
+from no_time_to_train.models.sam2 import (
+    ImageEmbedding,
+    MaskPredictions,
+    Prompts,
+    build_sam2,
+    new_sam2,
+    point_grid,
+)
 from no_time_to_train.models.sam2_configs import resolve_sam2_config
 from no_time_to_train.models.sam2_types import SelectedMasks
 from tests.tiny import write_config
@@ -47,11 +57,11 @@ def real() -> Sam2Model:
 
 def _embedding(model: Sam2Model) -> ImageEmbedding:
     channels = model.mask_decoder.hidden_size
-    side = model.prompt_encoder.image_embedding_size[0]
-    features = torch.randn(1, channels, side, side)
+    side, dtype = model.prompt_encoder.image_embedding_size[0], model.mask_decoder.iou_token.weight.dtype
+    features = torch.randn(1, channels, side, side, dtype=dtype)
     # In the model, two convolutions reduce these already.
-    stride8 = torch.randn(1, channels // 4, 2 * side, 2 * side)
-    return ImageEmbedding(features, (torch.randn(1, channels // 8, 4 * side, 4 * side), stride8))
+    stride8 = torch.randn(1, channels // 4, 2 * side, 2 * side, dtype=dtype)
+    return ImageEmbedding(features, (torch.randn(1, channels // 8, 4 * side, 4 * side, dtype=dtype), stride8))
 
 
 def _theirs(model: Sam2Model, embedding: ImageEmbedding, prompts: Prompts, multimask: bool) -> MaskPredictions:
@@ -91,9 +101,9 @@ def _selected(decoder: PromptDecoder, image: ImageSide, prompts: Prompts, keep: 
     return _collected(decoder.selected(image, prompts, keep, batch_size=4))
 
 
-def _assert_same(got: Tensor, expected: Tensor) -> None:
+def _assert_same(got: Tensor, expected: Tensor, relative: float = RELATIVE) -> None:
     assert got.shape == expected.shape
-    assert (got - expected).abs().max() <= RELATIVE * expected.abs().max()
+    assert (got - expected).abs().max() <= relative * expected.abs().max()
 
 
 @pytest.mark.parametrize("kind", ["points", "labelled points", "boxes"])
@@ -105,6 +115,59 @@ def test_three_masks_are_those_of_transformers(small: Sam2Model, kind: str, coun
     got = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)
     _assert_same(got.mask_logits, expected.mask_logits.flatten(0, 1))
     _assert_same(got.predicted_iou, expected.predicted_iou.flatten())
+
+
+@pytest.mark.parametrize("kind", ["points", "boxes"])
+def test_nothing_but_rounding_differs(small: Sam2Model, kind: str) -> None:
+    exact = copy.deepcopy(small).double()
+    embedding, prompts = _embedding(exact), _prompts(exact, kind, 5)
+    expected = _theirs(exact, embedding, prompts, multimask=True)
+    decoder = PromptDecoder(exact)
+    got = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)
+    # Results and positions are float32; what is between them is float64, so that any other term would show.
+    _assert_same(got.mask_logits, expected.mask_logits.flatten(0, 1), 1e-7)
+    _assert_same(got.predicted_iou, expected.predicted_iou.flatten(), 1e-7)
+
+
+def test_with_trained_weights() -> None:
+    quickstart = Path(__file__).parents[2] / "checkpoints" / "quickstart" / "sam2"
+    sam2 = build_sam2(quickstart)
+    rows = torch.linspace(0, 3, 256)[:, None] * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    embedding = sam2.embed(sam2.preprocess((127 * (1 + torch.sin(rows * rows.mT))).byte()))
+    prompts = Prompts(point_grid(8, sam2.image_size)[:, None])
+    expected = _theirs(sam2.model, embedding, prompts, multimask=True)
+    decoder = PromptDecoder(sam2.model)
+    got = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)
+    _assert_same(got.mask_logits, expected.mask_logits.flatten(0, 1))
+    _assert_same(got.predicted_iou, expected.predicted_iou.flatten())
+
+
+@pytest.mark.parametrize("portion", [_Portion(1, 1), _Portion(2, 9), _Portion(3, 10**6)])
+def test_in_any_portions(small: Sam2Model, portion: _Portion, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding, prompts = _embedding(small), _prompts(small, "points", 5)
+    expected = _theirs(small, embedding, prompts, multimask=True)
+    monkeypatch.setattr(prompting, "_PORTIONS", {"cpu": portion})
+    decoder = PromptDecoder(small)
+    got = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)
+    _assert_same(got.mask_logits, expected.mask_logits.flatten(0, 1))
+    _assert_same(got.predicted_iou, expected.predicted_iou.flatten())
+
+
+def test_weights_of_16_bits_are_computed_with_in_float32(small: Sam2Model) -> None:
+    half = copy.deepcopy(small).bfloat16()
+    same = copy.deepcopy(half)
+    torch.nn.Module.float(same)
+    embedding, prompts = _embedding(small), _prompts(small, "points", 5)
+    results = []
+    for model in (half, same):
+        model.shared_image_embedding.positional_embedding = small.shared_image_embedding.positional_embedding
+        embed = model.prompt_encoder.shared_embedding
+        embed.positional_embedding = small.prompt_encoder.shared_embedding.positional_embedding
+        decoder = PromptDecoder(model)
+        results.append(_selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite))
+    # Only the tokens of the prompts are rounded once more.
+    _assert_same(results[0].mask_logits, results[1].mask_logits, 0.02)
+    assert half.mask_decoder.iou_token.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("stable", [True, False])
@@ -136,14 +199,14 @@ def test_only_wanted_masks_are_drawn(small: Sam2Model, monkeypatch: pytest.Monke
     wanted[1, 2] = wanted[4, 0] = wanted[4, 1] = True
     chosen = iter(torch.split(wanted, 2))  # as many as go together
     decoder, upscaled = PromptDecoder(small), []
-    upscale = decoder._upscale
+    upscale = MaskDrawing._upscale
 
     def counted(*arguments: Any) -> Tensor:
         upscaled.append(arguments)
         return upscale(*arguments)
 
-    monkeypatch.setattr(prompting, "_AT_ONCE", {"cpu": 2})
-    monkeypatch.setattr(decoder, "_upscale", counted)
+    monkeypatch.setattr(prompting, "_PORTIONS", {"cpu": _Portion(2, 10**6)})
+    monkeypatch.setattr(MaskDrawing, "_upscale", counted)
     got = _selected(decoder, decoder.prepare(embedding), prompts, lambda _: next(chosen))
     _assert_same(got.mask_logits, expected.mask_logits[wanted])
     _assert_same(got.predicted_iou, expected.predicted_iou[wanted])
@@ -164,12 +227,20 @@ def test_an_image_serves_many_prompts(small: Sam2Model) -> None:
     embedding, prompts = _embedding(small), _prompts(small, "points", 8)
     decoder = PromptDecoder(small)
     image = decoder.prepare(embedding)
-    before = [part.clone() for part in (image.features, image.keys, image.queries, image.stride4, image.stride8)]
+    before = copy.deepcopy([*image.looking, *image.absorbing])
     first = _selected(decoder, image, prompts, torch.isfinite)
     again = _selected(decoder, image, prompts, torch.isfinite)
     assert torch.equal(first.mask_logits, again.mask_logits)
-    after = (image.features, image.keys, image.queries, image.stride4, image.stride8)
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert_nested_equal([*image.looking, *image.absorbing], before)
+
+
+def assert_nested_equal(got: Any, expected: Any) -> None:
+    """Compare the tensors in nested tuples, bit by bit."""
+    if isinstance(got, Tensor):
+        assert torch.equal(got, expected)
+    elif isinstance(got, tuple | list):
+        for one, other in zip(got, expected, strict=True):
+            assert_nested_equal(one, other)
 
 
 def test_autocast_changes_nothing(small: Sam2Model) -> None:
