@@ -37,9 +37,9 @@ docs: setup
 # Known vulnerabilities (asks PyPI), bandit's rules, licences. A vulnerability that cannot be mended yet is left out by
 # --ignore-vuln ID, with its reason in a comment here. `--strict`: what PyPI does not know was not audited.
 audit: setup
-	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps --strict
 	$(BIN)/ruff check --select S .
 	$(BIN)/python .ci/licences.py
+	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps --strict
 
 bench: setup
 	$(BIN)/python -m benchmarks.matching

@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from no_time_to_train import weights_commands
-from no_time_to_train.data.sampling import sample_references_command
+from no_time_to_train.data.command import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.export.command import export
 from no_time_to_train.files import without_home

@@ -37,8 +37,9 @@ def in_one_line(error: BaseException, remedy: str) -> str:
             keys.append(key[1])
             line = key[2].strip()
         if line.startswith("Given value: ") and not re.match(r"Given value: (Namespace\(|\{)", line):
-            # The innermost comes first.
-            got = got or f", got {line.removeprefix('Given value: '):.60}"
+            # The innermost comes first; of an option of a class, jsonargparse tells its own pair of name and value.
+            value = re.sub(r"^NestedArg\(key=.*?, val=(.*)\)$", r"\1", line.removeprefix("Given value: "))
+            got = got or f", got {value:.60}"
         elif line and not line.startswith(_NOISE):
             leaves.append(line)
     place = f"{'.'.join(keys)}: " if keys else ""

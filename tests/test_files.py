@@ -1,5 +1,8 @@
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +10,14 @@ from safetensors.torch import save_file
 
 from no_time_to_train import files
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_folder, atomic_path, put_in_place, without_home, write_text_atomic
+from no_time_to_train.files import (
+    atomic_files,
+    atomic_folder,
+    atomic_path,
+    put_in_place,
+    without_home,
+    write_text_atomic,
+)
 
 
 def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -38,6 +48,48 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         write_half()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def _whole_file(folder: Path) -> Path:
+    write_text_atomic(folder / "a.txt", "new")
+    return folder / "a.txt"
+
+
+def _whole_folder(folder: Path) -> Path:
+    with atomic_folder(folder / "new") as beside:
+        (beside / "a.txt").write_text("new")
+    return folder / "new" / "a.txt"
+
+
+def _files_of_one_run(folder: Path) -> Path:
+    with atomic_files(folder, "z.txt") as beside:
+        (beside / "a.txt").write_text("new")
+        (beside / "z.txt").write_text("new")
+    return folder / "z.txt"
+
+
+@pytest.mark.parametrize("write", [_whole_file, _whole_folder, _files_of_one_run])
+def test_what_takes_its_place_is_on_the_disk(
+    write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut loses what was not synced. No kill shows that: the system keeps what a killed process wrote."""
+    done: list[tuple[str, int]] = []
+
+    def seen(word: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            done.append((word, os.stat(arguments[0]).st_ino))  # noqa: PTH116 # of an open file too
+            return original(*arguments)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", seen("sync", os.fsync))
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(Path, name, seen("move", getattr(Path, name)))
+    written = write(tmp_path)
+    moved = written if written.parent == tmp_path else written.parent
+    place = done.index(("move", moved.stat().st_ino))
+    assert ("sync", written.stat().st_ino) in done[:place]
+    assert ("sync", tmp_path.stat().st_ino) in done[place:]
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

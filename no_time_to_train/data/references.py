@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, load_coco
+from no_time_to_train.data.command import sample_references_command
 from no_time_to_train.data.plain_pickle import read_plain_pickle
-from no_time_to_train.data.sampling import sample_references, sample_references_command
+from no_time_to_train.data.sampling import sample_references
 from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError, EmptyMaskError
 
 __all__ = [

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, decode_mask, load_coco, write_coco
+from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, decode_mask, load_coco
 from no_time_to_train.data.splits import resolve_split
 from no_time_to_train.errors import AnnotationError, ConfigError, MaskSizeError, NotEnoughReferencesError
 
@@ -83,32 +83,6 @@ def sample_references(
     images = sorted({annotation.image_id for annotation in picked})
     return CocoDataset(
         tuple(dataset.images_by_id[image_id] for image_id in images), tuple(picked), dataset.categories, dataset.source
-    )
-
-
-def sample_references_command(
-    annotations: Path,
-    shots: int,
-    output: Path,
-    seed: int = 0,
-    split: str | None = None,
-    allow_fewer: bool = False,
-) -> None:
-    """Choose K references a class from a COCO or LVIS annotation file and write them as COCO JSON.
-
-    Args:
-        annotations: COCO or LVIS annotation file to choose from.
-        shots: References a class.
-        output: JSON file to write.
-        seed: The same seed chooses the same references.
-        split: Published split that names the classes, such as coco_fewshot_novel20; all classes if not given.
-        allow_fewer: Take what there is of classes with fewer usable annotations than asked for.
-    """
-    sampled = sample_references(annotations, shots=shots, seed=seed, split=split, allow_fewer=allow_fewer)
-    write_coco(sampled, output)
-    print(
-        f"{output}: {len(sampled.annotations)} references of {len(sampled.categories)} classes "
-        f"in {len(sampled.images)} images"
     )
 
 

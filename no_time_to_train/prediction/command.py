@@ -78,9 +78,9 @@ def predict(
     from no_time_to_train.prediction.inputs import find_images
     from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
     from no_time_to_train.prediction.report import ReferenceFiles, write_report
-    from no_time_to_train.prediction.run import REPORT, RESULTS, predict_images, summary
+    from no_time_to_train.prediction.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
 
-    found = find_images(images)
+    found = find_images(images, apart=output / OVERLAYS)
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
     config = choose_models(

@@ -28,8 +28,12 @@ class InputImage:
         return [stat.st_size, stat.st_mtime_ns]
 
 
-def find_images(paths: Sequence[Path]) -> list[InputImage]:
+def find_images(paths: Sequence[Path], *, apart: Path | None = None) -> list[InputImage]:
     """Find the images that paths name: files as they are, and of folders all images within, in order of their names.
+
+    Args:
+        paths: Files and folders.
+        apart: A folder whose images are left out where it lies within a folder that is named: an earlier run drew them.
 
     Raises:
         DataNotFoundError: A path is not there, or there is no image in a folder.
@@ -39,7 +43,14 @@ def find_images(paths: Sequence[Path]) -> list[InputImage]:
     found: dict[str, InputImage] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in endings and file.is_file())
+            own = _place_within(path, apart)
+            inside = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in endings
+                and file.is_file()
+                and (own is None or own not in file.relative_to(path).parents)
+            )
             if not inside:
                 raise DataNotFoundError(f"no images in {path}", remedy="name a folder that holds JPEG or PNG files")
             images = [InputImage(file, file.relative_to(path).as_posix()) for file in inside]
@@ -55,3 +66,11 @@ def find_images(paths: Sequence[Path]) -> list[InputImage]:
                     remedy="name the folder above both, or run twice",
                 )
     return list(found.values())
+
+
+def _place_within(folder: Path, other: Path | None) -> Path | None:
+    """Return the path from a folder to one below it; None where the other one is elsewhere, or the folder itself."""
+    if other is None:
+        return None
+    real, below = Path(os.path.realpath(folder)), Path(os.path.realpath(other))
+    return below.relative_to(real) if real in below.parents else None

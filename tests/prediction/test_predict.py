@@ -239,6 +239,19 @@ def test_names_are_of_the_folder_that_was_named(tmp_path: Path) -> None:
         find_images([tmp_path / "empty"])
 
 
+@pytest.mark.parametrize("inside", [".", "found"])
+def test_results_among_the_images_are_not_looked_at(
+    settings: Path, data: TinyData, tmp_path: Path, inside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "photos"
+    (images / "overlays").mkdir(parents=True)
+    for name in ("a.png", "b.png") if inside == "." else ("a.png", "overlays/b.png"):
+        Image.new("RGB", (64, 48), (200, 90, 30)).save(images / name)
+    for _ in range(2):
+        assert predict(settings, data, images / inside, images=[str(images)]) == 0
+    assert "2 images, 2 of them from an earlier run" in capsys.readouterr().out
+
+
 def one_error(capsys: pytest.CaptureFixture[str]) -> str:
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

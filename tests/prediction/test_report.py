@@ -73,9 +73,10 @@ def run(settings: Path, named: TinyData, tmp_path_factory: pytest.TempPathFactor
     targets = folder / "targets"
     (targets / "deeper").mkdir(parents=True)
     names = [image["file_name"] for image in json.loads(named.targets.read_text())["images"]][:3]
-    for name in names[:2]:
-        shutil.copy(named.images / name, targets / name)
-    with Image.open(named.images / names[2]) as image:
+    # The one with the best score has the last name, so that orders by one and the other differ.
+    for index in range(2):
+        shutil.copy(named.images / names[index + 1], targets / names[index])
+    with Image.open(named.images / names[0]) as image:
         image.save(targets / "deeper" / FILE)
     (targets / "broken.jpg").write_text("no image")
 
@@ -243,7 +244,7 @@ const step = async (name, act) => { act(); await later(); log[name] = seen(); };
   await step("hidden", () => set("hide", true));
   await step("reset", () => document.querySelector("[type=reset]").click());
   await step("by score", () => set("sort", "score"));
-  await step("by number", () => set("sort", "number"));
+  await step("by number", () => { set("score", LEAST); set("sort", "number"); });
   await step("text", () => set("text", "DEEPER"));
   await step("none", () => document.getElementById("none").click());
   await step("again", () => document.querySelector("[type=reset]").click());
@@ -302,7 +303,8 @@ def test_filters_sorting_and_counts_in_a_browser(report: Path, tmp_path: Path) -
         assert sum(log[step]["counts"]) == sum(map(len, left.values()))
     assert log["reset"] == log["again"] == first
     assert log["by score"]["names"] == sorted(names, key=lambda name: -max(scores[name]))
-    assert log["by number"]["names"] == sorted(names, key=lambda name: (-len(scores[name]), name))
+    assert log["by number"]["names"] == sorted(names, key=lambda name: (-len(left[name]), name))
+    assert sorted(names) not in (log["by score"]["names"], log["by number"]["names"])
     assert log["text"]["names"] == [f"deeper/{FILE}"]
     assert log["none"]["status"] == "0 instances in 1 of 3 images"
     of_the_other = [each["score"] for each in instances if each["class"] == "square"]

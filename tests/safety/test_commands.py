@@ -120,6 +120,7 @@ def test_the_search_would_find_them(place: Workplace) -> None:
     names = {name for name, _ in written(place)}
     assert {
         "work/found/predictions.json",
+        "work/found/report.html",
         "work/report/parity.json",
         "work/runs/test/lightning_logs/version_0/metrics.json",
     } <= names

@@ -92,7 +92,7 @@ def run_all(place: Workplace) -> None:
     report = ("--settings", "matcher.yaml", "--num-images", "2")
     place.run("quickstart-report", ntt, "quickstart-report", *report)
     references = ("--references", "data/references.json", "--reference-images", "data/images")
-    found = ("--images", "data/images", "--output", "found", "--min-score", "0")
+    found = ("--images", "data/images", "--output", "found", "--min-score", "0", "--report")
     place.run("predict", ntt, "predict", "--config", "matcher.yaml", *references, *found)
     _run_matcher(place)
     place.run("fit", run_lightening, "fit", "--config", "distill.yaml")
