@@ -1,7 +1,8 @@
-"""The matching baselines' commands, killed: fill_memory, the full run, predict."""
+"""The matching baselines' commands, killed: fill_memory, the full run, test, predict."""
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import yaml
@@ -70,6 +71,36 @@ class FullRunScenario(LightningScenario):
         for path in (self.run / "overlays").glob("[!.]*.png"):
             with Image.open(path) as picture:
                 picture.load()
+        if "metrics.json" in files:
+            # Written last: all else is of the same run.
+            one_generation(sorted(files), files, old=self.old, new=self.new)
+
+
+class TestModeScenario(LightningScenario):
+    """`--model.test_mode test`, with a memory that was filled before."""
+
+    __test__ = False
+    name = "test"
+
+    def command(self) -> Command:
+        return self._test(_POINTS, "4")
+
+    def older(self) -> Command:
+        return self._test(_POINTS, "3")
+
+    def _test(self, *more: str) -> Command:
+        return self.arguments("--model.test_mode", "test", "--ckpt_path", str(self.root / "memory.safetensors"), *more)
+
+    def learn(self, forker: Forker) -> None:
+        out = ("--out_path", str(self.root / "memory.safetensors"))
+        forker.finish(self.arguments("--model.test_mode", "fill_memory", *out), self.root)
+        shutil.rmtree(self.run)
+        super().learn(forker)
+
+    def look(self, files: Files) -> None:
+        for name in files:
+            generation(name, files, old=self.old, new=self.new)
+        json.loads(files["results.json"])
         if "metrics.json" in files:
             # Written last: all else is of the same run.
             one_generation(sorted(files), files, old=self.old, new=self.new)

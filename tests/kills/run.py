@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.kills.driver import Forker
-from tests.kills.matching import FillMemoryScenario, FullRunScenario, PredictScenario
+from tests.kills.matching import FillMemoryScenario, FullRunScenario, PredictScenario, TestModeScenario
 from tests.kills.scenario import Scenario
 from tests.kills.training import DistillScenario, QuickstartScenario
 from tests.kills.weights import ConvertScenario, ExportBesideScenario, ExportScenario, FetchScenario
@@ -35,6 +35,7 @@ MAKERS: dict[str, Callable[[Path, Hub], Scenario]] = {
     "export-beside": lambda root, hub: ExportBesideScenario(root),
     "fill-memory": lambda root, hub: FillMemoryScenario(root),
     "full-run": lambda root, hub: FullRunScenario(root),
+    "test-mode": lambda root, hub: TestModeScenario(root),
     "predict": lambda root, hub: PredictScenario(root),
     "distill": lambda root, hub: DistillScenario(root),
     "quickstart": lambda root, hub: QuickstartScenario(root),

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from PIL import Image
 
 from no_time_to_train.cli import main
 from no_time_to_train.export.onnx import export_onnx
+from tests.browser import dumped, needs_chromium, screenshot
 from tests.golden_files import golden
 from tests.parity.planted import scale_in_file
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -78,36 +76,20 @@ def test_it_is_whole_and_true(report: Path) -> None:
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 20  # something is drawn
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+@needs_chromium
 def test_a_browser_shows_it(report: Path, tmp_path: Path) -> None:
-    assert CHROMIUM is not None
-    page = shutil.copy(report / "index.html", tmp_path / "alone.html")  # needs nothing beside it
-    options = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --hide-scrollbars --window-size=1200,3000"
-    ).split()
-    options.append(f"--user-data-dir={tmp_path / 'profile'}")
-    shot = tmp_path / "shot.png"
-    # What Chromium prints once it has run the page: pictures that it could decode have a width.
+    page = Path(shutil.copy(report / "index.html", tmp_path / "alone.html"))  # needs nothing beside it
+    # Pictures that the browser could decode have a width.
     script = "<script>document.title = [...document.images].map(i => i.naturalWidth).join(' ')</script>"
-    with Path(page).open("a") as stream:
+    with page.open("a") as stream:
         stream.write(script)
-    command = [CHROMIUM, *options]
-    dumped = subprocess.run(
-        [*command, "--virtual-time-budget=5000", "--dump-dom", Path(page).as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    title = dumped.split("<title>")[1].split("</title>")[0]
+    title = dumped(page, tmp_path / "profile").split("<title>")[1].split("</title>")[0]
     widths = [int(width) for width in title.split()]
     assert len(widths) == 5
     assert all(width > 200 for width in widths)
-    subprocess.run(
-        [*command, f"--screenshot={shot}", Path(page).as_uri()], capture_output=True, timeout=120, check=True
-    )
-    with Image.open(shot) as image:
+    picture = tmp_path / "picture.png"
+    screenshot(page, tmp_path / "profile", (1200, 3000), picture)
+    with Image.open(picture) as image:
         assert image.size == (1200, 3000)
         assert len(set(image.convert("L").resize((120, 300)).tobytes())) > 50
 

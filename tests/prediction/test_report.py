@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -18,9 +17,9 @@ from PIL import Image
 from no_time_to_train import __version__
 from no_time_to_train.cli import main
 from no_time_to_train.lightning_cli import main as lightning
+from tests.browser import dumped, needs_chromium
 from tests.tiny import TinyData
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '<script>alert("1")</script>'
 FILE = 'it\'s <b>bold & "quoted" ünï.png'
 
@@ -263,18 +262,7 @@ const step = async (name, act) => { act(); await later(); log[name] = seen(); };
 """
 
 
-def dumped(page: Path, profile: Path) -> str:
-    """Return what Chromium prints once it has run a page."""
-    assert CHROMIUM is not None
-    options = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --window-size=1280,900 --virtual-time-budget=5000"
-    ).split()
-    command = [CHROMIUM, *options, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+@needs_chromium
 def test_filters_sorting_and_counts_in_a_browser(report: Path, tmp_path: Path) -> None:
     instances = found(report)
     names = sorted({each["image"] for each in instances})
@@ -315,7 +303,7 @@ def test_filters_sorting_and_counts_in_a_browser(report: Path, tmp_path: Path) -
     assert all(width > 0 for width in log["widths"])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+@needs_chromium
 def test_its_script_runs_under_its_own_policy(report: Path, tmp_path: Path) -> None:
     page = dumped(report, tmp_path / "profile")
     status = re.search(r'<p id="status"[^>]*>([^<]*)</p>', page)
