@@ -330,7 +330,12 @@ def _checked_box(box: Box, size: tuple[int, int]) -> Box:
 
 
 def _checked_points(points: Iterable[tuple[float, float]], size: tuple[int, int]) -> list[tuple[float, float]]:
-    given = [(float(x), float(y)) for x, y in points]
+    try:
+        given = [(float(x), float(y)) for x, y in points]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"points {points} are no list of points", remedy="give x and y of each, one point as [(x, y)]"
+        ) from error
     height, width = size
     outside = [point for point in given if not (0 <= point[0] < width and 0 <= point[1] < height)]
     if outside or not given:

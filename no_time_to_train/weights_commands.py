@@ -13,7 +13,7 @@ def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
     """Tell what a weights file or folder is, from its tensors: layout, architecture, registry entry, hash, NaN.
 
     Args:
-        path: A file or a folder, of an encoder or of SAM2.
+        path: A file or a folder, of an encoder or of SAM2. May stand without `--path`.
         headers_only: Read names and shapes alone: at once, however large the file is, but without hash and NaN.
         json: Print JSON.
     """
@@ -27,8 +27,9 @@ def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"
     """Write an encoder's weights in another layout, byte by byte, however large they are.
 
     Args:
-        source: A file or a folder in any layout.
-        destination: A new folder for `hf`, a new file for `meta` (.pth) and `equinox` (.eqx).
+        source: A file or a folder in any layout. May stand without `--source`.
+        destination: A new folder for `hf`, a new file for `meta` (.pth) and `equinox` (.eqx). May stand second,
+            without `--destination`.
         to: `hf` is a folder that transformers opens, `meta` is Meta's own layout, `equinox` is for the JAX models.
     """
     from no_time_to_train.models.conversion import convert_weights
@@ -50,6 +51,7 @@ def fetch(
 
     Args:
         name: A registry name such as dinov3_large, a Hub id, or a link (Meta's presigned ones, in quotes).
+            May stand without `--name`.
         root: The folder; checkpoints/ with the repository's name if left out, where configurations look for it.
         source: `timm` for timm's ungated copies; otherwise told by the name.
         revision: Branch, tag or commit of a repository.
@@ -70,7 +72,7 @@ def validate(root: Path, deep: bool = False) -> None:
     """Check that a folder holds an encoder's weights, whole.
 
     Args:
-        root: The folder.
+        root: The folder. May stand without `--root`.
         deep: Read every byte and compare with the hashes recorded when it was fetched.
     """
     from no_time_to_train.weights.manifest import check_folder
@@ -88,7 +90,8 @@ def doctor(
     """Find out why weights cannot be had: network, token, access, disk, cache, files, one after another.
 
     Args:
-        encoder: A registry name or a Hub id; without it, access and files are left out.
+        encoder: A registry name or a Hub id; without it, access and files are left out. May stand without
+            `--encoder`.
         root: The folder that is to hold the weights.
         source: `timm` for timm's ungated copies.
         json: Print JSON.

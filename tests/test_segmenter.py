@@ -192,6 +192,8 @@ def test_nothing_found_goes_elsewhere_too(segmenter: Segmenter) -> None:
         ({"box": (10, 10, 65, 30)}, ConfigError, "64 wide and 48 high"),
         ({"points": []}, ConfigError, "expected some"),
         ({"points": [(5, 48)]}, ConfigError, "5.0, 48.0"),
+        ({"points": (20, 12)}, ConfigError, r"points \(20, 12\) are no list of points .*\[\(x, y\)\]"),
+        ({"points": [(20, 12, 1)]}, ConfigError, "no list of points"),
         ({"mask": mask(), "label": ""}, ConfigError, "label"),
     ],
 )

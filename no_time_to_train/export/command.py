@@ -25,7 +25,7 @@ def export(
 
     Args:
         encoder: A registry name such as dinov3_small, whose weights are looked for under checkpoints/; or a weights
-            file or folder of any layout; or a Lightning checkpoint.
+            file or folder of any layout; or a Lightning checkpoint. May stand without `--encoder`.
         weights: A file or folder that must hold the named encoder.
         output: A folder; beside the weights if left out.
         image_size: Height and width in pixels, such as 224x224, or `dynamic` for any.

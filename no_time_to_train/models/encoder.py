@@ -16,7 +16,7 @@ from no_time_to_train.errors import ConfigError, WeightsNotFoundError
 from no_time_to_train.models.features import Encoder, EncoderFeatures
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import EncoderConfig, resolve_encoder
+from no_time_to_train.registry import TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.entries import architecture_of, entry_of, stated_normalisation, wrong_architecture
 from no_time_to_train.weights.load import assign_tensors, read_source
@@ -160,15 +160,7 @@ def build_torch_encoder(
         _warn_about_preprocessor(entry, source)
         return _from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
     if not random_init:
-        where = entry.hub_id or "no released weights: give your own checkpoint"
-        if entry.name == "dinov3_giant":
-            where = "Meta released none for this architecture; dinov3_huge_plus is the largest released under 1B"
-        raise WeightsNotFoundError(
-            f"no weights were named for {entry.name} ({where})",
-            remedy=f"{f'ntt fetch {entry.name} brings them; or ' if entry.hub_id else ''}name a file or folder as "
-            "encoder_ckpt_path (ntt predict --encoder-weights); pl_configs/quickstart.yaml has models that are "
-            "shipped; random_init: true tries the pipeline with meaningless features",
-        )
+        raise _no_weights_named(entry)
     warnings.warn(f"{entry.name} has random weights: its features mean nothing", UserWarning, stacklevel=2)
     architecture = architecture_of(entry)
     with torch.random.fork_rng(devices=[]):
@@ -177,6 +169,26 @@ def build_torch_encoder(
     nn.Module.to(model, device=device, dtype=dtype)
     _restore_rope(model, None)
     return FeatureEncoder(model, entry, img_size=img_size, random_weights=True)
+
+
+def _no_weights_named(entry: EncoderConfig) -> WeightsNotFoundError:
+    name_them = "name a file or folder as encoder_ckpt_path (ntt predict --encoder-weights)"
+    if entry.own:
+        return WeightsNotFoundError(
+            f"no weights were named for {entry.name}, whose own are the repository's checkpoints/{entry.folder}",
+            remedy=f"run in the repository's folder, or {name_them}",
+        )
+    where, fetch = entry.hub_id or "no released weights: give your own checkpoint", ""
+    if entry.name == "dinov3_giant":
+        where = "Meta released none for this architecture; dinov3_huge_plus is the largest released under 1B"
+    if entry.hub_id is not None:
+        ungated = ", with --source timm without a token" if entry.name in TIMM_IDS else ""
+        fetch = f"ntt fetch {entry.name} brings them{ungated}; or "
+    return WeightsNotFoundError(
+        f"no weights were named for {entry.name} ({where})",
+        remedy=f"{fetch}{name_them}; pl_configs/quickstart.yaml has models that are shipped; random_init: true tries "
+        "the pipeline with meaningless features",
+    )
 
 
 def build_encoder_from_checkpoint(

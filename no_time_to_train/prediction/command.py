@@ -29,7 +29,7 @@ def predict(
     """Find objects like a few references in folders of images; an interrupted run goes on where it stopped.
 
     Args:
-        images: Image files, and folders of them.
+        images: Image files, and folders of them, as many as you like, one behind another.
         output: The folder to write: predictions.json in COCO's form, a JSON file and an overlay for each image.
         references: COCO JSON of the references; those without a mask get theirs from SAM2.
         reference_images: Folder of the references' images.
@@ -80,7 +80,7 @@ def predict(
     from no_time_to_train.prediction.report import ReferenceFiles, write_report
     from no_time_to_train.prediction.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
 
-    found = find_images(images, apart=output / OVERLAYS)
+    found = find_images(images, but=output / OVERLAYS)
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
     config = choose_models(
@@ -136,8 +136,8 @@ def predict(
     )
     if report:
         console.print(f"to look at: {output / REPORT}", highlight=False, markup=False)
-    for image, error in outcome.unreadable:
-        print(f"left out: {image.path}: {' '.join(str(error).split())}", file=sys.stderr)
+    for _, error in outcome.unreadable:
+        print(f"left out: {' '.join(str(error).split())}", file=sys.stderr)
     if not outcome.entries:
         raise ConfigError(f"none of {len(found)} images could be read", remedy="the lines above say why")
     return 0

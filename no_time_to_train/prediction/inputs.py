@@ -9,6 +9,9 @@ from PIL import Image
 
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
+# Photographs that Pillow cannot read as it comes. They are named at the end of a run, not passed over in silence.
+_OTHER_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"})
+
 
 @dataclass(frozen=True)
 class InputImage:
@@ -28,29 +31,25 @@ class InputImage:
         return [stat.st_size, stat.st_mtime_ns]
 
 
-def find_images(paths: Sequence[Path], *, apart: Path | None = None) -> list[InputImage]:
+def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[InputImage]:
     """Find the images that paths name: files as they are, and of folders all images within, in order of their names.
 
     Args:
         paths: Files and folders.
-        apart: A folder whose images are left out where it lies within a folder that is named: an earlier run drew them.
+        but: Of folders, what lies in this folder is left out: the pictures that an earlier run drew.
 
     Raises:
         DataNotFoundError: A path is not there, or there is no image in a folder.
         ConfigError: Two images have one name.
     """
-    endings = Image.registered_extensions()
+    endings = Image.registered_extensions().keys() | _OTHER_ENDINGS
+    drawn = None if but is None else but.resolve()
     found: dict[str, InputImage] = {}
     for path in paths:
         if path.is_dir():
-            own = _place_within(path, apart)
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in endings
-                and file.is_file()
-                and (own is None or own not in file.relative_to(path).parents)
-            )
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in endings and file.is_file())
+            if drawn is not None:
+                inside = [file for file in inside if not file.resolve().is_relative_to(drawn)]
             if not inside:
                 raise DataNotFoundError(f"no images in {path}", remedy="name a folder that holds JPEG or PNG files")
             images = [InputImage(file, file.relative_to(path).as_posix()) for file in inside]
@@ -66,11 +65,3 @@ def find_images(paths: Sequence[Path], *, apart: Path | None = None) -> list[Inp
                     remedy="name the folder above both, or run twice",
                 )
     return list(found.values())
-
-
-def _place_within(folder: Path, other: Path | None) -> Path | None:
-    """Return the path from a folder to one below it; None where the other one is elsewhere, or the folder itself."""
-    if other is None:
-        return None
-    real, below = Path(os.path.realpath(folder)), Path(os.path.realpath(other))
-    return below.relative_to(real) if real in below.parents else None

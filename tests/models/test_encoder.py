@@ -243,8 +243,14 @@ def test_giant_takes_its_ffn_from_the_checkpoint() -> None:
 
 
 def test_without_weights_it_says_what_to_do() -> None:
-    with pytest.raises(WeightsNotFoundError, match=r"ntt fetch dinov3_base brings them; .* as encoder_ckpt_path"):
+    with pytest.raises(WeightsNotFoundError, match=r"ntt fetch dinov2_base brings them; .* as encoder_ckpt_path"):
+        build_torch_encoder("dinov2_base")
+    with pytest.raises(WeightsNotFoundError, match="brings them, with --source timm without a token; or name"):
         build_torch_encoder("dinov3_base")
+    with pytest.raises(
+        WeightsNotFoundError, match=r"checkpoints/quickstart/encoder \(run in the repository's folder, or"
+    ):
+        build_torch_encoder("dinov3_quickstart")
     with pytest.raises(WeightsNotFoundError, match="dinov3_huge_plus is the largest released"):
         build_torch_encoder("dinov3_giant")
     with pytest.raises(UnknownEncoderError, match=r"did you mean dinov3_large\?"):

@@ -252,6 +252,33 @@ def test_results_among_the_images_are_not_looked_at(
     assert "2 images, 2 of them from an earlier run" in capsys.readouterr().out
 
 
+def test_what_an_earlier_run_drew_is_not_looked_at(tmp_path: Path) -> None:
+    """A folder of photographs may be the output's too, or hold it."""
+    for name in ("x.png", "overlays/x.png.png", "found/overlays/a/x.png.png", "other/overlays/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    mine = ["found/overlays/a/x.png.png", "other/overlays/y.png", "x.png"]
+    assert [image.name for image in find_images([tmp_path], but=tmp_path / "overlays")] == mine
+    named = find_images([tmp_path / "found" / ".."], but=tmp_path / "found" / "overlays")
+    assert [image.name for image in named] == ["other/overlays/y.png", "overlays/x.png.png", "x.png"]
+    with pytest.raises(DataNotFoundError, match="no images in"):
+        find_images([tmp_path / "found"], but=tmp_path / "found" / "overlays")
+
+
+def test_photographs_of_a_kind_that_cannot_be_read_are_named(
+    settings: Path, data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "telephone"
+    images.mkdir()
+    Image.new("RGB", (64, 48), (200, 90, 30)).save(images / "one.png")
+    (images / "IMG_0002.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    (images / "notes.txt").write_text("no image, and not taken for one")
+    assert predict(settings, data, tmp_path / "out", images=[str(images)]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: "))
+    assert "telephone/IMG_0002.HEIC is no image that Pillow can read" in line
+    assert line.count("IMG_0002.HEIC") == 1
+
+
 def one_error(capsys: pytest.CaptureFixture[str]) -> str:
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
