@@ -1,6 +1,9 @@
 """The Python API: references in, instances out."""
 
-from collections.abc import Iterable, Sequence
+import difflib
+import inspect
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -37,6 +40,12 @@ class FoundInstances(Instances):
     """
 
     class_names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Tell how many of which class, in a line: the masks of one image fill a screen."""
+        counts = Counter(self.names)
+        found = ", ".join(f"{counts[name]} {name}" for name in self.class_names if counts[name]) or "none"
+        return f"FoundInstances({found}; {self.masks.shape[1]}x{self.masks.shape[2]})"
 
     @property
     def names(self) -> list[str]:
@@ -115,6 +124,7 @@ class Segmenter:
         device: torch.device | str = "cpu",
         **settings: Any,
     ) -> None:
+        _check_settings(settings)
         baseline = Sam2MatchingBaseline_noAMG(
             sam2,
             sam2_weights,
@@ -327,6 +337,18 @@ def _checked_box(box: Box, size: tuple[int, int]) -> Box:
             remedy="give x1, y1, x2, y2 in pixels; COCO's boxes are x, y, width, height",
         )
     return x1, y1, x2, y2
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    # What arguments of this class stand for is not among them.
+    given = {"sam2_cfg_file", "sam2_ckpt_path", "encoder_cfg", "encoder_ckpt_path"}
+    known = [name for name in inspect.signature(Sam2MatchingBaseline_noAMG).parameters if name not in given]
+    for name in settings:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"there is no setting {name!r} (nearest: {nearest})", remedy=f"known are {', '.join(sorted(known))}"
+            )
 
 
 def _checked_points(points: Iterable[tuple[float, float]], size: tuple[int, int]) -> list[tuple[float, float]]:

@@ -55,6 +55,19 @@ def mask() -> np.ndarray:
     return inside
 
 
+def test_a_setting_that_is_none_is_told_with_the_nearest(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no setting 'memory_cfg' \\(nearest: memory_bank_cfg\\)"):
+        build(folder, memory_cfg={})
+
+
+def test_instances_are_shown_in_a_line(segmenter: Segmenter) -> None:
+    found = filled(segmenter).predict(picture(0))
+    names = found.names
+    counted = ", ".join(f"{names.count(name)} {name}" for name in ("red", "green") if name in names)
+    assert repr(found) == f"FoundInstances({counted}; 48x64)"
+    assert repr(found.above(2.0)) == "FoundInstances(none; 48x64)"
+
+
 def filled(segmenter: Segmenter) -> Segmenter:
     segmenter.add_reference(picture(0), mask=mask(), label="red")
     segmenter.add_reference(picture(1), mask=mask(), label="green")

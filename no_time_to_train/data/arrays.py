@@ -50,14 +50,14 @@ def as_image(value: ImageLike) -> UInt8[Tensor, "3 H W"]:
 
 
 def as_mask(value: ImageLike, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
-    """Bring a mask to booleans; whatever is not zero is foreground.
+    """Bring a mask to booleans; whatever is not zero is foreground. Probabilities and logits are refused.
 
     Args:
         value: A path or a Pillow image, of which any channel but alpha counts; or an array or a tensor (H, W).
         size: Height and width of its image.
 
     Raises:
-        ImageReadError: The file cannot be read.
+        ImageReadError: The file cannot be read, or floats are of many values.
         MaskSizeError: The mask is not of its image's size.
     """
     if isinstance(value, str | Path):
@@ -65,7 +65,13 @@ def as_mask(value: ImageLike, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
     elif isinstance(value, Image.Image):
         mask = torch.from_numpy(np.array(value.convert("RGB")).any(axis=2))
     else:
-        mask = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).cpu() != 0
+        values = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).cpu()
+        mask = values != 0
+        if values.is_floating_point() and values[mask].unique().numel() > 1:
+            raise ImageReadError(
+                f"a mask of floats from {values.min():g} to {values.max():g}, expected 0 and one other value",
+                remedy="say what is foreground, such as mask > 0.5 of probabilities, mask > 0 of logits",
+            )
     if tuple(mask.shape) != size:
         raise MaskSizeError(
             f"a mask of shape {tuple(mask.shape)} for an image of {size[0]}x{size[1]} (height, width)",

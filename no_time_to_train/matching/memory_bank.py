@@ -259,7 +259,8 @@ class MemoryBank(nn.Module):
             if isinstance(error, WeightsFormatError):
                 raise
             raise WeightsFormatError(
-                f"{path} is no whole memory bank: {error}", remedy="fill it again with test_mode fill_memory"
+                f"{path} is no whole memory bank: {error}",
+                remedy="fill it again with test_mode fill_memory, or give ntt predict its --references",
             ) from error
         bank.means, bank.classes, bank.negative = means, classes, negative
         if encoder_fingerprint is not None:

@@ -93,6 +93,12 @@ def test_every_form_is_the_same_mask(tmp_path: Path) -> None:
         assert torch.equal(as_mask(form, (5, 7)), torch.from_numpy(mask))
 
 
+@pytest.mark.parametrize("value", [np.linspace(0, 1, 35).reshape(5, 7), torch.randn(5, 7), np.full((5, 7), np.nan)])
+def test_probabilities_are_no_mask(value: Any) -> None:
+    with pytest.raises(ImageReadError, match=r"mask > 0.5 of probabilities"):
+        as_mask(value, (5, 7))
+
+
 @pytest.mark.parametrize("value", [np.zeros((7, 5)), np.zeros((5, 7, 3)), torch.zeros(1, 5, 7)])
 def test_masks_of_another_size_are_refused(value: Any) -> None:
     with pytest.raises(MaskSizeError, match="5x7"):

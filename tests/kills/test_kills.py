@@ -26,7 +26,7 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
-# The other conversions and exports, and the other training, are in the long run.
+# The other conversions and exports, test mode with a memory, and the other training are in the long run.
 KILLS = {"fetch": 4, "convert-hf": 3, "export": 1, "fill-memory": 2, "full-run": 3, "predict": 3, "distill": 2}
 
 

@@ -1,19 +1,22 @@
 """`ntt predict` on small stand-ins: what it writes, where it goes on, what it says of bad input."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from no_time_to_train.cli import _spelled_out, main
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.lightning_cli import main as lightning
 from no_time_to_train.prediction.command import predict as predict_
-from no_time_to_train.prediction.inputs import find_images
+from no_time_to_train.prediction.inputs import InputImage, find_images
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.prediction.models import choose_models
+from no_time_to_train.prediction.run import _with_progress
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 from tests.tiny import TinyData
 
@@ -250,6 +253,15 @@ def test_results_among_the_images_are_not_looked_at(
     for _ in range(2):
         assert predict(settings, data, images / inside, images=[str(images)]) == 0
     assert "2 images, 2 of them from an earlier run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_on_a_terminal_alone(terminal: bool) -> None:
+    shown = io.StringIO()
+    images = [InputImage(Path(f"{name}.png"), f"{name}.png") for name in "abc"]
+    assert list(_with_progress(images, Console(file=shown, force_terminal=terminal, width=80))) == images
+    assert ("3/3" in shown.getvalue()) == terminal
+    assert (shown.getvalue() == "") != terminal
 
 
 def test_what_an_earlier_run_drew_is_not_looked_at(tmp_path: Path) -> None:
