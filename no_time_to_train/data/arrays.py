@@ -67,7 +67,8 @@ def as_mask(value: ImageLike, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
     else:
         values = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).cpu()
         mask = values != 0
-        if values.is_floating_point() and values[mask].unique().numel() > 1:
+        inside = values[mask]
+        if values.is_floating_point() and (inside != inside[:1]).any():
             raise ImageReadError(
                 f"a mask of floats from {values.min():g} to {values.max():g}, expected 0 and one other value",
                 remedy="say what is foreground, such as mask > 0.5 of probabilities, mask > 0 of logits",
