@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from no_time_to_train.models.low_rank import Seen, SharedPart, centred, made
+from no_time_to_train.models.low_rank import PromptedImages, from_values
+from no_time_to_train.models.shared_image import SharedImage, centred
 
 
 class DrawingTile(NamedTuple):
@@ -40,7 +41,7 @@ class MaskDrawing:
     def __init__(
         self,
         decoder: Any,
-        shared: SharedPart,
+        shared: SharedImage,
         size: tuple[int, int],
         stride4: Float[Tensor, "C4 H4 W4"],
         stride8: Float[Tensor, "C8 H8 W8"],
@@ -68,11 +69,13 @@ class MaskDrawing:
         self._small = torch.empty_like(self._tiles[0].stride8)
         self._large = torch.empty_like(self._tiles[0].stride4)
 
-    def draw(self, seen: Seen, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]) -> Float[Tensor, "K Hm Wm"]:
+    def draw(
+        self, images: PromptedImages, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
+    ) -> Float[Tensor, "K Hm Wm"]:
         """Draw the masks that are kept, upscaling the features of a prompt once.
 
         Args:
-            seen: The prompts' features after the last layer.
+            images: The prompts' images after the last layer.
             filters: A filter of the upscaled features for each mask.
             kept: Which masks to draw.
         """
@@ -80,9 +83,9 @@ class MaskDrawing:
         counts = kept.sum(dim=1).tolist()
         drawn = filters.new_empty((sum(counts), 4 * height, 4 * width))
         wanted = [own[these] for own, these in zip(filters, kept, strict=True)]
-        rows = made(seen.values, self._row_maps)
+        rows = from_values(images.values, self._row_maps)
         stop = 0
-        for tile, own in zip(self._tiles, seen.tiles, strict=True):
+        for tile, own in zip(self._tiles, images.tiles, strict=True):
             start, stop = stop, stop + len(tile.order)
             for index, masks in enumerate(torch.split(drawn.flatten(1)[:, start:stop], counts)):
                 if len(masks):

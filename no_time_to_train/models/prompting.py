@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import Sam2Model
 
 from no_time_to_train.matching.precision import full_precision
-from no_time_to_train.models.folded_attention import among
-from no_time_to_train.models.low_rank import Absorbing, Looking, Room, Seen, SharedPart, absorb, look
+from no_time_to_train.models.attention_parts import among
+from no_time_to_train.models.low_rank import PromptedImages, Workspace, attend_to_image, attend_to_tokens
 from no_time_to_train.models.mask_drawing import MaskDrawing
 from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
+from no_time_to_train.models.shared_image import ImageToToken, SharedImage, TokenToImage
 
 
 class _Portion(NamedTuple):
@@ -42,28 +43,28 @@ class ImageSide:
 
     Attributes:
         decoder: The mask decoder's module, in float32 or better.
-        looking: For each layer, and for the last attention, how tokens look at the image.
-        absorbing: For each layer, how the image looks at tokens.
+        token_to_image: The attention of each layer's tokens to the image, and the last one.
+        image_to_token: The attention of the image to each layer's tokens.
         drawing: Draws masks.
     """
 
     decoder: Any
-    looking: tuple[Looking, ...]
-    absorbing: tuple[Absorbing, ...]
+    token_to_image: tuple[TokenToImage, ...]
+    image_to_token: tuple[ImageToToken, ...]
     drawing: MaskDrawing
 
-    def room(self, prompts: int, tokens: int) -> Room:
-        """Make room for the coefficients of so many prompts of so many tokens each."""
-        first = self.absorbing[0]
-        rows = len(self.absorbing) * len(first.rows[0]) * tokens
+    def workspace(self, prompts: int, tokens: int) -> Workspace:
+        """Make memory for the coefficients of so many prompts of so many tokens each."""
+        first = self.image_to_token[0]
+        rows = len(self.image_to_token) * len(first.rows[0]) * tokens
         return [tile.square.new_empty((prompts, rows, len(tile.square))) for tile in first.tiles]
 
 
 class _Decoded(NamedTuple):
-    """Prompts after the transformer: the token of the predicted IoU, those of the masks, and the image's features."""
+    """Prompts after the transformer: the token of the predicted IoU, those of the masks, and the images."""
 
     tokens: Float[Tensor, "N M1 C"]
-    seen: Seen
+    images: PromptedImages
 
 
 class PromptDecoder:
@@ -95,15 +96,15 @@ class PromptDecoder:
         height, width = embedding.features.shape[2:]
         # Whole rows.
         tile = min(height, max(1, _portion(features).positions // width)) * width
-        shared = SharedPart(features, positions, tile)
-        looking, absorbing = [], []
+        shared = SharedImage(features, positions, tile)
+        token_to_image, image_to_token = [], []
         for layer in decoder.transformer.layers:
-            looking.append(shared.looking(layer.cross_attn_token_to_image))
-            absorbing.append(shared.absorb(layer.cross_attn_image_to_token, layer.layer_norm4))
-        looking.append(shared.looking(decoder.transformer.final_attn_token_to_image))
+            token_to_image.append(shared.token_to_image(layer.cross_attn_token_to_image))
+            image_to_token.append(shared.image_to_token(layer.cross_attn_image_to_token, layer.layer_norm4))
+        token_to_image.append(shared.token_to_image(decoder.transformer.final_attn_token_to_image))
         stride4, stride8 = (level[0].to(dtype) for level in embedding.high_res_features)
         drawing = MaskDrawing(decoder, shared, (height, width), stride4, stride8, tile)
-        return ImageSide(decoder, tuple(looking), tuple(absorbing), drawing)
+        return ImageSide(decoder, tuple(token_to_image), tuple(image_to_token), drawing)
 
     def selected(
         self, image: ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 64
@@ -145,14 +146,14 @@ class PromptDecoder:
     def _decode(self, image: ImageSide, prompts: Prompts, batch_size: int) -> Iterator[_Decoded]:
         """Run the layers, over a few prompts at a time."""
         at_once = _portion(image.decoder.iou_token.weight).prompts
-        room: Room | None = None
+        workspace: Workspace | None = None
         for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
             with torch.inference_mode(), full_precision():
                 given = self._tokens(image.decoder, batch)
-                room = room or image.room(min(at_once, len(prompts)), given.shape[1])
+                workspace = workspace or image.workspace(min(at_once, len(prompts)), given.shape[1])
             for few in torch.split(given, at_once):
                 with torch.inference_mode(), full_precision():
-                    decoded = _few(image, few, room)
+                    decoded = _few(image, few, workspace)
                 yield decoded
 
     def _tokens(self, decoder: Any, prompts: Prompts) -> Float[Tensor, "N T C"]:
@@ -169,25 +170,25 @@ def _portion(weights: Tensor) -> _Portion:
     return _PORTIONS.get(weights.device.type, _PORTIONS["cpu"])
 
 
-def _few(image: ImageSide, given: Float[Tensor, "N T C"], room: Room) -> _Decoded:
+def _few(image: ImageSide, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
     """Run the layers on a few prompts."""
-    tokens, seen = given, None
-    layers = zip(image.decoder.transformer.layers, image.looking, image.absorbing, strict=False)
-    for layer, looking, absorbing in layers:
-        if seen is None:
+    tokens, images = given, None
+    layers = zip(image.decoder.transformer.layers, image.token_to_image, image.image_to_token, strict=False)
+    for layer, token_to_image, image_to_token in layers:
+        if images is None:
             tokens = layer.layer_norm1(among(layer.self_attn, given, given))
         else:
             asking = tokens + given
             tokens = layer.layer_norm1(tokens + among(layer.self_attn, asking, tokens))
-        tokens = layer.layer_norm2(tokens + look(looking, tokens + given, seen))
+        tokens = layer.layer_norm2(tokens + attend_to_image(token_to_image, tokens + given, images))
         tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
-        seen = absorb(absorbing, tokens + given, tokens, seen, room)
-    assert seen is not None
+        images = attend_to_tokens(image_to_token, tokens + given, tokens, images, workspace)
+    assert images is not None
     # Of the tokens only those are asked for any more that tell of masks: after the object's, before the prompt's.
     asked = slice(1, 2 + image.decoder.num_mask_tokens)
     tokens, given = tokens[:, asked], given[:, asked]
-    found = look(image.looking[-1], tokens + given, seen)
-    return _Decoded(image.decoder.transformer.layer_norm_final_attn(tokens + found), seen)
+    found = attend_to_image(image.token_to_image[-1], tokens + given, images)
+    return _Decoded(image.decoder.transformer.layer_norm_final_attn(tokens + found), images)
 
 
 def _quality(image: ImageSide, decoded: _Decoded) -> Float[Tensor, "N M"]:
@@ -198,4 +199,4 @@ def _draw(image: ImageSide, decoded: _Decoded, kept: Bool[Tensor, "N M"]) -> Flo
     """Draw the masks that are kept, each by the filter that its token gives."""
     networks = enumerate(image.decoder.output_hypernetworks_mlps)
     filters = torch.stack([network(decoded.tokens[:, 1 + index]) for index, network in networks], dim=1)
-    return image.drawing.draw(decoded.seen, filters, kept)
+    return image.drawing.draw(decoded.images, filters, kept)

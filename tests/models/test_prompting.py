@@ -227,11 +227,11 @@ def test_an_image_serves_many_prompts(small: Sam2Model) -> None:
     embedding, prompts = _embedding(small), _prompts(small, "points", 8)
     decoder = PromptDecoder(small)
     image = decoder.prepare(embedding)
-    before = copy.deepcopy([*image.looking, *image.absorbing])
+    before = copy.deepcopy([*image.token_to_image, *image.image_to_token])
     first = _selected(decoder, image, prompts, torch.isfinite)
     again = _selected(decoder, image, prompts, torch.isfinite)
     assert torch.equal(first.mask_logits, again.mask_logits)
-    assert_nested_equal([*image.looking, *image.absorbing], before)
+    assert_nested_equal([*image.token_to_image, *image.image_to_token], before)
 
 
 def assert_nested_equal(got: Any, expected: Any) -> None:

@@ -31,7 +31,7 @@ def by_channel(attention: Any, projected: Float[Tensor, "L I"]) -> Float[Tensor,
 
 
 def among(attention: Any, asking: Float[Tensor, "N T C"], values: Float[Tensor, "N T C"]) -> Float[Tensor, "N T C"]:
-    """Let tokens look at each other."""
+    """Let tokens attend to each other."""
     return cast(Tensor, attention(asking[None], asking[None], values[None])[0][0])
 
 
@@ -58,31 +58,25 @@ def exponentials(scores: Tensor, dim: int, *, out: Tensor | None = None) -> tupl
     return less.clamp_(min=_LEAST).exp_(), highest
 
 
-class Looked(NamedTuple):
-    """What tokens see in some of the positions.
+class PartialAttention(NamedTuple):
+    """What attention finds in some of the positions.
 
     Attributes:
         highest: Score.
         total: Of the weights, which are 1 at the highest score.
-        parts: Sums of what is seen by weight.
+        sums: Of what is attended to, by weight.
     """
 
     highest: Float[Tensor, "N H T 1"]
     total: Float[Tensor, "N H T 1"]
-    parts: tuple[Float[Tensor, "N H T _"], ...]
+    sums: tuple[Float[Tensor, "N H T _"], ...]
 
 
-def merge(tiles: Sequence[Looked]) -> list[Float[Tensor, "N H T _"]]:
-    """Bring what is seen in all positions together, as means by weight."""
-    highest = torch.stack([tile.highest for tile in tiles]).amax(dim=0)
-    shares = [(tile.highest - highest).exp_() for tile in tiles]
-    total = sum_of([share * tile.total for share, tile in zip(shares, tiles, strict=True)])
+def merged(parts: Sequence[PartialAttention]) -> list[Float[Tensor, "N H T _"]]:
+    """Bring together what attention finds in all positions, as means by weight."""
+    highest = torch.stack([part.highest for part in parts])
+    shares = (highest - highest.amax(dim=0)).exp_()
+    total = (shares * torch.stack([part.total for part in parts])).sum(dim=0)
     return [
-        sum_of([share * part for share, part in zip(shares, parts, strict=True)]) / total
-        for parts in zip(*(tile.parts for tile in tiles), strict=True)
+        (shares * torch.stack(sums)).sum(dim=0) / total for sums in zip(*(part.sums for part in parts), strict=True)
     ]
-
-
-def sum_of(terms: Sequence[Tensor]) -> Tensor:
-    """Add up."""
-    return torch.stack(list(terms)).sum(dim=0)
