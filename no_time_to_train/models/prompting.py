@@ -115,7 +115,7 @@ class PromptDecoder:
             image: From `prepare`.
             prompts: On the model's device, in pixels of its input.
             keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
-            batch_size: Prompts that go through the part of the decoder together in which they share the image.
+            batch_size: Most prompts that are decoded together.
 
         Yields:
             The masks of the first prompt, then those of the second, and so on.

@@ -215,7 +215,7 @@ class Sam2Segmenter(nn.Module):
             image: One image, embedded or prepared.
             prompts: Points or boxes, in pixels of the model's input.
             min_iou: Masks of this predicted IoU or less are not drawn; None draws one for every prompt.
-            batch_size: Prompts that go through the part of the decoder together in which they share the image.
+            batch_size: Most prompts that are decoded together.
 
         Returns:
             The masks in the order of their prompts.
@@ -236,7 +236,7 @@ class Sam2Segmenter(nn.Module):
             image: One image, embedded or prepared.
             prompts: Points or boxes, in pixels of the model's input.
             keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
-            batch_size: Prompts that go through the part of the decoder together in which they share the image.
+            batch_size: Most prompts that are decoded together.
 
         Raises:
             ConfigError: The embedding is of several images, or `batch_size` is less than 1.
