@@ -131,7 +131,7 @@ def test_validation_sees_all_images_as_they_are(folder: Path) -> None:
     assert all(torch.equal(one.images, other.images) for one, other in zip(found, again, strict=True))
 
 
-@pytest.mark.filterwarnings("default:.*it is skipped")
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
 def test_unreadable_images_are_named_once_and_skipped(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for index in range(200):
