@@ -69,24 +69,19 @@ def test_what_is_light_stays_light(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# What runs, and its bound in seconds of this process's processor time, which others on the machine slow down little.
-QUICK = {
-    "import no_time_to_train": 0.3,
-    "from no_time_to_train.cli import main; main(['--help'])": 0.5,
-}
-
-
-@pytest.mark.parametrize("code", QUICK)
-def test_what_is_asked_for_often_is_quick(code: str) -> None:
-    """The quickest of three: the first may have to write byte code."""
-    told = "import sys, time; print(time.process_time(), {'torch', 'jax', 'numpy'} & set(sys.modules), file=sys.stderr)"
+@pytest.mark.parametrize(
+    "code",
+    ["import no_time_to_train", "from no_time_to_train.cli import main; main(['--help'])"],
+    ids=["import", "help"],
+)
+def test_what_is_asked_for_often_loads_nothing_large(code: str) -> None:
+    """Seconds are benchmarks' matter; what would take them is not there."""
+    told = (
+        "import sys; print({'torch', 'jax', 'numpy', 'transformers', 'lightning'} & set(sys.modules), file=sys.stderr)"
+    )
     code_and_told = f"import contextlib\nwith contextlib.suppress(SystemExit):\n    {code}\n{told}"
-    said = [
-        subprocess.run([sys.executable, "-c", code_and_told], check=True, capture_output=True, text=True).stderr.split()
-        for _ in range(3)
-    ]
-    assert [loaded for _, loaded in said] == ["set()"] * 3
-    assert min(float(seconds) for seconds, _ in said) < QUICK[code]
+    done = subprocess.run([sys.executable, "-c", code_and_told], check=True, capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"
 
 
 def packages_of(path: Path) -> set[str]:
