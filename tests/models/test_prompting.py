@@ -165,8 +165,9 @@ def test_weights_of_16_bits_are_computed_with_in_float32(small: Sam2Model) -> No
         embed.positional_embedding = small.prompt_encoder.shared_embedding.positional_embedding
         decoder = PromptDecoder(model)
         results.append(_selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite))
-    # Only the tokens of the prompts are rounded once more.
-    _assert_same(results[0].mask_logits, results[1].mask_logits, 0.02)
+    # The same weights in the same precision; computed with in bfloat16, 1e-2 is measured.
+    _assert_same(results[0].mask_logits, results[1].mask_logits)
+    _assert_same(results[0].predicted_iou, results[1].predicted_iou)
     assert half.mask_decoder.iou_token.weight.dtype == torch.bfloat16
 
 
