@@ -21,6 +21,7 @@ from no_time_to_train.files import without_home
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.parity.command import compare
 from no_time_to_train.prediction.command import predict
+from no_time_to_train.redact import remember_link
 
 
 def write_shapes(
@@ -136,6 +137,8 @@ def fetcher_main(args: Sequence[str] | None = None) -> int:
 def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> int:
     """Run a command on its arguments, and turn what goes wrong into one line and an exit status."""
     debug = "--debug" in args
+    for arg in args:
+        remember_link(arg)
     try:
         status = command([arg for arg in args if arg != "--debug"])
     except (NoTimeToTrainError, ArgumentError, OSError) as error:

@@ -3,6 +3,7 @@
 import re
 
 from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.redact import printable, redact
 
 CHECK_PATH = "check the path, its permissions and the space that is left"
 _NOISE = (
@@ -27,7 +28,7 @@ def in_one_line(error: BaseException, remedy: str) -> str:
     """
     own = _own(error)
     if own is not None:
-        return " ".join(str(own).split())
+        return printable(" ".join(str(own).split()))
     keys: list[str] = []
     leaves: list[str] = []
     got = ""
@@ -39,12 +40,12 @@ def in_one_line(error: BaseException, remedy: str) -> str:
         if line.startswith("Given value: ") and not re.match(r"Given value: (Namespace\(|\{)", line):
             # The innermost comes first; of an option of a class, jsonargparse tells its own pair of name and value.
             value = re.sub(r"^NestedArg\(key=.*?, val=(.*)\)$", r"\1", line.removeprefix("Given value: "))
-            got = got or f", got {value:.60}"
+            got = got or f", got {redact(value):.60}"
         elif line and not line.startswith(_NOISE):
             leaves.append(line)
     place = f"{'.'.join(keys)}: " if keys else ""
     what = _in_words("; ".join(leaves))
-    return f"{place}{what}{'' if ', got ' in what else got} ({remedy})"
+    return printable(f"{place}{what}{'' if ', got ' in what else got} ({remedy})")
 
 
 def _in_words(text: str) -> str:

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from no_time_to_train.files import without_home
+from no_time_to_train.redact import printable, redact
 
 
 class FetchDisplay:
@@ -54,11 +55,11 @@ class FetchDisplay:
     def say(self, text: str) -> None:
         """Show a line, unless it is to be quiet."""
         if not self.quiet:
-            self._console.print(without_home(text), markup=False)
+            self.tell(text)
 
     def tell(self, text: str) -> None:
         """Show a line in any case."""
-        self._console.print(without_home(text), markup=False)
+        self._console.print(printable(redact(without_home(text))), markup=False)
 
     def announce(self, text: str, *, always: bool = False) -> None:
         """Show a line before the first byte comes; not at all if none does.
@@ -78,7 +79,7 @@ class FetchDisplay:
         """Move the bar on by so many bytes, or back."""
         if self._task is None and count:
             for text in self._announced:
-                self._console.print(without_home(text), markup=False)
+                self.tell(text)
             self._announced.clear()
             name, size = self._file
             self._progress.start()

@@ -1,5 +1,6 @@
 """What stands between a user and the weights: each thing that can be wrong, looked at one after another."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import httpx2
-from huggingface_hub import get_token, scan_cache_dir
+from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, OfflineModeIsEnabled
 
 from no_time_to_train.errors import (
@@ -20,12 +21,22 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.files import without_home
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
-from no_time_to_train.weights.download import TIMEOUT, Retries
+from no_time_to_train.weights.download import Retries
+from no_time_to_train.weights.exchange import ask, opened, read
 from no_time_to_train.weights.fetch import CHECKPOINTS, default_folder
+from no_time_to_train.weights.hub import current_token, endpoint, is_link, shown_endpoint, token_header
 from no_time_to_train.weights.inspect import inspect_weights
 from no_time_to_train.weights.manifest import check_folder
-from no_time_to_train.weights.remote import Kind, Plan, endpoint, is_link, plan_hub, repository_of, token_header
-from no_time_to_train.weights.responses import TOKEN_PAGE, Target, refusal, session, unreachable
+from no_time_to_train.weights.remote import Kind, Plan, plan_hub, repository_of
+from no_time_to_train.weights.responses import (
+    TOKEN_PAGE,
+    Answer,
+    Target,
+    in_one_line,
+    not_an_address,
+    refusal,
+    unreachable,
+)
 from no_time_to_train.weights.workshop import unfinished
 
 State = Literal["fine", "failed", "left out"]
@@ -130,53 +141,56 @@ def _left_out(check: str, why: str) -> Finding:
     return Finding(check, "left out", why)
 
 
-def _get(path: str, *, with_token: bool) -> httpx2.Response:
-    target = Target(endpoint(), f"{endpoint()}{path}", endpoint())
+def _get(path: str, *, with_token: bool) -> Answer:
+    target = Target(shown_endpoint(), f"{endpoint()}{path}", shown_endpoint())
     try:
-        return session().get(target.url, headers=token_header() if with_token else {}, timeout=TIMEOUT)
+        return ask("GET", target.url, token_header() if with_token else {})
     except OfflineModeIsEnabled as error:
         raise NetworkError("HF_HUB_OFFLINE forbids every request", remedy="unset HF_HUB_OFFLINE") from error
     except httpx2.HTTPError as error:
         raise unreachable(error, target) from error
+    except httpx2.InvalidURL as error:
+        raise not_an_address(target, error) from error
+
+
+def _refused(answer: Answer) -> NoTimeToTrainError:
+    return refusal(answer, Target(shown_endpoint(), endpoint(), shown_endpoint()))
 
 
 def _network() -> str:
     # Any answer of the Hub will do; a proxy's refusal is none.
-    response = _get("/api/models?limit=1", with_token=False)
-    if response.status_code == 407 or response.status_code >= 500:
-        raise refusal(response, Target(endpoint(), endpoint(), endpoint()))
+    answer = _get("/api/models?limit=1", with_token=False)
+    if answer.status == 407 or answer.status >= 500:
+        raise _refused(answer)
     by = next((f" by way of {name}" for name in ("HTTPS_PROXY", "https_proxy") if os.environ.get(name)), "")
-    return f"{endpoint()} answers{by}"
+    return f"{shown_endpoint()} answers{by}"
 
 
 def _token() -> str:
-    if get_token() is None:
+    if current_token() is None:
         return "none is set; gated repositories need one (HF_TOKEN, or hf auth login)"
-    response = _get("/api/whoami-v2", with_token=True)
-    if response.status_code in (401, 403):
+    answer = _get("/api/whoami-v2", with_token=True)
+    if answer.status in (401, 403):
         raise AuthenticationError(
-            f"the Hub does not know the token ({response.status_code})",
+            f"the Hub does not know the token ({answer.status})",
             remedy=f"make a new one at {TOKEN_PAGE} and set HF_TOKEN, or run: hf auth login",
         )
-    if response.status_code >= 400:
-        raise refusal(response, Target(endpoint(), endpoint(), endpoint()))
+    if answer.status >= 300:
+        raise _refused(answer)
     try:
-        name = response.json().get("name", "an account")
-    except (ValueError, AttributeError):
-        name = "an account"
-    return f"belongs to {name}"
+        name = json.loads(answer.body)["name"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        name = None
+    return f"belongs to {in_one_line(name) if isinstance(name, str) else 'an account'}"
 
 
 def _readable(plan: Plan) -> None:
     """Ask for one byte of the smallest file: a gated repository lists its files to everybody."""
     file = plan.files[0]
     try:
-        with session().stream(
-            "GET", file.target.url, headers={**file.headers, "Range": "bytes=0-0"}, timeout=TIMEOUT
-        ) as response:
-            if response.status_code >= 400:
-                response.read()
-                raise refusal(response, file.target)
+        with opened("GET", file.target.url, {**file.headers, "Range": "bytes=0-0"}) as response:
+            if response.status_code >= 300:
+                raise refusal(read(response), file.target)
     except httpx2.HTTPError as error:
         raise unreachable(error, file.target) from error
 

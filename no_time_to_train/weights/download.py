@@ -4,6 +4,7 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from typing import BinaryIO, Literal, NoReturn
 import httpx2
 
 from no_time_to_train.errors import ChecksumMismatchError, DiskFullError, FetchError, NetworkError, OutputError
-from no_time_to_train.weights.responses import PASSING, Target, asked_wait, refusal, session, unreachable
+from no_time_to_train.weights.exchange import Pace, opened, read
+from no_time_to_train.weights.responses import PASSING, Answer, Target, asked_wait, refusal, unreachable
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = httpx2.Timeout(30, connect=10)
+_BLOCK = 1 << 20
+# A link or a pipe that somebody put in a file's place is not followed or waited for.
+_IN_PLACE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,13 @@ class Digest:
     def fits(self, file: Path) -> bool:
         """Tell whether a file has it; reads the whole file."""
         if self.kind == "git":
-            content = file.read_bytes()
-            computed = hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+            computed = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
         else:
-            with file.open("rb") as stream:
-                computed = hashlib.file_digest(stream, "sha256").hexdigest()
-        return computed.startswith(self.value)
+            computed = hashlib.sha256()
+        with file.open("rb") as stream:
+            while part := stream.read(_BLOCK):
+                computed.update(part)
+        return computed.hexdigest().startswith(self.value)
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,19 @@ class Retries:
     """When to try again.
 
     Attributes:
-        attempts: Tries in a row that bring not a single byte before it is given up.
+        attempts: Tries in a row that bring too little before it is given up.
         first_wait: Seconds before the second of them; doubles each time.
         longest_wait: Seconds at most, also where the server asks for more.
+        min_speed: Bytes a second that a file has to come with; a connection that is slower is given up, and a try
+            that brings fewer, its wait included, counts as one that brought too little.
+        speed_window: Seconds over which the speed of a connection is taken.
     """
 
     attempts: int = 6
     first_wait: float = 1.0
     longest_wait: float = 300.0
+    min_speed: float = 1000.0
+    speed_window: float = 60.0
 
     def wait(self, failures: int, asked: float | None = None) -> None:
         """Wait after so many failures, or as long as the server asks."""
@@ -121,57 +131,71 @@ def download(file: RemoteFile, folder: Path, *, advance: Advance, retries: Retri
         DiskFullError: The disk is full; what came is kept.
     """
     whole = folder / file.name
-    if whole.is_file() and file.digest is not None and file.digest.fits(whole):
+    if _is_own_file(whole) and file.digest is not None and file.digest.fits(whole):
         advance(file.size)
         return whole
     partial = file.partial(folder)
     for other in folder.glob(f"{file.name}.*.incomplete"):
         if other != partial or not file.version:
             other.unlink()
-    advance(partial.stat().st_size if partial.is_file() else 0)
-    failures = 0
-    while not partial.is_file() or partial.stat().st_size != file.size:
-        before = partial.stat().st_size if partial.is_file() else 0
+    have = _size(partial)
+    advance(have)
+    failures, since = 0, time.monotonic()
+    while not _is_own_file(partial) or have != file.size:
         try:
-            _stream(file, partial, advance)
+            _stream(file, partial, advance, retries)
         except _Passing as failure:
-            gained = partial.is_file() and partial.stat().st_size > before
-            failures = 1 if gained else failures + 1
+            gained, now = _size(partial) - have, time.monotonic()
+            enough = gained > 0 and gained >= retries.min_speed * (now - since)
+            failures, since = 1 if enough else failures + 1, now
             log.info("%s: %s; trying again", file.name, failure.error.message)
             if failures >= retries.attempts:
                 raise failure.error from failure
             retries.wait(failures, failure.wait)
+        have = _size(partial)
     _check_and_place(file, partial, whole)
     return whole
 
 
-def _stream(file: RemoteFile, partial: Path, advance: Advance) -> None:
+def _is_own_file(path: Path) -> bool:
+    """Tell whether there is a file, and not a link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if _is_own_file(path) else 0
+
+
+def _stream(file: RemoteFile, partial: Path, advance: Advance, retries: Retries) -> None:
     """Append to the partial file what the server sends from its end on."""
-    have = partial.stat().st_size if partial.is_file() else 0
+    have = _size(partial)
     if have > file.size:
         _start_over(partial, have, advance)
         have = 0
-    # Compressed answers have other lengths and ranges than the file.
-    headers = {**file.headers, "Accept-Encoding": "identity"}
+    headers = dict(file.headers)
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        with session().stream("GET", file.target.url, headers=headers, timeout=TIMEOUT) as response:
+        with opened("GET", file.target.url, headers) as response:
             if response.status_code == 416:
                 _start_over(partial, have, advance)
                 none = NetworkError(f"{file.target.name}: the server has no byte {have}", remedy="run it again")
                 raise _Passing(none, 0.0 if have else None)
-            if response.status_code >= 400:
-                response.read()
-                _refused(response, file.target)
+            if response.status_code >= 300:
+                _refused(read(response), file.target)
             _check_range(response, file, partial, have, advance)
-            with _opened(partial) as stream:
+            pace = Pace(retries.min_speed, retries.speed_window)
+            with open_partial(partial) as stream:
                 for part in response.iter_raw():
-                    _write(stream, part, file, advance)
+                    _write(stream, partial, part, file, advance)
+                    if pace.is_too_slow(len(part)):
+                        raise _Passing(_too_slow(file, retries))
     except httpx2.HTTPError as error:
         raise _Passing(unreachable(error, file.target)) from error
-    if partial.stat().st_size < file.size:
-        came = partial.stat().st_size
+    except httpx2.InvalidURL as error:
+        raise not_an_address(file.target, error) from error
+    came = _size(partial)
+    if came < file.size:
         raise _Passing(
             NetworkError(
                 f"{file.target.name}: the connection ended after {came:,} of {file.size:,} bytes of {file.name}",
@@ -180,18 +204,25 @@ def _stream(file: RemoteFile, partial: Path, advance: Advance) -> None:
         )
 
 
-def _refused(response: httpx2.Response, target: Target) -> NoReturn:
-    error = refusal(response, target)
-    if response.status_code in PASSING and isinstance(error, FetchError):
-        raise _Passing(error, asked_wait(response))
+def _too_slow(file: RemoteFile, retries: Retries) -> NetworkError:
+    return NetworkError(
+        f"{file.target.name}: {file.name} came with less than {retries.min_speed:,.0f} bytes a second "
+        f"for {retries.speed_window:g} s",
+        remedy="run it again on a faster network, it goes on from there",
+    )
+
+
+def _refused(answer: Answer, target: Target) -> NoReturn:
+    error = refusal(answer, target)
+    if answer.status in PASSING and isinstance(error, FetchError):
+        raise _Passing(error, asked_wait(answer))
     raise error
 
 
 def _check_range(response: httpx2.Response, file: RemoteFile, partial: Path, have: int, advance: Advance) -> None:
     """Refuse an answer that is about other bytes than those asked for."""
     if file.etag and response.headers.get("ETag", file.etag) != file.etag:
-        if partial.is_file():
-            _start_over(partial, partial.stat().st_size, advance)
+        _start_over(partial, _size(partial), advance)
         raise NetworkError(f"{file.target.name} changed while it came", remedy="run it again")
     length = response.headers.get("Content-Length", "")
     if response.status_code == 206:
@@ -203,24 +234,41 @@ def _check_range(response: httpx2.Response, file: RemoteFile, partial: Path, hav
             _start_over(partial, have, advance)
         fits, offered = length in ("", str(file.size)), length
     if not fits:
-        if partial.is_file():
-            _start_over(partial, partial.stat().st_size, advance)
+        _start_over(partial, _size(partial), advance)
         raise ChecksumMismatchError(
             f"{file.target.name} announced {file.size:,} bytes of {file.name}, and sends {offered or 'others'}",
             remedy="run it again; if it stays, the server or a proxy on the way is broken",
         )
 
 
-def _opened(partial: Path) -> BinaryIO:
+def open_partial(partial: Path) -> BinaryIO:
+    """Open what has come of a file to append to it; made if it is missing.
+
+    Raises:
+        OutputError: It cannot be written, or it is a link or no file: what it points to is left alone.
+    """
     try:
-        return partial.open("ab", buffering=0)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _IN_PLACE, 0o666)
     except OSError as error:
+        if partial.is_symlink():
+            raise _not_own(partial) from error
         raise _not_written(partial, error) from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(descriptor)
+        raise _not_own(partial)
+    return os.fdopen(descriptor, "ab", buffering=0)
 
 
-def _write(stream: BinaryIO, part: bytes, file: RemoteFile, advance: Advance) -> None:
+def _not_own(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} is a link or not a file, expected what an earlier fetch left there", remedy="remove it, run it again"
+    )
+
+
+def _write(stream: BinaryIO, partial: Path, part: bytes, file: RemoteFile, advance: Advance) -> None:
     if stream.tell() + len(part) > file.size:
-        Path(stream.name).unlink()
+        partial.unlink()
         raise ChecksumMismatchError(
             f"{file.target.name} sends more than the {file.size:,} bytes announced of {file.name}",
             remedy="run it again; if it stays, the server or a proxy on the way is broken",
@@ -230,7 +278,7 @@ def _write(stream: BinaryIO, part: bytes, file: RemoteFile, advance: Advance) ->
         while view:
             view = view[stream.write(view) :]
     except OSError as error:
-        raise _not_written(Path(stream.name), error) from error
+        raise _not_written(partial, error) from error
     advance(len(part))
 
 
@@ -241,8 +289,11 @@ def _start_over(partial: Path, have: int, advance: Advance) -> None:
 
 def _check_and_place(file: RemoteFile, partial: Path, whole: Path) -> None:
     try:
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
+        descriptor = os.open(partial, os.O_RDONLY | _IN_PLACE)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         if file.digest is not None and not file.digest.fits(partial):
             partial.unlink()
             raise ChecksumMismatchError(

@@ -1,5 +1,6 @@
 """Fetching weights into a folder that is whole or not there, whatever happens on the way."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +15,11 @@ from no_time_to_train.errors import (
     NoTimeToTrainError,
 )
 from no_time_to_train.files import put_in_place, write_text_atomic
+from no_time_to_train.redact import remember_link
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.console import FetchDisplay
-from no_time_to_train.weights.download import RemoteFile, Retries, download
+from no_time_to_train.weights.download import RemoteFile, Retries, download, open_partial
+from no_time_to_train.weights.hub import is_link
 from no_time_to_train.weights.inspect import WeightsReport, sha256_of
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, SHORT, is_dinov3
 from no_time_to_train.weights.manifest import Manifest, check_folder, is_whole, read_manifest
@@ -25,7 +28,6 @@ from no_time_to_train.weights.remote import (
     Plan,
     entry_of_link,
     file_name_of,
-    is_link,
     plan_hub,
     plan_link,
     repository_of,
@@ -36,6 +38,7 @@ from no_time_to_train.weights.workshop import alone, check_room, is_of, refuse_t
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 CHECKPOINTS = Path("checkpoints")
 _SHA256_DIGITS = 64
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,7 @@ def fetch(
         OutputError: The folder holds something else, or cannot be written.
     """
     retries, name = retries or Retries(), name.strip()
+    remember_link(name)
     if source is not None and (source == "url") != is_link(name):
         raise ConfigError(f"{without_secrets(name)} cannot come from {source}", remedy="leave --source out")
     if is_link(name) and revision is not None:
@@ -130,7 +134,7 @@ def fetch(
     try:
         folder = (Path(root) if root is not None else default_folder(name, source)).resolve()
     except ValueError as error:
-        raise ConfigError(f"{str(root)!r} is no folder's name: {error}", remedy="name another") from error
+        raise ConfigError(f"{str(root)!r} is not a folder's name: {error}", remedy="name another") from error
     with FetchDisplay(quiet=quiet) as display:
         there = _at_hand(folder, name, display, source=source, revision=revision)
         if there is not None:
@@ -227,19 +231,21 @@ def _fetch(
 
 def _take_from_cache(file: RemoteFile, plan: Plan, staging: Path, display: FetchDisplay, retries: Retries) -> None:
     """Copy a file that other programs have put into the Hub's cache, if its bytes are the right ones."""
-    if plan.kind == "url" or (staging / file.name).exists() or file.partial(staging).exists():
+    partial = file.partial(staging)
+    if plan.kind == "url" or os.path.lexists(staging / file.name) or os.path.lexists(partial):
         return
     cached = try_to_load_from_cache(plan.source, file.name, revision=plan.revision)
     if not isinstance(cached, str) or not Path(cached).is_file() or Path(cached).stat().st_size != file.size:
         return
     try:
-        shutil.copyfile(cached, file.partial(staging))
+        with Path(cached).open("rb") as source, open_partial(partial) as copy:
+            shutil.copyfileobj(source, copy, _BLOCK)
         download(file, staging, advance=lambda count: None, retries=retries)
         display.say(f"{file.name} was in the Hub's cache")
     except ChecksumMismatchError:
         display.say(f"{file.name} in the Hub's cache is damaged, so it is fetched")
     except OSError as error:
-        file.partial(staging).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         display.say(f"{file.name} cannot be taken from the Hub's cache: {error}")
 
 
@@ -249,7 +255,7 @@ def _finish(staging: Path, plan: Plan) -> WeightsReport:
     if is_dinov3(plan.entry, plan.source):
         write_text_atomic(staging / NOTICE_FILE, NOTICE.format(source=f"{plan.source}, {plan.revision}"))
     for path in staging.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name not in names | {NOTICE_FILE}:
             path.unlink()

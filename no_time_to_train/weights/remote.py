@@ -1,35 +1,49 @@
 """What is to be fetched from where: a repository on the Hub, or a link."""
 
 import hashlib
-import os
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import NoneType
 from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub import hf_hub_url
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 
 from no_time_to_train.errors import (
-    AuthenticationError,
-    ConfigError,
     LocalEntryNotFoundError,
     NetworkError,
     RepositoryNotFoundError,
     UnknownEncoderError,
     WeightsNotFoundError,
 )
+from no_time_to_train.redact import printable
 from no_time_to_train.registry import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
-from no_time_to_train.weights.download import TIMEOUT, Digest, RemoteFile, Retries
+from no_time_to_train.weights.download import Digest, RemoteFile, Retries
+from no_time_to_train.weights.exchange import ask, opened, read
+from no_time_to_train.weights.hub import (
+    Listed,
+    Listing,
+    checked_size,
+    endpoint,
+    is_address,
+    listing_url,
+    read_listing,
+    shown_endpoint,
+    size_and_digest,
+    token_header,
+)
 from no_time_to_train.weights.responses import (
     META_PAGE,
     PASSING,
+    RefusedError,
     Target,
     asked_wait,
+    in_one_line,
+    not_an_address,
     refusal,
     session,
     unreachable,
@@ -43,10 +57,9 @@ _META_HASH = re.compile(r"dino\w*-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _LICENCE = re.compile(r"LICENSE(\.\w+)?")
-_API_SECONDS = 30.0
-_SHA256_DIGITS = 64
+_LARGEST_COMPANION = 1 << 26  # of files beside the weights, which are read whole
 # What reading an answer of somebody else's may raise.
-_NOT_THE_HUBS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
+_NOT_THE_HUBS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,46 +90,6 @@ class Plan:
         """The same for two plans exactly when they give the same bytes."""
         content = [(file.name, file.size, file.version) for file in self.files]
         return hashlib.sha256(f"{self.source} {content}".encode()).hexdigest()[:12]
-
-
-def endpoint() -> str:
-    """Return the Hub's address: `HF_ENDPOINT`, or the public one.
-
-    Raises:
-        ConfigError: `HF_ENDPOINT` is no address.
-    """
-    address = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or str(constants.ENDPOINT)
-    if not _is_address(address):
-        raise ConfigError(
-            f"HF_ENDPOINT is {address!r}, expected an address", remedy="set it to https://HOST, or unset it"
-        )
-    return address
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return is_link(text) and bool(urlsplit(text).hostname) and bool(httpx2.URL(text).host)
-    except (httpx2.InvalidURL, ValueError):
-        return False
-
-
-def token_header() -> dict[str, str]:
-    """Return the header that shows the user's token to the Hub; empty without a token.
-
-    Raises:
-        AuthenticationError: It is no token at all.
-    """
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    if token and not (token.isascii() and token.isprintable()):
-        raise AuthenticationError(
-            "the token holds characters that no token has", remedy="set HF_TOKEN anew, or run: hf auth login"
-        )
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def is_link(name: str) -> bool:
-    """Tell whether a name is a link."""
-    return name.lower().startswith(("http://", "https://"))
 
 
 def repository_of(name: str, source: Kind | None) -> tuple[Kind, str, EncoderConfig | None]:
@@ -179,21 +152,20 @@ def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: R
     """
     kind, repository, entry = repository_of(name, source)
     headers = token_header()
-    api = HfApi(endpoint=endpoint())
-    page = f"{endpoint()}/{repository}"
-    target = Target(repository, f"{endpoint()}/api/models/{repository}", page)
+    target = Target(repository, listing_url(repository, revision), f"{shown_endpoint()}/{repository}")
 
-    def ask() -> ModelInfo:
-        found = api.model_info(repository, revision=revision, files_metadata=True, timeout=_API_SECONDS)
-        _check_listing(found)
-        return found
+    def look() -> Listing:
+        validate_repo_id(repository)
+        answer = ask("GET", target.url, headers)
+        if answer.status >= 300:
+            raise RefusedError(answer)
+        return read_listing(json.loads(answer.body))
 
     session()  # so that a wrong proxy is not taken for a wrong answer
-    info = asked(ask, target, retries)
-    present = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    chosen = _chosen(present, repository, with_preprocessor=kind == "hub")
-    commit = info.sha or revision or "main"
-    files = [_hub_file(present[file], repository, commit, page, headers, retries) for file in chosen]
+    listing = asked(look, target, retries)
+    chosen = _chosen(listing.files, repository, with_preprocessor=kind == "hub")
+    commit = listing.commit or revision or "main"
+    files = [_hub_file(listing.files[file], target, commit, headers, retries) for file in chosen]
     return Plan(
         kind=kind,
         source=repository,
@@ -204,14 +176,15 @@ def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: R
 
 
 def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
-    """Put a question to the Hub through `huggingface_hub`, again where the failure may pass.
+    """Put a question to a server, again where the failure may pass.
 
     Raises:
         FetchError: The Hub's refusal, or that it cannot be reached.
         LocalEntryNotFoundError: Requests are switched off.
     """
     for attempt in range(1, retries.attempts + 1):
-        wait = None
+        wait: float | None = None
+        cause: Exception
         try:
             return ask()
         except OfflineModeIsEnabled as error:
@@ -220,13 +193,13 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
             ) from error
         except HFValidationError as error:
             raise RepositoryNotFoundError(
-                f"{target.name!r} is no repository's id", remedy="write it as OWNER/NAME"
+                f"{in_one_line(target.name)!r} is not a repository's id", remedy="write it as OWNER/NAME"
             ) from error
-        except HfHubHTTPError as error:
-            failure = refusal(error.response, target)
-            passing = error.response.status_code in PASSING
-            wait = asked_wait(error.response)
-            cause: Exception = error
+        except httpx2.InvalidURL as error:
+            raise not_an_address(target, error) from error
+        except RefusedError as error:
+            failure, passing = refusal(error.answer, target), error.answer.status in PASSING
+            wait, cause = asked_wait(error.answer), error
         except httpx2.HTTPError as error:
             failure, passing, cause = unreachable(error, target), True, error
         except _NOT_THE_HUBS as error:
@@ -240,27 +213,7 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
     raise AssertionError  # retries.attempts is at least 1
 
 
-def _check_listing(info: ModelInfo) -> None:
-    """Refuse a listing whose parts are of other types than the Hub's.
-
-    Raises:
-        TypeError: They are.
-    """
-    if not isinstance(info.sha, (str, NoneType)):
-        raise TypeError("sha")
-    for sibling in info.siblings or []:
-        size, digest = sibling.size, sibling.blob_id
-        if sibling.lfs is not None:
-            size, digest = sibling.lfs.size, sibling.lfs.sha256
-        if not (
-            isinstance(sibling.rfilename, str)
-            and isinstance(size, (int, NoneType))
-            and isinstance(digest, (str, NoneType))
-        ):
-            raise TypeError("siblings")
-
-
-def _chosen(present: Mapping[str, RepoSibling], repository: str, *, with_preprocessor: bool) -> list[str]:
+def _chosen(present: Mapping[str, Listed], repository: str, *, with_preprocessor: bool) -> list[str]:
     """Choose the files that are of use, all at the top of the repository."""
     if "model.safetensors" in present:
         weights = ["model.safetensors"]
@@ -282,29 +235,22 @@ def _chosen(present: Mapping[str, RepoSibling], repository: str, *, with_preproc
 
 
 def _hub_file(
-    sibling: RepoSibling, repository: str, commit: str, page: str, headers: Mapping[str, str], retries: Retries
+    listed: Listed, asked_for: Target, commit: str, headers: Mapping[str, str], retries: Retries
 ) -> RemoteFile:
-    url = hf_hub_url(repository, sibling.rfilename, revision=commit, endpoint=endpoint())
-    target = Target(repository, url, page)
-    size: int | None
-    digest: Digest | None
-    if sibling.lfs is not None:
-        digest, size = Digest("sha256", sibling.lfs.sha256), sibling.lfs.size
-    elif sibling.blob_id is not None and sibling.size is not None:
-        digest, size = Digest("git", sibling.blob_id), sibling.size
-    else:  # some mirrors list names alone
-        metadata = asked(lambda: get_hf_file_metadata(url, timeout=_API_SECONDS, endpoint=endpoint()), target, retries)
-        digest, size = _digest_of_etag(metadata.etag), metadata.size
+    repository = asked_for.name
+    url = hf_hub_url(repository, listed.name, revision=commit, endpoint=endpoint())
+    target = Target(repository, url, asked_for.page)
+    size, digest = listed.size, listed.digest
+    if digest is None:  # some mirrors list names alone
+        size, digest = asked(lambda: size_and_digest(url, headers), target, retries)
     if size is None:
         raise NetworkError(f"{repository}: the Hub does not tell the size of its files", remedy="check HF_ENDPOINT")
-    return RemoteFile(sibling.rfilename, target, size, digest, digest.value if digest else "", headers)
-
-
-def _digest_of_etag(etag: str | None) -> Digest | None:
-    """Read the hash that the Hub gives as a file's ETag: the sha256 of large files, git's of small ones."""
-    if etag is None or not re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", etag):
-        return None
-    return Digest("sha256" if len(etag) == _SHA256_DIGITS else "git", etag)
+    if size > _LARGEST_COMPANION and not listed.name.endswith(".safetensors"):
+        raise NetworkError(
+            f"{repository}: {listed.name} has {size:,} bytes, expected at most {_LARGEST_COMPANION:,}",
+            remedy="check HF_ENDPOINT, or name another repository",
+        )
+    return RemoteFile(listed.name, target, size, digest, digest.value if digest else "", headers)
 
 
 def is_of_repository(name: str) -> bool:
@@ -331,9 +277,9 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
         FetchError: What the server answers, or that it cannot be reached.
         RepositoryNotFoundError: The link names no file.
     """
-    if not _is_address(url):
+    if not is_address(url):
         raise RepositoryNotFoundError(
-            f"{url.partition('?')[0]!r} is no whole link", remedy="give it in quotes, as it was mailed"
+            f"{printable(without_secrets(url))!r} is no whole link", remedy="give it in quotes, as it was mailed"
         )
     target = Target(without_secrets(url), url)
     name = file_name_of(url)
@@ -343,20 +289,19 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
             remedy="give the whole link in quotes, its signature included",
         )
 
-    def ask() -> tuple[int | None, str, str]:
+    def look() -> tuple[int | None, str, str]:
         # One byte alone: a signature is often good for GET and not for HEAD.
-        headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
-        with session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
-            if response.status_code >= 400:
-                response.read()
-                raise HfHubHTTPError("refused", response=response)
+        with opened("GET", url, {"Range": "bytes=0-0"}) as response:
+            if response.status_code >= 300:
+                raise RefusedError(read(response))
             total = response.headers.get("Content-Range", "").rpartition("/")[2]
             size = total if response.status_code == 206 else response.headers.get("Content-Length", "")
             etag = response.headers.get("ETag", "")
-            return int(size) if size.isdecimal() else None, etag, etag or response.headers.get("Last-Modified", "")
+            version = etag or response.headers.get("Last-Modified", "")
+            return checked_size(int(size)) if size.isdecimal() else None, etag, version
 
     session()
-    size, etag, version = asked(ask, target, retries)
+    size, etag, version = asked(look, target, retries)
     if size is None:
         raise NetworkError(
             f"{target.name}: the server does not tell the size of the file", remedy="fetch it by other means"

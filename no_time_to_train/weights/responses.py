@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
-from huggingface_hub import get_session, get_token
+from huggingface_hub import get_session
 
 from no_time_to_train.errors import (
     AccessPendingError,
@@ -25,13 +25,13 @@ from no_time_to_train.errors import (
     RepositoryNotFoundError,
     WeightsNotFoundError,
 )
+from no_time_to_train.redact import printable, redact
 
 TOKEN_PAGE = "huggingface.co/settings/tokens"
 META_PAGE = "ai.meta.com/resources/models-and-libraries/dinov3-downloads"
 # Statuses that may be gone at the next attempt.
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 _SHOWN = 200
-_SHORTEST_SECRET = 4
 _SECRETS = re.compile(r"(?<=\S)\?[^\s'\"]+|(?<=://)[^\s/@]+@")
 
 
@@ -50,6 +50,29 @@ class Target:
     page: str | None = None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        status: The HTTP status.
+        headers: Of the answer.
+        body: Decompressed; of a refusal only its beginning.
+    """
+
+    status: int
+    headers: httpx2.Headers
+    body: bytes = b""
+
+
+class RefusedError(Exception):
+    """A status that is not success; `refusal` makes the user's error of it."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"status {answer.status}")
+        self.answer = answer
+
+
 def without_secrets(url: str) -> str:
     """Return a link without its query and credentials, which open it to whoever has them.
 
@@ -64,45 +87,42 @@ def without_secrets(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else parts.path
 
 
-def said_by(response: httpx2.Response, target: Target) -> str:
-    """Return what a server says of its refusal, in one line, without the user's secrets; empty if it says nothing.
-
-    Args:
-        response: Read whole.
-        target: What was asked for; its query opens it to whoever has it.
-    """
-    stated: object = response.headers.get("X-Error-Message")
+def said_by(answer: Answer) -> str:
+    """Return what a server says of its refusal, in one line, without secrets; empty if it says nothing."""
+    stated: object = answer.headers.get("X-Error-Message")
     if not stated:
-        stated = text = response.content.decode("utf-8", "replace")
+        stated = text = answer.body.decode("utf-8", "replace")
         try:
             content = json.loads(text)
             stated = content.get("error", "") if isinstance(content, dict) else text
         except (ValueError, RecursionError):
             pass
-    said = str(stated)
-    query = urlsplit(target.url).query
-    values = [value for found in parse_qs(query).values() for value in found]
-    for secret in (get_token(), query, *values, *map(quote, values)):
-        if secret and len(secret) >= _SHORTEST_SECRET:
-            said = said.replace(secret, "...")
-    return " ".join(re.sub(r"<[^>]*>", " ", said).split())[:_SHOWN]
+    # Masked before it is cut: the beginning of a secret would not be known as one.
+    return in_one_line(re.sub(r"<[^>]*>", " ", redact(str(stated))))
+
+
+def in_one_line(text: str) -> str:
+    """Return text of a server's as it can stand in a message: short, masked, without control characters."""
+    return printable(" ".join(redact(text).split())[:_SHOWN])
 
 
 def session() -> httpx2.Client:
     """Return the client that `huggingface_hub` shares, which honours the proxy variables.
 
     Raises:
-        ProxyRefusedError: A proxy variable is of a kind that is not known.
+        ProxyRefusedError: A proxy variable is not an address, or of a kind that is not known.
     """
     try:
         return get_session()
-    except (ImportError, ValueError) as error:
-        raise _refused_by_proxy(f"the proxy cannot be used: {str(error).splitlines()[0]}") from error
+    except (ImportError, ValueError, TypeError, LookupError, httpx2.InvalidURL) as error:
+        raise _refused_by_proxy(
+            f"the proxy cannot be used: {in_one_line(str(error)) or type(error).__name__}"
+        ) from error
 
 
-def asked_wait(response: httpx2.Response) -> float | None:
+def asked_wait(answer: Answer) -> float | None:
     """Return the seconds that a server asks to wait for, given as such or as a date; None if it does not."""
-    value = response.headers.get("Retry-After")
+    value = answer.headers.get("Retry-After")
     if not value:
         return None
     try:
@@ -110,32 +130,32 @@ def asked_wait(response: httpx2.Response) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return seconds if math.isfinite(seconds) else None
 
 
-class _WithoutQueries(logging.Filter):
-    """Takes queries and credentials out of what the HTTP libraries log, and the Hub's client with HF_DEBUG."""
+class _WithoutSecrets(logging.Filter):
+    """Takes queries, credentials and control characters out of what the HTTP libraries log, and the Hub's client."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = _SECRETS.sub("", record.getMessage()), None
+        record.msg, record.args = printable(redact(_SECRETS.sub("", record.getMessage()))), None
         return True
 
 
 # A logger's filter is not asked about what those below it say.
 for _name in ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy", "huggingface_hub.utils._http"):
-    logging.getLogger(_name).addFilter(_WithoutQueries())
+    logging.getLogger(_name).addFilter(_WithoutSecrets())
 
 
-def refusal(response: httpx2.Response, target: Target) -> FetchError | WeightsNotFoundError:
+def refusal(answer: Answer, target: Target) -> FetchError | WeightsNotFoundError:
     """Make the error that a refusing answer stands for.
 
     Args:
-        response: With a status of 400 or more.
+        answer: With a status of 300 or more.
         target: What was asked for.
     """
-    status, said, code = response.status_code, said_by(response, target), response.headers.get("X-Error-Code", "")
+    status, said, code = answer.status, said_by(answer), answer.headers.get("X-Error-Code", "")
     if status == 407:
         return _refused_by_proxy(f"the proxy wants credentials (407) for {target.name}")
     if status in (401, 403) and target.page is None:
@@ -174,12 +194,20 @@ def refusal(response: httpx2.Response, target: Target) -> FetchError | WeightsNo
 
 def unreachable(error: httpx2.HTTPError, target: Target) -> FetchError:
     """Make the error for a request that got no answer."""
-    reason = str(error).split("\n")[0] or type(error).__name__
+    reason = in_one_line(str(error).split("\n")[0]) or type(error).__name__
     if isinstance(error, httpx2.ProxyError):
         return _refused_by_proxy(f"the proxy refused a request for {target.name}: {reason}")
     return NetworkError(
         f"cannot reach {urlsplit(target.url).hostname} for {target.name}: {reason}",
         remedy="check the network and HTTPS_PROXY; run it again, what has come is kept",
+    )
+
+
+def not_an_address(target: Target, error: httpx2.InvalidURL) -> RepositoryNotFoundError:
+    """Make the error for an address that no request can be made of, such as one that is too long."""
+    return RepositoryNotFoundError(
+        f"{in_one_line(target.name)!r} makes no address: {in_one_line(str(error))}",
+        remedy="check the name, the revision or the link",
     )
 
 

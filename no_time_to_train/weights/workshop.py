@@ -34,6 +34,7 @@ _HUB_MARK, _OF_HUB = ".cache", {".cache", "README.md", ".gitattributes"}
 def alone(folder: Path, display: FetchDisplay) -> Iterator[None]:
     """Keep other processes from fetching into a folder, and wait while one does."""
     workshop = folder.parent / WORKSHOP
+    refuse_link(workshop)
     try:
         workshop.mkdir(parents=True, exist_ok=True)
         # The system gives the lock back however a process ends.
@@ -51,6 +52,16 @@ def alone(folder: Path, display: FetchDisplay) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link where a fetch has files or folders of its own: what it points to is not the fetch's to change.
+
+    Raises:
+        OutputError: It is a link.
+    """
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, expected what an earlier fetch left there", remedy="remove it")
 
 
 def refuse_taken(folder: Path, plan: Plan | None) -> None:
@@ -133,7 +144,9 @@ def unfinished(folder: Path) -> list[Path]:
     named = re.compile(re.escape(folder.name) + "@[0-9a-f]{12}")
     if not workshop.is_dir():
         return []
-    return [path for path in workshop.iterdir() if named.fullmatch(path.name) and path.is_dir()]
+    return [
+        path for path in workshop.iterdir() if named.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
 def remove_replaced(folder: Path, recorded: Manifest) -> None:
@@ -154,6 +167,7 @@ def remove_replaced(folder: Path, recorded: Manifest) -> None:
 def staging_for(folder: Path, plan: Plan) -> Path:
     """Return the folder in which this plan's files gather; those of other plans for the same folder go."""
     staging = folder.parent / WORKSHOP / f"{folder.name}@{plan.mark}"
+    refuse_link(staging)
     try:
         for path in unfinished(folder):
             if path != staging or not _is_taken_up(path, plan):
@@ -179,7 +193,7 @@ def check_room(staging: Path, plan: Plan) -> None:
     Raises:
         DiskFullError: How much is needed, and how much is free.
     """
-    held = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
+    held = sum(path.lstat().st_size for path in staging.iterdir() if path.is_file())
     needed, free = plan.size - held, shutil.disk_usage(staging).free
     if needed > free:
         error = DiskFullError(

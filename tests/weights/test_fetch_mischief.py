@@ -159,7 +159,7 @@ def test_odd_names_of_folders(hub: Hub, tmp_path: Path) -> None:
         fetch_quietly(REPOSITORY, tmp_path / name)
         assert examine(REPOSITORY, tmp_path / name)[-1].state == "fine"
     assert all(validate_dinov3(tmp_path / name, deep=True) for name in ("m@v2", "m", "a**b", "[x]", "ä ö"))
-    with pytest.raises(ConfigError, match="no folder's name"):
+    with pytest.raises(ConfigError, match="not a folder's name"):
         fetch_quietly(REPOSITORY, Path("a\0b"))
 
 
