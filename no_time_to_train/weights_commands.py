@@ -7,6 +7,7 @@ from typing import Literal
 
 from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.files import without_home
+from no_time_to_train.redact import printable
 
 
 def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
@@ -20,7 +21,7 @@ def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
     from no_time_to_train.weights import inspect_weights
 
     report = inspect_weights(path, headers_only=headers_only)
-    print(report.as_json() if json else report.as_text())
+    print(report.as_json() if json else printable(report.as_text()))
 
 
 def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"]) -> None:
@@ -45,14 +46,15 @@ def fetch(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Fetch an encoder's weights into a folder; what is there and whole is not fetched again.
+    """Fetch an encoder's weights into a folder, or a file of SAM2; what is there and whole is not fetched again.
 
     The token comes from HF_TOKEN or from `hf auth login`, never from the command line.
 
     Args:
-        name: A registry name such as dinov3_large, a Hub id, or a link (Meta's presigned ones, in quotes).
-            May stand without `--name`.
+        name: A registry name such as dinov3_large, a Hub id, a link (Meta's presigned ones, in quotes), or a file of
+            SAM2 such as sam2_hiera_tiny or sam2.1_hiera_large. May stand without `--name`.
         root: The folder; checkpoints/ with the repository's name if left out, where configurations look for it.
+            SAM2's file goes into it, or into checkpoints/.
         source: `timm` for timm's ungated copies; otherwise told by the name.
         revision: Branch, tag or commit of a repository.
         quiet: Show no progress.
@@ -78,7 +80,7 @@ def validate(root: Path, deep: bool = False) -> None:
     from no_time_to_train.weights.manifest import check_folder
 
     report = check_folder(root, deep=deep)
-    print(f"{root}: whole, {report.encoder or report.description}")
+    print(f"{printable(str(root))}: whole, {report.encoder or report.description}")
 
 
 def doctor(

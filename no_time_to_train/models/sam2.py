@@ -34,6 +34,7 @@ from no_time_to_train.weights.layouts_sam2 import (
     sam2_layout,
 )
 from no_time_to_train.weights.load import assign_tensors
+from no_time_to_train.weights.sam2_files import command_for
 
 __all__ = [
     "SAM2_CONFIGS",
@@ -337,12 +338,14 @@ def build_sam2(
     if ckpt_path is None and _holds_weights(Path(cfg_file), random_init=random_init):
         ckpt_path = cfg_file
     if ckpt_path is not None:
+        _check_there(str(cfg_file), Path(ckpt_path))
         return Sam2Segmenter(_load(config, Path(ckpt_path), dtype=dtype, device=device))
     if not random_init:
+        fetch = command_for(str(cfg_file), None)
         raise WeightsNotFoundError(
             f"no SAM2 weights named for {cfg_file}",
-            remedy="name Meta's .pt as sam2_ckpt_path (ntt predict --sam2-weights; checkpoints/README.md says where it "
-            "is); random_init: true tries the pipeline with meaningless masks",
+            remedy=f"{f'{fetch} brings them to checkpoints/; ' if fetch else ''}name Meta's .pt as sam2_ckpt_path "
+            "(ntt predict --sam2-weights); random_init: true tries the pipeline with meaningless masks",
         )
     warnings.warn(
         f"SAM2 ({cfg_file}) has random weights: its masks mean nothing; name a checkpoint for real ones", stacklevel=2
@@ -366,6 +369,13 @@ def new_sam2(config: Sam2Config, *, seed: int = 0) -> Sam2Model:
         model = _new_model(config)
     _set_positions(model, model.shared_image_embedding.positional_embedding)
     return model
+
+
+def _check_there(cfg_file: str, path: Path) -> None:
+    """Say of a released file that is not there how to fetch it."""
+    fetch = command_for(cfg_file, path)
+    if fetch is not None and not path.exists():
+        raise WeightsNotFoundError(f"no weights at {path}", remedy=f"{fetch} brings them, or check the path")
 
 
 def _holds_weights(folder: Path, *, random_init: bool) -> bool:

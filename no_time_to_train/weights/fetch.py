@@ -19,6 +19,7 @@ from no_time_to_train.redact import remember_link
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.console import FetchDisplay
 from no_time_to_train.weights.download import RemoteFile, Retries, download, open_partial
+from no_time_to_train.weights.fetch_sam2 import fetch_sam2
 from no_time_to_train.weights.hub import is_link
 from no_time_to_train.weights.inspect import WeightsReport, sha256_of
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, SHORT, is_dinov3
@@ -33,6 +34,7 @@ from no_time_to_train.weights.remote import (
     repository_of,
 )
 from no_time_to_train.weights.responses import without_secrets
+from no_time_to_train.weights.sam2_files import Sam2File, sam2_file
 from no_time_to_train.weights.workshop import alone, check_room, is_of, refuse_taken, remove_replaced, staging_for
 
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
@@ -46,11 +48,11 @@ class Fetched:
     """What `fetch` did.
 
     Attributes:
-        path: The folder, which is whole.
+        path: The folder, which is whole; of SAM2 the file.
         kind: `hub`, `timm` or `url`; None where it was there by other means.
         source: The repository's id, or the link without its secrets; None likewise.
         revision: The commit, or the server's version of the file; None likewise.
-        encoder: The registry entry that the weights are.
+        encoder: The registry entry that the weights are, or the name of SAM2's file.
         size: Bytes of the weights' files.
         was_there: Whether nothing had to be fetched.
     """
@@ -112,8 +114,9 @@ def fetch(
     The folder appears, or changes places with an older one, in one step, once everything in it is checked.
 
     Args:
-        name: A registry name, a Hub id, or a link.
-        root: The folder; `checkpoints/` with the repository's name if None.
+        name: A registry name, a Hub id, a link, or a file of SAM2's, such as `sam2_hiera_tiny`.
+        root: The folder; `checkpoints/` with the repository's name if None. SAM2's file goes into it, or into
+            `checkpoints/`.
         source: `timm` for the ungated copies; told by the name if None.
         revision: Branch, tag or commit of a repository; the newest if None.
         quiet: Show no progress.
@@ -129,13 +132,22 @@ def fetch(
     remember_link(name)
     if source is not None and (source == "url") != is_link(name):
         raise ConfigError(f"{without_secrets(name)} cannot come from {source}", remedy="leave --source out")
+    file = sam2_file(name)
+    if file is not None and source not in (None, "url"):
+        raise ConfigError(f"{file.name} comes from Meta's public address", remedy="leave --source out")
+    if file is not None and revision is not None:
+        raise ConfigError(f"{file.name} has no revisions", remedy="leave --revision out")
     if is_link(name) and revision is not None:
         raise ConfigError("a link has no revisions", remedy="leave --revision out")
     try:
-        folder = (Path(root) if root is not None else default_folder(name, source)).resolve()
+        if root is None:
+            root = CHECKPOINTS if file is not None else default_folder(name, source)
+        folder = Path(root).resolve()
     except ValueError as error:
         raise ConfigError(f"{str(root)!r} is not a folder's name: {error}", remedy="name another") from error
     with FetchDisplay(quiet=quiet) as display:
+        if file is not None:
+            return _fetch_sam2(file, name, folder / file.file_name, display, retries)
         there = _at_hand(folder, name, display, source=source, revision=revision)
         if there is not None:
             return there
@@ -145,6 +157,20 @@ def fetch(
             return _at_hand(folder, name, display, source=source, revision=revision) or _fetch(
                 name, folder, source=source, revision=revision, display=display, retries=retries
             )
+
+
+def _fetch_sam2(file: Sam2File, name: str, path: Path, display: FetchDisplay, retries: Retries) -> Fetched:
+    url = name if is_link(name) else file.url
+    was_there = fetch_sam2(file, url, path, display=display, retries=retries)
+    return Fetched(
+        path=path,
+        kind="url",
+        source=without_secrets(url),
+        revision=file.sha256,
+        encoder=file.name,
+        size=path.stat().st_size,
+        was_there=was_there,
+    )
 
 
 def default_folder(name: str, source: Kind | None) -> Path:

@@ -49,6 +49,7 @@ from no_time_to_train.weights.responses import (
     unreachable,
     without_secrets,
 )
+from no_time_to_train.weights.sam2_files import nearest_sam2
 
 Kind = Literal["hub", "timm", "url"]
 T = TypeVar("T")
@@ -110,6 +111,9 @@ def repository_of(name: str, source: Kind | None) -> tuple[Kind, str, EncoderCon
         raise RepositoryNotFoundError(
             f"{without_secrets(name)!r} is neither a name nor a link", remedy="let a link begin with https://"
         )
+    released = nearest_sam2(name)
+    if released is not None:
+        raise UnknownEncoderError(f"{name!r} is not an encoder but a SAM2", remedy=f"ntt fetch {released}")
     by_timm = {repository: ENCODER_CONFIGS[entry] for entry, repository in TIMM_IDS.items()}
     if name in by_timm:
         return "timm", name, by_timm[name]

@@ -1,18 +1,30 @@
 """A server on this machine that speaks the Hub's API as far as fetching needs it, and misbehaves on demand."""
 
 import hashlib
+import itertools
 import json
 import threading
 import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_aTestTokenThatNobodyMaySee"
+DRIP_SECONDS = 0.02
+
+
+@cache
+def bomb() -> bytes:
+    """Return a gzip file of a megabyte that unpacks to one of a gigabyte."""
+    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    zeros = bytes(1 << 20)
+    return b"".join([*(packer.compress(zeros) for _ in range(1 << 10)), packer.flush()])
 
 
 @dataclass
@@ -20,9 +32,11 @@ class Fault:
     """What goes wrong with the next answer about a file.
 
     Attributes:
-        kind: `cut`, `flip`, `longer`, `shorter`, `slow`, `status`, `no_range`, `redirect`, `drop`.
-        at: The byte at which it happens, of `cut` and `flip`.
-        status: The answer's status, of `status`.
+        kind: `cut`, `flip`, `longer`, `shorter`, `slow`, `status`, `no_range`, `redirect`, `drop`; `endless`, a body
+            without end; `bomb`, one that unpacks to a gigabyte; `drip`, a body that comes in bytes, after the first
+            `at` at once; `drip_head`, the same of the headers.
+        at: The byte at which it happens, of `cut`, `flip` and `drip`.
+        status: The answer's status, of `status`, `endless`, `bomb` and `drip`.
         headers: That go with it.
         body: What the server says of it.
         file: Only of this file; of any if empty.
@@ -32,7 +46,7 @@ class Fault:
     at: int = 0
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
-    body: str = ""
+    body: str | bytes = ""
     file: str = ""
 
 
@@ -61,6 +75,7 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     elsewhere: str = ""
+    sent: int = 0
 
     def add(self, repository: str, folder: Path, *, revision: str = "1" * 40) -> None:
         """Put a folder's files on the server."""
@@ -95,7 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _say(self, status: int, content: Any = None, headers: dict[str, str] | None = None) -> None:
-        body = content.encode() if isinstance(content, str) else json.dumps(content or {}).encode()
+        body = content if isinstance(content, bytes) else b""
+        if not isinstance(content, bytes):
+            body = content.encode() if isinstance(content, str) else json.dumps(content or {}).encode()
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -110,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, path: str) -> None:
         if self.hub.api_faults:
             fault = self.hub.api_faults.pop(0)
-            self._say(fault.status, fault.body, fault.headers)
+            if not self._floods(fault, bytes(10_000)):
+                self._say(fault.status, fault.body, fault.headers)
         elif path == "/api/models":
             self._say(200, [])
         elif path == "/api/whoami-v2":
@@ -164,8 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and kind == "status":
             self._say(fault.status, fault.body, fault.headers)
             return
-        if kind == "redirect":
-            self._say(302, "", {"Location": f"{self.hub.elsewhere}{self.path}"})
+        if fault and kind == "redirect":
+            self._say(302, "", {"Location": str(fault.body or f"{self.hub.elsewhere}{self.path}")})
+            return
+        if fault and self._floods(fault, content):
             return
         if kind == "drop":
             self.close_connection = True
@@ -216,6 +236,45 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body)
         except OSError:
             pass
+
+    def _floods(self, fault: Fault, content: bytes) -> bool:
+        """Send an answer that is made to take memory or time, if that is the fault."""
+        if fault.kind not in ("endless", "bomb", "drip", "drip_head"):
+            return False
+        self.close_connection = True
+        with suppress(OSError):
+            if fault.kind == "drip_head":
+                for byte in itertools.chain(b"HTTP/1.1 200 OK\r\nX-Long: ", itertools.repeat(b"a"[0])):
+                    self.connection.sendall(bytes([byte]))
+                    if self._waited():
+                        return True
+            first = self.headers.get("Range", "").removeprefix("bytes=").partition("-")[0]
+            begin = int(first) if first and fault.kind == "drip" else 0
+            status = (206 if begin else 200) if fault.kind == "drip" else fault.status
+            self.send_response(status)
+            if fault.kind == "bomb":
+                self.send_header("Content-Encoding", "gzip")
+            if fault.kind == "drip":
+                self.send_header("Content-Length", str(len(content) - begin))
+                if begin:
+                    self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            if fault.kind == "bomb":
+                self.connection.sendall(bomb())
+            while fault.kind == "endless":
+                self.connection.sendall(bytes(1 << 16))
+                self.hub.sent += 1 << 16
+            if fault.kind == "drip":
+                self.connection.sendall(content[begin : begin + fault.at])
+                for byte in content[begin + fault.at :]:
+                    self.connection.sendall(bytes([byte]))
+                    if self._waited():
+                        return True
+        return True
+
+    def _waited(self) -> bool:
+        """Wait before the next byte; true when the server ends."""
+        return self.hub.gate.wait(DRIP_SECONDS)
 
 
 class _Server(ThreadingHTTPServer):

@@ -137,6 +137,50 @@ def test_repositories_and_the_doctor(hub: Hub, work: Path, told: Told) -> None:
     assert b"license" in metadata  # the search would find what stands there
 
 
+REDIRECTED = "TheSignatureOfTheTarget"
+
+
+def test_a_redirect_targets_signature(hub: Hub, work: Path, told: Told) -> None:
+    """The error of the server that is redirected to repeats what it was asked."""
+    hub.repositories["store"] = {"blob": b""}
+    target = f"{hub.url}/store/blob?X-Amz-Signature={REDIRECTED}&X-Amz-Credential=AKIA%2Fsomebody"
+    hub.always = Fault("redirect", body=target, file="config.json")
+    hub.faults = [
+        Fault("status", status=400, body=f"no {REDIRECTED} of AKIA/somebody, AKIA%2Fsomebody", file="blob")
+    ] * 9
+    told.run(2, "fetch", REPOSITORY, "--root", "dino")
+    assert "no ... of ..., ..." in told.text
+    for secret in (REDIRECTED, "AKIA"):
+        assert secret not in told.text + told.detail
+
+
+def test_an_endpoints_password(
+    hub: Hub, work: Path, told: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    password = "anEndpointsPassword"
+    address = hub.url.replace("://", f"://me:{password}@")
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    told.run(1, "doctor", REPOSITORY, "--root", "dino")
+    hub.gated, hub.granted = {REPOSITORY}, False
+    told.run(2, "fetch", REPOSITORY, "--root", "dino")
+    hub.gated = set()
+    hub.always = Fault("status", status=403, body='{"error": "awaiting"}')
+    told.run(2, "fetch", REPOSITORY, "--root", "dino")
+    for wrong in (f"me:{password}@host", f"http://me:{password}@[x", f"http://me:{password}@127.0.0.1:1"):
+        monkeypatch.setenv("HF_ENDPOINT", wrong)
+        told.run(2, "fetch", REPOSITORY, "--root", "dino")
+    assert "expected an address" in told.text
+    assert password not in told.text + told.detail
+
+
+def test_a_value_that_is_cut_is_masked_before(capsys: pytest.CaptureFixture[str]) -> None:
+    link = f"https://host/x.pth?{'a' * 18}=1&Signature={SIGNATURE}"
+    assert main(["doctor", "small", "--source", link]) == 2
+    said = capsys.readouterr().err
+    assert "Signature=..." in said  # the cut is after ten characters of it
+    assert SIGNATURE[:8] not in said
+
+
 def test_the_search_finds_what_is_there(work: Path) -> None:
     told = Told()
     check(told, work)
