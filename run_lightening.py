@@ -2,7 +2,15 @@
 
 import sys
 
-from no_time_to_train.lightning_cli import main
+from no_time_to_train.process import program
+
+
+def _main(args: list[str]) -> int:
+    # Imported here, since torch takes seconds: a signal or too little memory is answered during the import too.
+    from no_time_to_train.lightning_cli import main
+
+    return main(args)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(_main, "run_lightening.py"))

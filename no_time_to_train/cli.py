@@ -21,6 +21,7 @@ from no_time_to_train.files import without_home
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.parity.command import compare
 from no_time_to_train.prediction.command import predict
+from no_time_to_train.process import check_arguments, is_out_of_memory, program
 from no_time_to_train.redact import remember_link
 
 
@@ -94,7 +95,9 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: what the command gives, 0 if it gives none, 2 after bad input.
     """
-    given = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        return program(main, "ntt")
+    given = list(args)
     command = COMMANDS.get(given[0]) if given else None
     spelled = [given[0], *_spelled_out(given[1:], command, POSITIONAL.get(given[0], ()))] if command else given
 
@@ -108,6 +111,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def fetcher_main(args: Sequence[str] | None = None) -> int:
     """Run `dinov3-fetcher`; see `main`."""
+    if args is None:
+        return program(fetcher_main, "dinov3-fetcher")
     from jsonargparse import ArgumentParser
 
     # Its `--config` is a file of its own kind, so that auto_cli, which has one of those too, is of no use here.
@@ -131,7 +136,7 @@ def fetcher_main(args: Sequence[str] | None = None) -> int:
         options = parser.parse_args(given)
         weights_commands.fetcher(options.config, options.model, quiet=options.quiet, json=options.json)
 
-    return _run(run, list(sys.argv[1:] if args is None else args), prog=parser.prog)
+    return _run(run, list(args), prog=parser.prog)
 
 
 def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> int:
@@ -140,16 +145,18 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
     for arg in args:
         remember_link(arg)
     try:
+        check_arguments(args)
         status = command([arg for arg in args if arg != "--debug"])
     except (NoTimeToTrainError, ArgumentError, OSError) as error:
-        if debug:
+        # `program` answers these, with statuses of their own.
+        if debug or isinstance(error, BrokenPipeError) or is_out_of_memory(error):
             raise
         named = [prog, *args[:1]] if args and args[0] in COMMANDS else [prog]
         remedy = f"{' '.join(named)} --help lists what there is" if isinstance(error, ArgumentError) else CHECK_PATH
         print(f"error: {without_home(in_one_line(error, remedy))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted (the same command again goes on or begins anew; nothing is half-written)", file=sys.stderr)
+        print("interrupted: nothing is half-written, and the same command can be run again", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
 

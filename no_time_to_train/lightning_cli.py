@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import re
+import signal
 import sys
 import time
 import warnings
@@ -22,13 +23,14 @@ import torch
 import torch.distributed
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.files import check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
+from no_time_to_train.process import Stopped, catch_signals, check_arguments, is_out_of_memory, is_program, program
 from no_time_to_train.yaml_files import read_yaml
 
 # Their own processes start all others, and do not end with them.
@@ -143,6 +145,22 @@ class NttLightningCLI(LightningCLI):
             raise ConfigError(f"{type(self.model).__name__} is not trained", remedy="run test, validate or predict")
 
 
+class _Signals(Callback):
+    """Stops the run at once on a signal, with all its processes; Lightning alone would finish the batch and exit 0."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put this program's handlers in the place of Lightning's, which it has installed by now."""
+        catch_signals()
+
+    on_test_start = on_predict_start = on_validation_start = on_fit_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the processes that Lightning has launched; SIGTERM would not reach one that waits in a collective."""
+        launcher = trainer.strategy.launcher
+        if isinstance(exception, Stopped) and launcher is not None:
+            launcher.kill(signal.SIGKILL)
+
+
 class _SaveWholeConfig(SaveConfigCallback):
     """Writes `config.yaml` wholly or not at all, just before a run's results; bad input leaves an older one alone."""
 
@@ -192,23 +210,27 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 after bad input.
     """
+    if args is None:
+        return program(main, "run_lightening.py")
     _silence_advertising()
-    given = list(sys.argv[1:] if args is None else args)
+    given = list(args)
     debug = "--debug" in given
     given = [arg for arg in given if arg != "--debug"]
     if not _names_subcommand(given):
         given.insert(0, "test")
     try:
+        check_arguments(given)
         _check_configurations(given)
         with warnings.catch_warnings():
             # They are the command line's own, with the default subcommand filled in.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-            if args is None:
+            if is_program():
                 warnings.showwarning = _show_warning
             NttLightningCLI(
                 LightningModule,
                 LightningDataModule,
                 trainer_class=Trainer,
+                trainer_defaults={"callbacks": [_Signals()]},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=_SaveWholeConfig,
@@ -224,11 +246,15 @@ def main(args: Sequence[str] | None = None) -> int:
         pickle.UnpicklingError,
     ) as error:
         message = _one_line(error)
-        if debug or message is None:
+        # `program` answers the others, with statuses of their own.
+        if debug or message is None or isinstance(error, BrokenPipeError) or is_out_of_memory(error):
             raise
         print(f"error: {without_home(message)}", file=sys.stderr, flush=True)
         _let_the_first_process_speak()
         return 2
+    except Stopped:
+        _let_the_first_process_speak()
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
