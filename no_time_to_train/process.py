@@ -117,6 +117,8 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except NoTimeToTrainError as error:
+        if "--debug" in sys.argv:
+            raise
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:

@@ -158,7 +158,18 @@ def test_pace_counts_over_windows() -> None:
     assert not pace.is_too_slow(10_000)
 
 
-PROXIES = ["me:pw@:::x", "http://", "http://[::1", "http://h:99999", "http://h:1:2", "@", ":", "http://%zz@", "foo://x"]
+PROXIES = [
+    "me:pw@:::x",
+    "me:aProxysPassword@:::x",
+    "http://",
+    "http://[::1",
+    "http://h:99999",
+    "http://h:1:2",
+    "@",
+    ":",
+    "http://%zz@",
+    "foo://x",
+]
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -178,6 +189,7 @@ def test_proxies_that_are_not_addresses(
     captured = capsys.readouterr()
     assert status == {"fetch": 2, "doctor": 1}[command]
     assert "proxy" in (captured.err + captured.out).lower()
+    assert "aProxysPassword" not in captured.err + captured.out
     if command == "fetch":
         assert captured.err.startswith("error: ")
         assert captured.err.count("\n") == 1

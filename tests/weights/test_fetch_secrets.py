@@ -3,6 +3,8 @@
 import io
 import logging
 import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -187,3 +189,35 @@ def test_the_search_finds_what_is_there(work: Path) -> None:
     (work / "leak").write_text(TOKEN)
     with pytest.raises(AssertionError, match="leak"):
         check(told, work)
+
+
+def as_process(*arguments: str, **environment: str) -> str:
+    """Return what a command prints that ends in a traceback or a message, as a user starts it."""
+    command = [sys.executable, "-m", "no_time_to_train", *arguments]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
+    assert done.returncode in (1, 2)
+    return (done.stdout + done.stderr).decode()
+
+
+def test_what_leaves_the_process(hub: Hub, work: Path) -> None:
+    """Tracebacks of chained errors and the libraries' own logs, with everything that may be told switched on."""
+    password = "anEndpointsPassword"
+    environment = {
+        "HF_ENDPOINT": hub.url.replace("://", f"://me:{password}@"),
+        "HF_TOKEN": TOKEN,
+        "HF_DEBUG": "1",
+        "no_proxy": "127.0.0.1",
+    }
+    hub.repositories["store"] = {"blob": b""}
+    echo = f"{TOKEN} {password} \x1b[2J"
+    target = f"{hub.url}/store/blob?X-Amz-Signature={REDIRECTED}"
+    hub.always = Fault("redirect", body=target, file="config.json")
+    hub.faults = [Fault("status", status=400, body=f"{echo} {REDIRECTED}", file="blob")]
+    told = as_process("fetch", REPOSITORY, "--root", "dino", "--debug", **environment)
+    link = link_to(hub)
+    hub.always = Fault("status", status=400, body=f"{echo} {SIGNATURE}")
+    told += as_process("fetch", link, "--root", "dino", "--debug", **environment)
+    assert told.count("Traceback") >= 2
+    assert "... ... " in told
+    for secret in (TOKEN, password, REDIRECTED, SIGNATURE, "\x1b"):
+        assert secret not in told
