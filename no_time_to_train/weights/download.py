@@ -15,7 +15,7 @@ import httpx2
 
 from no_time_to_train.errors import ChecksumMismatchError, DiskFullError, FetchError, NetworkError, OutputError
 from no_time_to_train.weights.exchange import Pace, opened, read
-from no_time_to_train.weights.responses import PASSING, Answer, Target, asked_wait, refusal, unreachable
+from no_time_to_train.weights.responses import PASSING, Answer, Target, asked_wait, not_an_address, refusal, unreachable
 
 log = logging.getLogger(__name__)
 

@@ -129,6 +129,8 @@ def _sent(client: httpx2.Client, request: httpx2.Request, deadline: _Deadline) -
         if deadline.passed:
             raise httpx2.ReadTimeout(f"no whole answer within {HEAD_SECONDS:g} s", request=request) from error
         raise
+    except ValueError as error:  # of the client, for some of the redirects that lead nowhere
+        raise httpx2.RemoteProtocolError(f"not a usable redirect: {error}", request=request) from error
     try:
         yield response
     finally:

@@ -147,8 +147,8 @@ def size_and_digest(url: str, headers: Mapping[str, str]) -> tuple[int | None, D
     redirected = 300 <= answer.status < 400
     if answer.status >= 300 and not (redirected and "X-Linked-Size" in answer.headers):
         raise RefusedError(answer)
-    etag = answer.headers.get("X-Linked-ETag") or answer.headers.get("ETag", "")
-    size = answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length", "")
+    etag = answer.headers.get("X-Linked-ETag", answer.headers.get("ETag", ""))
+    size = answer.headers.get("X-Linked-Size", answer.headers.get("Content-Length", ""))
     return checked_size(int(size)) if size else None, _digest_of_etag(etag.removeprefix("W/").strip('"'))
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 from huggingface_hub import hf_hub_url
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented as it is imported here
 
 from no_time_to_train.errors import (
     LocalEntryNotFoundError,
@@ -55,9 +55,9 @@ Kind = Literal["hub", "timm", "url"]
 T = TypeVar("T")
 
 _META_HASH = re.compile(r"dino\w*-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)")
-_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors", re.ASCII)
 _INDEX = "model.safetensors.index.json"
-_LICENCE = re.compile(r"LICENSE(\.\w+)?")
+_LICENCE = re.compile(r"LICENSE(\.\w{1,20})?", re.ASCII)
 _LARGEST_COMPANION = 1 << 26  # of files beside the weights, which are read whole
 # What reading an answer of somebody else's may raise.
 _NOT_THE_HUBS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)

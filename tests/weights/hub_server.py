@@ -21,10 +21,10 @@ DRIP_SECONDS = 0.02
 
 @cache
 def bomb() -> bytes:
-    """Return a gzip file of a megabyte that unpacks to one of a gigabyte."""
-    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    """Return a gzip file of 128 kB that unpacks to one of 128 MB."""
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     zeros = bytes(1 << 20)
-    return b"".join([*(packer.compress(zeros) for _ in range(1 << 10)), packer.flush()])
+    return b"".join([*(packer.compress(zeros) for _ in range(1 << 7)), packer.flush()])
 
 
 @dataclass
@@ -33,8 +33,8 @@ class Fault:
 
     Attributes:
         kind: `cut`, `flip`, `longer`, `shorter`, `slow`, `status`, `no_range`, `redirect`, `drop`; `endless`, a body
-            without end; `bomb`, one that unpacks to a gigabyte; `drip`, a body that comes in bytes, after the first
-            `at` at once; `drip_head`, the same of the headers.
+            without end; `bomb`, one that unpacks to a thousand times its size; `drip`, a body that comes in bytes,
+            after the first `at` at once; `drip_head`, the same of the headers.
         at: The byte at which it happens, of `cut`, `flip` and `drip`.
         status: The answer's status, of `status`, `endless`, `bomb` and `drip`.
         headers: That go with it.

@@ -28,7 +28,7 @@ from tests.weights.conftest import REPOSITORY
 from tests.weights.fetching import AT_ONCE, WEIGHTS, fetch_tiny, same_files
 from tests.weights.hub_server import Fault, Hub
 
-MUCH = 24 << 20  # six times the most that is read of an answer, for its copies; the bomb has a gigabyte
+MUCH = 24 << 20  # six times the most that is read of an answer, for its copies; the bomb has 128 MiB
 
 
 def within(most: int, act: Callable[[], object]) -> None:

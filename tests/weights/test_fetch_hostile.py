@@ -1,5 +1,6 @@
 """Servers and neighbours that mean harm: control characters, absurd listings, links where a fetch has its files."""
 
+import json
 import os
 from pathlib import Path
 
@@ -60,13 +61,22 @@ def test_control_characters_of_a_revision_and_of_arguments(
     assert unprintable(captured.err + captured.out) == []
 
 
+def listing(sha: str = "1", **first: object) -> str:
+    """Return what the Hub says of a repository that has all it needs, but for the first file as it is given."""
+    names = ("config.json", "preprocessor_config.json", WEIGHTS)
+    files: list[dict[str, object]] = [{"rfilename": name, "size": 5, "blobId": "0" * 40} for name in names]
+    return json.dumps({"id": REPOSITORY, "sha": sha, "siblings": [files[0] | first, *files[1:]]})
+
+
 ABSURD = {
-    "a sha of a megabyte": '{"sha": "' + "1" * (1 << 20) + '", "siblings": []}',
-    "a sha with a path": '{"sha": "../../x", "siblings": []}',
-    "a size of 400 digits": '{"sha": "1", "siblings": [{"rfilename": "a", "size": ' + "9" * 400 + "}]}",
-    "a size of 5000 digits": '{"sha": "1", "siblings": [{"rfilename": "a", "size": ' + "9" * 5000 + "}]}",
-    "a negative size": '{"sha": "1", "siblings": [{"rfilename": "a", "size": -1}]}',
-    "an empty hash": '{"sha": "1", "siblings": [{"rfilename": "a", "lfs": {"size": 1, "sha256": ""}}]}',
+    "a sha of a megabyte": listing(sha="1" * (1 << 20)),
+    "a sha of 90 kilobytes": listing(sha="1" * 90_000),
+    "a sha with a path": listing(sha="../../x"),
+    "a size of 400 digits": listing(size=10**400),
+    "a size of 5000 digits": listing(size=7).replace("7", "9" * 5000),
+    "a negative size": listing(size=-1),
+    "an empty hash": listing(lfs={"size": 1, "sha256": "", "pointerSize": 1}),
+    "a hash of other characters": listing(blobId="\x1b[2J"),
     "objects without end": '{"sha": "1", "siblings": ' + '[{"rfilename":' * 50_000,
 }
 
@@ -83,10 +93,9 @@ def test_absurd_listings(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_configuration_too_large_to_be_one(hub: Hub) -> None:
-    listing = {"rfilename": "config.json", "lfs": {"size": 5_000_000_000, "sha256": "0" * 64}}
-    others = [{"rfilename": name, "size": 5, "blobId": "0" * 40} for name in ("preprocessor_config.json", WEIGHTS)]
-    body = str({"sha": "1", "siblings": [listing, *others]}).replace("'", '"')
-    hub.api_faults = [Fault("status", status=200, body=body)]
+    hub.api_faults = [
+        Fault("status", status=200, body=listing(lfs={"size": 5_000_000_000, "sha256": "0" * 64, "pointerSize": 1}))
+    ]
     with pytest.raises(NetworkError, match=r"config\.json has 5,000,000,000 bytes, expected at most"):
         plan_hub(REPOSITORY, source=None, revision=None, retries=AT_ONCE)
 
@@ -96,6 +105,16 @@ def test_a_revision_that_is_too_long(hub: Hub, tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "check the name, the revision or the link" in said
+
+
+def test_a_redirect_that_leads_to_no_address(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for location in ("http://[", "ftp://host/x", "http://h:999999/", "/" + "a" * 60_000, "http://\x9b31m/", "//:0"):
+        hub.always = Fault("redirect", body=location)
+        assert main(["fetch", REPOSITORY, "--root", str(tmp_path / "dino"), "--quiet"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        assert len(said) < 600
+        assert unprintable(said) == []
 
 
 def partial_of(hub: Hub, root: Path) -> Path:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,7 @@ CONTENT = bytes(range(256)) * 500
 
 
 @pytest.fixture
-def meta(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def meta(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """Meta's server, with a small file under the name of one of SAM2's, and its hash in the table."""
     file = replace(SAM2_FILES[NAME], sha256=hashlib.sha256(CONTENT).hexdigest())
     monkeypatch.setattr(sam2_files, "SAM2_FILES", {**SAM2_FILES, NAME: file})
