@@ -14,7 +14,12 @@ from pathlib import Path
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
 from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_in
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# What ends writing for lack of room: a full disk, a full quota, and the largest file that `ulimit -f` allows.
+_NO_ROOM = {
+    errno.ENOSPC: "make room, or name a folder on another disk",
+    errno.EDQUOT: "make room, or name a folder on another disk",
+    errno.EFBIG: "raise the limit that ulimit -f shows, or name a folder on a file system that takes larger files",
+}
 
 
 @contextmanager
@@ -286,16 +291,15 @@ def remove_file(path: Path) -> None:
 
 @contextmanager
 def _room_for(path: Path) -> Iterator[None]:
-    """Say of a full disk which file it has no room for; writers of other libraries have errors of their own for it."""
+    """Name the file that there is no room for; writers of other libraries have errors of their own for that."""
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in _NO_ROOM or os.strerror(errno.ENOSPC) in str(error)
-        if not full or isinstance(error, OutputError):
+        code = getattr(error, "errno", None)
+        told = [number for number in _NO_ROOM if number == code or os.strerror(number) in str(error)]
+        if not told or isinstance(error, OutputError):
             raise
-        raise OutputError(
-            f"cannot write {path}: {os.strerror(errno.ENOSPC)}", remedy="make room, or name a folder on another disk"
-        ) from error
+        raise OutputError(f"cannot write {path}: {os.strerror(told[0])}", remedy=_NO_ROOM[told[0]]) from error
 
 
 def _sync(path: Path) -> None:
@@ -308,6 +312,5 @@ def _sync(path: Path) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write {path}: {error.strerror or error}", remedy="name a file in a folder that you may write to"
-    )
+    remedy = _NO_ROOM.get(error.errno or 0, "name a file in a folder that you may write to")
+    return OutputError(f"cannot write {path}: {error.strerror or error}", remedy=remedy)

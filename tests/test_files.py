@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,3 +188,22 @@ def test_without_an_exchange_the_old_folder_stays_until_the_new_is_in_place(
 def test_the_home_folder_is_not_told(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert without_home(text) == shown
+
+
+@pytest.mark.parametrize("writer", ["write_text_atomic(path, '0' * 100_000)", "save_file({'a': zeros(100_000)}, path)"])
+def test_a_limit_on_file_sizes_names_the_file_and_the_limit(writer: str, tmp_path: Path) -> None:
+    """As `ulimit -f` sets it; libraries report it with a message of their own and without the file's name."""
+    if writer.startswith("save"):
+        writer = f"with atomic_path(path) as temporary: {writer.replace(', path', ', temporary')}"
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom numpy import zeros\n"
+        "from safetensors.numpy import save_file\nfrom no_time_to_train.errors import OutputError\n"
+        "from no_time_to_train.files import atomic_path, write_text_atomic\n"
+        "path = Path(sys.argv[1])\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_480, 20_480))\n"
+        f"try:\n    {writer}\nexcept OutputError as error:\n    print(error)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", code, str(tmp_path / "large")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert f"cannot write {tmp_path / 'large'}: File too large (raise the limit that ulimit -f shows" in done.stdout
+    assert not list(tmp_path.iterdir())

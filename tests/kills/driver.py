@@ -1,8 +1,9 @@
-"""Commands that are killed at a moment, or run to their end."""
+"""Commands that get a signal at a moment, or run to their end."""
 
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -30,22 +31,31 @@ class Command:
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill.
+    """When to send which signal.
 
     Attributes:
         change: Before the change to the file system of that number, counted from 1.
         delay: So many seconds later.
         after: Or so many seconds after the beginning.
+        signum: SIGKILL goes to all processes of the command, any other signal to the command alone.
     """
 
     change: int | None = None
     delay: float = 0.0
     after: float | None = None
+    signum: int = signal.SIGKILL
+
+    @property
+    def status(self) -> int:
+        """The exit status of a command that the signal ends."""
+        return -self.signum if self.signum == signal.SIGKILL else 128 + self.signum
 
     def __str__(self) -> str:
         if self.after is not None:
-            return f"after {self.after:.2f} s"
-        return f"change {self.change}" + (f" + {1000 * self.delay:.1f} ms" if self.delay else "")
+            when = f"after {self.after:.2f} s"
+        else:
+            when = f"change {self.change}" + (f" + {1000 * self.delay:.1f} ms" if self.delay else "")
+        return when if self.signum == signal.SIGKILL else f"{when}, {signal.Signals(self.signum).name}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Ended:
         seconds: How long it ran.
         cpu: Of the processor.
         changes: To the file system; None if it was killed.
+        left: Processes that it started and that were still there some seconds after its end; 0 if it was killed.
         said: What it printed.
     """
 
@@ -64,19 +75,20 @@ class Ended:
     seconds: float
     cpu: float
     changes: int | None
+    left: int
     said: str
 
 
-def draw_moment(rng: random.Random, whole: Ended) -> Moment:
+def draw_moment(rng: random.Random, whole: Ended, signum: int = signal.SIGKILL) -> Moment:
     """Draw a moment within a command that ran to its end: at a change, shortly behind one, or anywhere."""
     assert whole.changes
     change, kind = rng.randint(1, whole.changes), rng.random()
     if kind < 0.5:
-        return Moment(change)
+        return Moment(change, signum=signum)
     if kind < 0.8:
         # Writing a file of these sizes takes that long.
-        return Moment(change, delay=rng.uniform(0.0001, 0.01))
-    return Moment(after=rng.uniform(0, whole.seconds))
+        return Moment(change, delay=rng.uniform(0.0001, 0.01), signum=signum)
+    return Moment(after=rng.uniform(0, whole.seconds), signum=signum)
 
 
 class Forker:

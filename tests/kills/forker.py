@@ -2,7 +2,7 @@
 
 ``python -m tests.kills.forker`` reads a job a line as JSON and answers each with one line. A child is the real command,
 from its arguments to its exit status, in a session of its own; it counts what it does to the file system below a
-folder, and is killed by SIGKILL, with all processes that it started, at the moment that the job names.
+folder, and gets the signal that the job names at its moment; SIGKILL goes to all processes that it started too.
 """
 
 import importlib
@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from no_time_to_train.process import program
 
 # Forking is safe as long as nothing has started a thread, which none of these does by being imported; onnxruntime does.
 IMPORTED = (
@@ -100,7 +102,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready = select.select([pidfd, *([reading] if reading >= 0 else [])], [], [], left)[0]
         if not ready:
-            _kill(child)
+            _send(child, job["signum"])
             deadline = None
         elif pidfd in ready:
             break
@@ -113,6 +115,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
                 os.close(reading)
                 reading = -1
     _, status, usage = os.wait4(child, 0)
+    left = 0 if job["signum"] == signal.SIGKILL else _count_left(child)
     _kill(child)  # what it may have started
     os.close(pidfd)
     if reading >= 0:
@@ -124,7 +127,33 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": time.monotonic() - begin,
         "cpu": usage.ru_utime + usage.ru_stime,
         "changes": count[-1] if count else None,
+        "left": left,
     }
+
+
+def _send(child: int, signum: int) -> None:
+    if signum == signal.SIGKILL:
+        _kill(child)
+    else:
+        os.kill(child, signum)
+
+
+def _count_left(group: int, patience: float = 10.0) -> int:
+    """Count the processes of a group that has lost its leader, once they had time to notice."""
+    deadline = time.monotonic() + patience
+    while True:
+        left = sum(_group_of(path) == group for path in Path("/proc").iterdir() if path.name.isdigit())
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.05)
+
+
+def _group_of(process: Path) -> int | None:
+    try:
+        state, _, group, *_ = (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return None
+    return None if state == "Z" else int(group)
 
 
 def _kill(group: int) -> None:
@@ -149,11 +178,12 @@ def _be_the_command(job: dict[str, Any], telling: int) -> None:
             if job["delay"]:
                 os.write(telling, b"now ")
             else:
-                _kill(os.getpid())
+                _send(os.getpid(), job["signum"])
 
         watch = _Watch(Path(job["folder"]), job["change"], reached)
-        program = importlib.import_module(f"no_time_to_train.{job['program']}")
-        status = program.main(job["args"])
+        module = importlib.import_module(f"no_time_to_train.{job['program']}")
+        sys.argv = [job["program"], *job["args"]]
+        status = program(module.main, job["program"])
         os.write(telling, b"%d " % watch.count)
     except BaseException:
         traceback.print_exc()

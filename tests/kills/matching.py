@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import yaml
@@ -146,9 +147,9 @@ class PredictScenario(Scenario):
     def again(self) -> Command:
         return self._command(self.goes_on_with)
 
-    def kill(self, forker: Forker, rng: random.Random) -> bool:
+    def kill(self, forker: Forker, rng: random.Random, signum: int = signal.SIGKILL) -> bool:
         self.goes_on_with = rng.choice(("old", "new"))
-        return super().kill(forker, rng)
+        return super().kill(forker, rng, signum)
 
     def look(self, files: Files) -> None:
         of = {name: generation(name, files, old=self.old, new=self.new) for name in files}

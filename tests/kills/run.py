@@ -1,11 +1,12 @@
-"""Kill every command at random moments, and tell in a table what came of it.
+"""Kill or stop every command at random moments, and show in a table what came of it.
 
-``python -m tests.kills.run --kills 60 --seed 3``
+``python -m tests.kills.run --kills 60 --seed 3``, or with ``--signal TERM``
 """
 
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,9 @@ MAKERS: dict[str, Callable[[Path, Hub], Scenario]] = {
 }
 
 
+SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("KILL", "TERM", "INT", "HUP")}
+
+
 @dataclass
 class Tally:
     """What came of killing one command."""
@@ -65,6 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=60, help="over all commands together")
     parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--signal", choices=SIGNALS, default="KILL", help="all but KILL let the command clean up")
     parser.add_argument("--only", nargs="*", choices=MAKERS, default=list(MAKERS))
     options = parser.parse_args()
     console, tallies, begin = Console(width=120), {}, time.monotonic()
@@ -72,7 +77,9 @@ def main() -> int:
         for index, name in enumerate(options.only):
             share = options.kills // len(options.only) + (index < options.kills % len(options.only))
             rng = random.Random(f"{options.seed} {name}")
-            tallies[name] = _kill_often(MAKERS[name](folder / name, hub), forker, rng, share, console)
+            tallies[name] = _kill_often(
+                MAKERS[name](folder / name, hub), forker, rng, share, console, SIGNALS[options.signal]
+            )
     table = Table("command", "changes", "killed", "ended first", "moments", "wrong")
     for name, tally in tallies.items():
         kinds = Counter(moment.split()[0] + (" later" if "+" in moment else "") for moment in tally.moments)
@@ -87,8 +94,10 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _kill_often(scenario: Scenario, forker: Forker, rng: random.Random, kills: int, console: Console) -> Tally:
-    """Kill a command so many times, each time run it again, and say what was wrong."""
+def _kill_often(
+    scenario: Scenario, forker: Forker, rng: random.Random, kills: int, console: Console, signum: int
+) -> Tally:
+    """Send a command a signal so many times, each time run it again, and say what was wrong."""
     try:
         scenario.learn(forker)
     except Exception as error:
@@ -103,7 +112,7 @@ def _kill_often(scenario: Scenario, forker: Forker, rng: random.Random, kills: i
         scenario.begin()
         outcome, killed = "fine", True
         try:
-            killed = scenario.kill(forker, rng)
+            killed = scenario.kill(forker, rng, signum)
             scenario.end(forker)
         except Exception as error:
             outcome = f"{type(error).__name__}: {error or traceback.format_exc()}"

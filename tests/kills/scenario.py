@@ -4,6 +4,7 @@ import io
 import json
 import random
 import shutil
+import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -110,19 +111,28 @@ class Scenario(ABC):
         shutil.rmtree(self.run, ignore_errors=True)
         shutil.copytree(self.root / "old", self.run, symlinks=True)
 
-    def kill(self, forker: Forker, rng: random.Random) -> bool:
-        """Run the command, kill it at a random moment, and look at what is there.
+    def kill(self, forker: Forker, rng: random.Random, signum: int = signal.SIGKILL) -> bool:
+        """Run the command, send it a signal at a random moment, and look at what is there.
 
         Returns:
-            Whether the command was killed before it ended.
+            Whether the signal ended the command before it was done.
         """
         assert self.whole is not None
-        self.moment = draw_moment(rng, self.whole)
+        self.moment = draw_moment(rng, self.whole, signum)
         ended = forker.run(self.command(), self.run, self.moment)
-        # Killed, or whatever came of it by itself.
-        assert ended.status in (-9, 0), ended.said
-        self.look(finished(files_of(self.run)))
-        return ended.status == -9
+        # Ended by the signal, or done before it came.
+        assert ended.status in (self.moment.status, 0), (ended.status, ended.said)
+        files = files_of(self.run)
+        if signum != signal.SIGKILL:
+            assert "Traceback" not in ended.said, ended.said
+            assert not ended.left, f"{ended.left} processes are left"
+            if ended.status == 0:
+                self.check_end(files)
+            else:
+                # It had the time to remove what it had begun.
+                assert {name for name in files.keys() - finished(files).keys() if not self.is_given_up(name)} == set()
+        self.look(finished(files))
+        return ended.status != 0
 
     def end(self, forker: Forker) -> None:
         """Run the command again, and check that nothing tells of the kills."""

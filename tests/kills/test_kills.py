@@ -1,6 +1,7 @@
 """A handful of kills of every command; ``python -m tests.kills.run`` does more of them."""
 
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,10 +37,12 @@ def test_killed_at_random_moments(name: str, forker: Forker, hub: Hub, tmp_path:
     scenario, rng = MAKERS[name](tmp_path / name, hub), random.Random(f"5 {name}")
     scenario.learn(forker)
     scenario.begin()
-    killed = tries = 0
-    while killed < KILLS[name]:
-        if scenario.kill(forker, rng):
-            killed += 1
+    # The last one is asked to stop, and says so by its exit status.
+    signals = [signal.SIGKILL] * KILLS[name] + [signal.SIGTERM]
+    tries = 0
+    while signals:
+        if scenario.kill(forker, rng, signals[0]):
+            del signals[0]
         else:
             # It came to its end first; over what it left, the next one would have nothing to do.
             scenario.begin()

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import onnx
@@ -70,11 +71,11 @@ class ConvertScenario(Scenario):
         source = str(golden("vit_mlp_released")) if self.to != "meta" else str(golden("convnext"))
         return Command("cli", ("convert", source, str(self.run / self.destination), "--to", self.to))
 
-    def kill(self, forker: Forker, rng: random.Random) -> bool:
+    def kill(self, forker: Forker, rng: random.Random, signum: int = signal.SIGKILL) -> bool:
         if (self.run / self.destination).exists():
             # An earlier kill came behind the end of all work; nothing is converted onto it.
             self.begin()
-        return super().kill(forker, rng)
+        return super().kill(forker, rng, signum)
 
     def look(self, files: Files) -> None:
         if (self.run / self.destination).exists():
