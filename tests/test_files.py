@@ -1,5 +1,7 @@
 import errno
 import os
+import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from no_time_to_train.files import (
     atomic_files,
     atomic_folder,
     atomic_path,
+    open_regular,
     put_in_place,
+    read_regular,
     without_home,
     write_text_atomic,
 )
@@ -186,3 +190,26 @@ def test_without_an_exchange_the_old_folder_stays_until_the_new_is_in_place(
 def test_the_home_folder_is_not_told(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert without_home(text) == shown
+
+
+def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the others is waited for: without its check, opening the FIFO would hang."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_bytes(b"content")
+    Path("link").symlink_to("file")
+    assert read_regular(Path("link")) == b"content"
+    os.mkfifo("fifo")
+    Path("folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    for name, kind in {
+        "fifo": "a FIFO (named pipe)",
+        "folder": "a folder",
+        "socket": "a socket",
+        "/dev/zero": "a device",
+        "/proc/self/fd": "a folder",
+    }.items():
+        with pytest.raises(OSError, match=re.escape(f"it is {kind}, expected a regular file: '{name}'")):
+            open_regular(Path(name))
+    with pytest.raises(FileNotFoundError):
+        open_regular(Path("missing"))
