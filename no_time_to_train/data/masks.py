@@ -79,7 +79,8 @@ def measure_rle(
         AnnotationError: The RLE is malformed.
     """
     _checked_runs(annotation_id, rle, height, width)
-    checked = {"size": [height, width], "counts": rle["counts"]}
+    # The bytes that were checked: pycocotools reads past the end of others.
+    checked = {"size": [height, width], "counts": rle["counts"].encode("ascii", errors="replace")}
     x, y, box_width, box_height = coco_mask.toBbox(checked).tolist()
     return (x, y, box_width, box_height), int(coco_mask.area(checked))
 

@@ -1,11 +1,13 @@
 """What the two frozen networks give for images: in batches, and from a cache where it has been computed before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from no_time_to_train.models.cached_entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.features import Encoder
@@ -114,7 +116,15 @@ class ImageFeatures:
     ) -> list[dict[str, Tensor] | None]:
         if self.cache is None:
             return [None] * len(images)
-        return [self.cache.get(content_key(what, fingerprint(), image)) for image in images]
+        return [
+            self.cache.get(content_key(what, fingerprint(), image), partial(self._are_usable, what, image))
+            for image in images
+        ]
+
+    def _are_usable(self, what: str, image: Image, tensors: Mapping[str, Tensor]) -> bool:
+        if what.startswith("patches "):
+            return are_patches(tensors, image, self._encoder, self._policy)
+        return are_embedding(tensors, self._sam2) if what == "embedding" else are_masks(tensors, self._sam2)
 
     def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Tensor] | None) -> None:
         if self.cache is not None and tensors is not None:
