@@ -10,8 +10,8 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
 from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_in
@@ -267,7 +267,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             raise _cannot_write(path, error) from error
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, if it is a regular one; links are followed.
 
     Reading a FIFO, a socket or a terminal may wait forever, and a device may have no end. Use this for every file that

@@ -4,8 +4,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Bool
@@ -125,7 +125,7 @@ def _read(path: Path) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     """Open an image file, and turn whatever happens until the block ends into an error that names it.
 
     A handle rather than the path goes to Pillow: given the path, Pillow 13 maps raw TIFF files into memory and mixes up

@@ -4,8 +4,9 @@ import hashlib
 import os
 import time
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from no_time_to_train.files import open_regular
 
@@ -35,7 +36,7 @@ class FileStamp:
     settled: bool
 
     @classmethod
-    def of(cls, stream: BinaryIO) -> "FileStamp":
+    def of(cls, stream: BufferedReader) -> "FileStamp":
         """Stamp an open file, and leave its position as it is."""
         # The state comes first: a write while the content is hashed then shows as another state later.
         now, state, position = time.time_ns(), os.fstat(stream.fileno()), stream.tell()

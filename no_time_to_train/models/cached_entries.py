@@ -1,14 +1,15 @@
 """Which tensors can be what a feature cache keeps: names, types, shapes, and numbers that are finite."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
+from transformers import Sam2PromptEncoderConfig
 
 from no_time_to_train.image_sizes import grid_size
 from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.features import Encoder
-from no_time_to_train.models.mask_outlines import unpack_masks
 from no_time_to_train.models.preprocessing import encoder_size
 from no_time_to_train.models.sam2 import Sam2Segmenter
 
@@ -21,7 +22,8 @@ def are_patches(tensors: Mapping[str, Tensor], image: Tensor, encoder: Encoder, 
 
 def are_embedding(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
     """Return whether tensors can be an image's embedding."""
-    width, side = sam2.model.config.prompt_encoder_config.hidden_size, sam2.image_size
+    config = cast(Sam2PromptEncoderConfig, sam2.model.config.prompt_encoder_config)
+    width, side = config.hidden_size, sam2.image_size
     shapes = {
         "features": (1, width, side // 16, side // 16),
         "stride4": (1, width // 8, side // 4, side // 4),
@@ -31,7 +33,7 @@ def are_embedding(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
 
 
 def are_masks(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
-    """Return whether tensors can be masks that SAM2 proposed."""
+    """Return whether tensors can be masks that SAM2 proposed; `unpack_masks` finds out whether they fit together."""
     if tensors.keys() != {"size", "runs", "outlines", "predicted_iou"} or tensors["size"].shape != (3,):
         return False
     count, height, width = tensors["size"].tolist()
@@ -39,19 +41,11 @@ def are_masks(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
     if not 0 < height <= sam2.image_size or not 0 < width <= sam2.image_size:
         return False
     runs = tensors["runs"]
-    if (
-        tensors["predicted_iou"].shape != (count,)
-        or runs.ndim != 1
-        or runs.is_floating_point()
-        or bool((runs < 0).any())
-        or int(runs.sum()) != count * height * width
-    ):
+    if runs.ndim != 1 or runs.dtype not in (torch.int32, torch.int64) or bool((runs < 0).any()):
         return False
-    try:
-        masks = unpack_masks(tensors)
-    except (ValueError, TypeError, IndexError, MemoryError):
-        return False  # Outlines of another number or type.
-    return all(part.dtype == torch.float32 and bool(part.isfinite().all()) for part in masks)
+    values = {name: tensors[name] for name in ("outlines", "predicted_iou")}
+    shapes = {"outlines": (values["outlines"].numel(),), "predicted_iou": (count,)}
+    return int(runs.sum()) == count * height * width and _are(values, shapes)
 
 
 def _are(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -1,6 +1,7 @@
 """What the two frozen networks give for images: in batches, and from a cache where it has been computed before."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -89,19 +90,18 @@ class ImageFeatures:
             compute: Proposes masks for the image of an index, given its embedding. What a cache gives in its place has
                 the same foreground at any size of image, but other logits away from it.
         """
-        found = self._read(settings, self._sam2_fingerprint, images)
-        missing = [index for index, entry in enumerate(found) if entry is None]
         masks: dict[int, SelectedMasks] = {}
+        for index, entry in enumerate(self._read(settings, self._sam2_fingerprint, images)):
+            if entry is not None:
+                # Outlines of other masks are made anew.
+                with suppress(ValueError):
+                    masks[index] = SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry)))
+        missing = [index for index in range(len(images)) if index not in masks]
         for index, embedding in zip(missing, self.embeddings([images[index] for index in missing]), strict=True):
             masks[index] = compute(index, embedding)
             if self.cache is not None:
                 self._keep(settings, self._sam2_fingerprint, images[index], pack_masks(masks[index]))
-        return [
-            masks[index]
-            if entry is None
-            else SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry)))
-            for index, entry in enumerate(found)
-        ]
+        return [masks[index] for index in range(len(images))]
 
     def warm(self) -> None:
         """Read the weights for the cache's keys now, rather than at the first image."""

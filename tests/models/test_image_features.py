@@ -160,7 +160,9 @@ def test_entries_of_other_tensors_are_made_anew(
         cache.put(key, tensors | changed[change])
     again = features(folder, tmp_path)
     assert all(torch.equal(*pair) for pair in zip(everything(again), expected, strict=True))
-    assert caplog.text.count("its tensors are not what the key names") == 3
+    # Too few outlines are of the right kind; only unpacking them tells.
+    refused = 2 if change == "shape" else 3
+    assert caplog.text.count("its tensors are not what the key names") == refused
 
 
 def _same(got: Instances, expected: Instances) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from no_time_to_train.cli import main
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.run import INSTANCES, overlay_of
 from no_time_to_train.segmenter import Segmenter
@@ -19,6 +20,14 @@ from tests.prediction.test_predict import one_error, predict, read
 from tests.tiny import TinyData
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Path) -> Path:
+    """The smallest encoder: many of these tests run the command several times."""
+    path = settings.with_name("smallest.yaml")
+    path.write_text(settings.read_text().replace("dinov3_small", "dinov3_quickstart_tiny"))
+    return path
 
 
 @pytest.fixture
@@ -238,8 +247,6 @@ def test_special_files_as_inputs_are_refused_at_once(
             given += ["--references", str(data.references), "--reference-images", str(data.images)]
         if option == "--images":
             del given[-6:-4]
-        from no_time_to_train.cli import main
-
         assert main(["predict", *given, option, str(pipe)]) == 2, option
         lines = capsys.readouterr().err.splitlines()
         assert any("pipe.jpg" in line for line in lines), (option, lines)
