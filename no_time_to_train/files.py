@@ -1,14 +1,16 @@
-"""Writing files so that nobody ever sees half of one: written beside, synced, renamed."""
+"""Writing files so that nobody ever sees half of one: written beside, synced, renamed; and opening users' files."""
 
 import ctypes
 import errno
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
@@ -19,6 +21,13 @@ _NO_ROOM = {
     errno.ENOSPC: "make room, or name a folder on another disk",
     errno.EDQUOT: "make room, or name a folder on another disk",
     errno.EFBIG: "raise the limit that ulimit -f shows, or name a folder on a file system that takes larger files",
+}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO (named pipe)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
 }
 
 
@@ -261,6 +270,53 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             temporary.write_bytes(content)
         except OSError as error:
             raise _cannot_write(path, error) from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, if it is a regular one; links are followed.
+
+    Reading a FIFO, a socket or a terminal may wait forever, and a device may have no end. Use this for every file that
+    a user names, or that others may have put into a folder.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be opened, or is not a regular file; `strerror` says which.
+
+    Examples:
+        >>> open_regular(Path("/dev/null"))
+        Traceback (most recent call last):
+            ...
+        OSError: [Errno 22] it is a device, expected a regular file: '/dev/null'
+    """
+    # Opening alone can rewind a tape or wait for a writer, so that the kind comes first.
+    _check_regular(path, path.stat().st_mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        # Another file may have taken its place since.
+        _check_regular(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file; see `open_regular`.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file.
+    """
+    with open_regular(path) as stream:
+        return stream.read()
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        error = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(error, f"it is {kind}, expected a regular file", str(path))
 
 
 def without_home(text: str) -> str:

@@ -49,7 +49,7 @@ def writing_in(folder: Path) -> Iterator[None]:
     Raises:
         OSError: It cannot be opened.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         stat = os.fstat(descriptor)
         if (stat.st_dev, stat.st_ino) not in _seen and _remove(folder, descriptor):
@@ -68,7 +68,7 @@ def remove_left_over(folder: Path) -> bool:
         Whether it was looked for: not while anybody writes there, and not where there are no locks.
     """
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return False
     try:

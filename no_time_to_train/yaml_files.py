@@ -32,6 +32,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         DataNotFoundError: There is no such file, or it may not be read.
         ConfigError: It is no YAML, has a key twice, or holds anything but settings by name.
     """
+    if not path.is_file() and not path.is_dir() and path.exists():
+        raise ConfigError(f"{path} is not a regular file", remedy="name a YAML such as those under pl_configs/")
     if not path.is_file():
         raise DataNotFoundError(f"there is no file {path}", remedy="name a YAML such as those under pl_configs/")
     try:

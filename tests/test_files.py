@@ -1,5 +1,7 @@
 import errno
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +18,9 @@ from no_time_to_train.files import (
     atomic_files,
     atomic_folder,
     atomic_path,
+    open_regular,
     put_in_place,
+    read_regular,
     without_home,
     write_text_atomic,
 )
@@ -207,3 +211,26 @@ def test_a_limit_on_file_sizes_names_the_file_and_the_limit(writer: str, tmp_pat
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert f"cannot write {tmp_path / 'large'}: File too large (raise the limit that ulimit -f shows" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the others is waited for: without its check, opening the FIFO would hang."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_bytes(b"content")
+    Path("link").symlink_to("file")
+    assert read_regular(Path("link")) == b"content"
+    os.mkfifo("fifo")
+    Path("folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    for name, kind in {
+        "fifo": "a FIFO (named pipe)",
+        "folder": "a folder",
+        "socket": "a socket",
+        "/dev/zero": "a device",
+        "/proc/self/fd": "a folder",
+    }.items():
+        with pytest.raises(OSError, match=re.escape(f"it is {kind}, expected a regular file: '{name}'")):
+            open_regular(Path(name))
+    with pytest.raises(FileNotFoundError):
+        open_regular(Path("missing"))

@@ -93,7 +93,7 @@ def write_coco(dataset: CocoDataset, path: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise DataNotFoundError(
             f"the annotation file {path} {what}", remedy="check the path; expected is a JSON file in COCO's format"
         )

@@ -1,5 +1,6 @@
 """References and targets for Lightning."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from lightning.pytorch import LightningDataModule
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
+from no_time_to_train.data.image_files import list_images
 from no_time_to_train.data.images import image_size, load_image
 from no_time_to_train.data.masks import check_rle_size, decode_mask
 from no_time_to_train.data.references import (
@@ -311,10 +312,9 @@ def _read(folder: Path, record: ImageRecord) -> UInt8[Tensor, "3 H W"]:
 
 
 def _records_of(folder: Path, count: int | None) -> tuple[ImageRecord, ...]:
-    endings = Image.registered_extensions()
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
     records = []
-    for index, path in enumerate(paths[:count], start=1):
+    # What cannot be read is listed too, and ends the run here, before anything is computed.
+    for index, path in enumerate(itertools.islice(list_images(folder).values(), count), start=1):
         width, height = image_size(path)
         records.append(ImageRecord(index, str(path.relative_to(folder)), width, height))
     if not records:

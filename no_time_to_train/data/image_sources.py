@@ -1,6 +1,5 @@
 """Where images without annotations come from: folders, COCO JSON, the embedded scenes."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +8,10 @@ import numpy as np
 from PIL import Image
 
 from no_time_to_train.data.coco import load_coco
+from no_time_to_train.data.image_files import list_images
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.training_scenes import TrainingScenes
 from no_time_to_train.errors import DataNotFoundError
-
-_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
 
 
 class ImageSource(ABC):
@@ -116,7 +114,9 @@ class Chosen(ImageSource):
 
 
 def images_in_folders(folders: Sequence[Path], *, labelled: bool = False) -> FileImages:
-    """Find the images in folders and the folders within them; hidden ones are left out.
+    """Find the images in folders and the folders within them, as `list_images` does; each real file once in all.
+
+    What cannot be read, folders included, is among them: who loads it gets the error.
 
     Args:
         folders: Where to look.
@@ -125,25 +125,18 @@ def images_in_folders(folders: Sequence[Path], *, labelled: bool = False) -> Fil
     Raises:
         DataNotFoundError: A folder is not there, or holds no image.
     """
-    paths: list[Path] = []
-    names: list[str] = []
+    found: dict[str, tuple[Path, str]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise DataNotFoundError(f"there is no folder {folder}", remedy="name a folder of images")
-        found = sorted(
-            Path(root) / name
-            for root, _, files in os.walk(folder, followlinks=True)
-            for name in files
-            if Path(name).suffix.lower() in _SUFFIXES
-            and not any(part.startswith(".") for part in (*Path(root).relative_to(folder).parts, name))
-        )
-        if not found:
+        inside = list_images(folder)
+        if not inside:
             raise DataNotFoundError(
-                f"{folder} holds no image, nor do the folders in it",
-                remedy=f"name one that does; files end in {', '.join(sorted(_SUFFIXES))}",
+                f"{folder} holds no image, nor do the folders in it", remedy="name one that holds JPEG or PNG files"
             )
-        paths += found
-        names += [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in found]
+        for real, path in inside.items():
+            found.setdefault(real, (path, "/".join(path.relative_to(folder).parts[:-1][:1])))
+    paths, names = [path for path, _ in found.values()], [name for _, name in found.values()]
     if not labelled:
         return FileImages(paths)
     classes = {name: index for index, name in enumerate(sorted(set(names) - {""}))}

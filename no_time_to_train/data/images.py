@@ -1,18 +1,25 @@
 """Reading photographs and mask images with Pillow, whatever their mode, the right way up."""
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import ImageReadError
+from no_time_to_train.files import open_regular
 
 # Modes whose pixels are indices, or are multiplied by alpha: only over RGBA do they become the colours that were meant.
 _THROUGH_RGBA = ("P", "PA", "RGBa")
 # EXIF orientations by which rows are seen as columns.
 _TURNED = (5, 6, 7, 8)
+_MOST_READS = 3
 _COLOUR_CHANNELS = {"L": 1, "LA": 1, "La": 1, "P": 1, "PA": 1, "RGB": 3, "RGBA": 3, "RGBa": 3, "RGBX": 3}
 
 
@@ -33,6 +40,26 @@ def load_image(path: Path) -> Image.Image:
             its pixels have no 8-bit or 16-bit range, as in float images.
     """
     return _checked_rgb(_read(path), path)
+
+
+def load_stamped_image(path: Path) -> tuple[Image.Image, FileStamp]:
+    """Read an image as `load_image` does, with the stamp of the very content that was decoded.
+
+    Raises:
+        ImageReadError: As for `load_image`; or the file is written to each time that it is read.
+    """
+    for _ in range(_MOST_READS):
+        with _opened(path) as handle, Image.open(handle) as image:
+            # The hash is taken before and after: in between, a program may write without a trace in size and times.
+            before = FileStamp.of(handle)
+            image.load()
+            after = FileStamp.of(handle)
+            if before.sha256 == after.sha256:
+                return _checked_rgb(_upright(image), path), after
+    raise ImageReadError(
+        f"{path} changed each of the {_MOST_READS} times that it was read",
+        remedy="wait until it is written, and run the same command again",
+    )
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -59,7 +86,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageReadError: As for `load_image`.
     """
     try:
-        with path.open("rb") as file, warnings.catch_warnings(action="error"), Image.open(file) as image:
+        with open_regular(path) as file, warnings.catch_warnings(action="error"), Image.open(file) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             return (image.height, image.width) if orientation in _TURNED else image.size
     except (OSError, ValueError, SyntaxError, Warning):
@@ -92,19 +119,31 @@ def load_mask(path: Path) -> Bool[np.ndarray, "H W"]:
 
 def _read(path: Path) -> Image.Image:
     """Decode the whole file, or say why not."""
-    if path.is_dir():
-        raise ImageReadError(f"{path} is a folder, expected an image file", remedy="name the image itself")
-    if not path.is_file():
-        raise ImageReadError(f"no image at {path}", remedy="check the path, and the folder that file names are under")
+    with _opened(path) as handle, Image.open(handle) as image:
+        image.load()
+        return _upright(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Open an image file, and turn whatever happens until the block ends into an error that names it.
+
+    A handle rather than the path goes to Pillow: given the path, Pillow 13 maps raw TIFF files into memory and mixes up
+    height and width where they are rotated.
+    """
     try:
-        # A handle rather than the path: given the path, Pillow 13 maps raw TIFF files into memory and mixes up
-        # height and width where they are rotated.
-        with warnings.catch_warnings(), path.open("rb") as handle:
-            # Pillow only warns up to twice its limit. Here the limit is the limit.
+        handle = open_regular(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte.
+        raise _cannot_open(path, error) from error
+    try:
+        with handle, warnings.catch_warnings():
+            # What Pillow warns of, it either reads around or raises.
+            warnings.simplefilter("ignore")
+            # It only warns up to twice its limit. Here the limit is the limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(handle) as image:
-                image.load()
-                return _upright(image)
+            yield handle
+    except ImageReadError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageReadError(
             f"{path} has more pixels than is safe to decode: {error}",
@@ -114,11 +153,44 @@ def _read(path: Path) -> Image.Image:
         raise ImageReadError(
             f"{path} is no image that Pillow can read", remedy="check the file, or save it as JPEG or PNG"
         ) from error
+    except MemoryError as error:
+        raise ImageReadError(
+            f"{path} does not fit in memory once it is decoded", remedy="make the image smaller or cut it into tiles"
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever their parsers run into, SyntaxError included.
+        if isinstance(error, OSError) and error.errno is not None:
+            # The system's own: the disk fails, or the server that holds the file is gone.
+            raise ImageReadError(
+                f"{path} cannot be read: {error.strerror}", remedy="check the disk or the connection that it is on"
+            ) from error
         raise ImageReadError(
             f"{path} is broken or cut off: {error or type(error).__name__}",
             remedy="fetch the file again, it may have been cut off while it was copied",
         ) from error
+
+
+def _cannot_open(path: Path, error: OSError | ValueError) -> ImageReadError:
+    """Return an error for what is not there, is not a file, or may not be read."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        if path.is_symlink():
+            return ImageReadError(
+                f"{path} is a broken link: what it leads to is missing", remedy="correct or remove the link"
+            )
+        return ImageReadError(f"no image at {path}", remedy="check the path, and the folder that file names are under")
+    if isinstance(error, IsADirectoryError):
+        try:
+            with os.scandir(path):
+                pass
+        except OSError as denied:
+            return ImageReadError(
+                f"the folder {path} cannot be opened, nor can the images in it: {denied.strerror}",
+                remedy="check its permissions",
+            )
+        return ImageReadError(f"{path} is a folder, expected an image file", remedy="name the image itself")
+    if isinstance(error, PermissionError):
+        return ImageReadError(f"{path} cannot be read: {reason}", remedy="check its permissions")
+    return ImageReadError(f"{path} cannot be read: {reason}", remedy="check the path and what is there")
 
 
 def _upright(image: Image.Image) -> Image.Image:

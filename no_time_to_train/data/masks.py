@@ -69,6 +69,22 @@ def check_rle_size(annotation_id: int, rle: dict[str, Any], height: int, width: 
         )
 
 
+def measure_rle(
+    annotation_id: int, rle: dict[str, Any], height: int, width: int
+) -> tuple[tuple[float, float, float, float], int]:
+    """Return the box (x, y, width, height) and the area of compressed RLE in pixels, without decoding it.
+
+    Raises:
+        MaskSizeError: The RLE is of another size than the image.
+        AnnotationError: The RLE is malformed.
+    """
+    _checked_runs(annotation_id, rle, height, width)
+    # The bytes that were checked: pycocotools reads past the end of others.
+    checked = {"size": [height, width], "counts": rle["counts"].encode("ascii", errors="replace")}
+    x, y, box_width, box_height = coco_mask.toBbox(checked).tolist()
+    return (x, y, box_width, box_height), int(coco_mask.area(checked))
+
+
 def encode_mask(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
     """Encode a mask as compressed RLE, ready for JSON.
 
@@ -189,6 +205,12 @@ def _decode_polygons(annotation_id: int, polygons: Sequence[Any], height: int, w
 
 
 def _decode_rle(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    runs = _checked_runs(annotation_id, rle, height, width)
+    foreground = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(foreground, runs).reshape(width, height).T)
+
+
+def _checked_runs(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> Int64[np.ndarray, " runs"]:
     check_rle_size(annotation_id, rle, height, width)
     runs = _runs_of(rle.get("counts"))
     # pycocotools would fill what the runs do not cover with whatever memory holds, so it is done here.
@@ -199,8 +221,7 @@ def _decode_rle(annotation_id: int, rle: dict[str, Any], height: int, width: int
             f"RLE of annotation {annotation_id}: expected counts that sum to its {pixels} pixels, got {got}",
             remedy=_REMEDY,
         )
-    foreground = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(foreground, runs).reshape(width, height).T)
+    return runs
 
 
 def _runs_of(counts: Any) -> Int64[np.ndarray, " runs"] | None:

@@ -12,7 +12,7 @@ import re
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.files import write_bytes_atomic
+from no_time_to_train.files import read_regular, write_bytes_atomic
 from no_time_to_train.leftovers import remove_left_over
 
 log = logging.getLogger(__name__)
@@ -95,15 +95,20 @@ class FeatureCache:
         """Go to another process as a cache of the same folder, its counters at 0."""
         return FeatureCache, (self.folder, self.max_bytes)
 
-    def get(self, key: str) -> dict[str, Tensor] | None:
+    def get(self, key: str, usable: Callable[[Mapping[str, Tensor]], bool] | None = None) -> dict[str, Tensor] | None:
         """Return the tensors of an entry, on the CPU and in memory of their own, and mark it as used.
 
-        An entry that is damaged is removed, with a warning.
+        An entry that is damaged or not usable is removed, with a warning.
+
+        Args:
+            key: Names the entry; see `content_key`.
+            usable: Decides whether tensors can be those of the key. A checksum says only that they are as they were
+                written.
 
         Returns:
             What was put; None if there is no such entry.
         """
-        tensors = self._read(self._path(key), key)
+        tensors = self._read(self._path(key), key, usable)
         with self._counting:
             if tensors is None:
                 self.misses += 1
@@ -139,10 +144,14 @@ class FeatureCache:
         digest = hashlib.sha256(_utf8(key)).hexdigest()
         return self.folder / digest[:2] / f"{digest}{_SUFFIX}"
 
-    def _read(self, path: Path, key: str) -> dict[str, Tensor] | None:
+    def _read(
+        self, path: Path, key: str, usable: Callable[[Mapping[str, Tensor]], bool] | None
+    ) -> dict[str, Tensor] | None:
         """Read an entry at once: whoever replaces or removes the file meanwhile changes nothing of what was read."""
         try:
-            tensors = _decode(path.read_bytes(), key)
+            tensors = _decode(read_regular(path), key)
+            if usable is not None and not usable(tensors):
+                raise ValueError("its tensors are not what the key names")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, *_DAMAGE) as error:

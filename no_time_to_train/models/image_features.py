@@ -1,11 +1,14 @@
 """What the two frozen networks give for images: in batches, and from a cache where it has been computed before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from no_time_to_train.models.cached_entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.features import Encoder
@@ -87,19 +90,18 @@ class ImageFeatures:
             compute: Proposes masks for the image of an index, given its embedding. What a cache gives in its place has
                 the same foreground at any size of image, but other logits away from it.
         """
-        found = self._read(settings, self._sam2_fingerprint, images)
-        missing = [index for index, entry in enumerate(found) if entry is None]
         masks: dict[int, SelectedMasks] = {}
+        for index, entry in enumerate(self._read(settings, self._sam2_fingerprint, images)):
+            if entry is not None:
+                # Outlines of other masks are made anew.
+                with suppress(ValueError):
+                    masks[index] = SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry)))
+        missing = [index for index in range(len(images)) if index not in masks]
         for index, embedding in zip(missing, self.embeddings([images[index] for index in missing]), strict=True):
             masks[index] = compute(index, embedding)
             if self.cache is not None:
                 self._keep(settings, self._sam2_fingerprint, images[index], pack_masks(masks[index]))
-        return [
-            masks[index]
-            if entry is None
-            else SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry)))
-            for index, entry in enumerate(found)
-        ]
+        return [masks[index] for index in range(len(images))]
 
     def warm(self) -> None:
         """Read the weights for the cache's keys now, rather than at the first image."""
@@ -114,7 +116,15 @@ class ImageFeatures:
     ) -> list[dict[str, Tensor] | None]:
         if self.cache is None:
             return [None] * len(images)
-        return [self.cache.get(content_key(what, fingerprint(), image)) for image in images]
+        return [
+            self.cache.get(content_key(what, fingerprint(), image), partial(self._are_usable, what, image))
+            for image in images
+        ]
+
+    def _are_usable(self, what: str, image: Image, tensors: Mapping[str, Tensor]) -> bool:
+        if what.startswith("patches "):
+            return are_patches(tensors, image, self._encoder, self._policy)
+        return are_embedding(tensors, self._sam2) if what == "embedding" else are_masks(tensors, self._sam2)
 
     def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Tensor] | None) -> None:
         if self.cache is not None and tensors is not None:

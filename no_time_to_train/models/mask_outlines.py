@@ -53,6 +53,9 @@ def unpack_masks(tensors: Mapping[str, Tensor]) -> SelectedMasks:
 
     Args:
         tensors: As `pack_masks` returned them, on the CPU.
+
+    Raises:
+        ValueError: The outlines are of other masks.
     """
     runs, values = tensors["runs"].numpy(), tensors["outlines"].numpy()
     shape = tuple(tensors["size"].tolist())
@@ -65,6 +68,8 @@ def unpack_masks(tensors: Mapping[str, Tensor]) -> SelectedMasks:
         logits[part] = np.where(inside[part], np.float32(_SURE), np.float32(-_SURE))
         logits[part][outlines] = values[start:stop]
         start = stop
+    if start != len(values):
+        raise ValueError(f"expected {start} values for the masks' outlines, got {len(values)}")
     return SelectedMasks(torch.from_numpy(logits), tensors["predicted_iou"])
 
 

@@ -24,6 +24,7 @@ def predict(
     no_overlays: bool = False,
     report: bool = False,
     strict: bool = False,
+    clean: bool = False,
     device: str = "cpu",
 ) -> int:
     """Find objects like a few references in folders of images; an interrupted run goes on where it stopped.
@@ -47,6 +48,7 @@ def predict(
         no_overlays: Draw nothing.
         report: Write report.html too: references and images with what was found, to be filtered, in one file.
         strict: Stop at the first image that cannot be read, and end with status 2.
+        clean: Remove what earlier runs wrote into the output of images that are not among these.
         device: Where it runs, such as cpu or cuda.
     """
     # Before anything is loaded: torch alone takes seconds.
@@ -75,7 +77,9 @@ def predict(
     from rich.console import Console
 
     from no_time_to_train.matching import MemoryBank
+    from no_time_to_train.prediction.advice import advice
     from no_time_to_train.prediction.inputs import find_images
+    from no_time_to_train.prediction.left_over import find_left_over, remove_left_over_of, told
     from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
     from no_time_to_train.prediction.report import ReferenceFiles, write_report
     from no_time_to_train.prediction.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
@@ -126,6 +130,8 @@ def predict(
         )
     console = Console(soft_wrap=True)
     console.print(summary(outcome, segmenter.class_names))
+    for line in advice(outcome, segmenter.class_names, config, min_score):
+        console.print(line, highlight=False, markup=False)
     if segmenter.baseline.random_weights:
         console.print(f"random weights ({', '.join(segmenter.baseline.random_weights)}): the instances mean nothing")
     kept = f", {outcome.kept} of them from an earlier run" if outcome.kept else ""
@@ -138,6 +144,17 @@ def predict(
         console.print(f"to look at: {output / REPORT}", highlight=False, markup=False)
     for _, error in outcome.unreadable:
         print(f"left out: {' '.join(str(error).split())}", file=sys.stderr)
+    for image in outcome.changed:
+        print(
+            f"changed: {' '.join(str(image.path).split())} was written to or removed after it was read; the result is "
+            "of what was read (run the same command again)",
+            file=sys.stderr,
+        )
+    left_over = find_left_over(output, found)
+    if clean:
+        remove_left_over_of(output, left_over)
+    if left_over:
+        print(told(left_over, removed=clean), file=sys.stderr)
     if not outcome.entries:
         raise ConfigError(f"none of {len(found)} images could be read", remedy="the lines above say why")
     return 0

@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from no_time_to_train import __version__
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.datamodule import ReferenceDataset
-from no_time_to_train.data.images import load_image
+from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import Reference, load_negative_references, load_references
 from no_time_to_train.errors import ImageReadError
@@ -197,10 +198,13 @@ def _shown_images(
     for entry in entries:
         width, height = entry["width"], entry["height"]
         try:
-            picture = picture_of(load_image(images[entry["file_name"]].path), _SIDE)
+            image, stamp = load_stamped_image(images[entry["file_name"]].path)
         except ImageReadError:
             # It was there when it was looked at.
             picture = None
+        else:
+            # Outlines over another image would be wrong.
+            picture = picture_of(image, _SIDE) if stamp.sha256 == entry["stamp"]["sha256"] else None
         instances = tuple(
             _shown_instance(instance, labels[instance["category"]], num_colours, picture, (height, width))
             for instance in sorted(entry["instances"], key=lambda each: -each["score"])
@@ -248,7 +252,7 @@ def _shown_reference(dataset: ReferenceDataset, index: int, baseline: MatchingBa
     picture = picture_of(Image.fromarray(pixels), _REFERENCE_SIDE)
     outline = picture.outline(mask[y1:y2, x1:x2].numpy())
     reference = item.reference
-    return ShownReference(picture, outline, reference.image.file_name, reference.negative, item.mask is None)
+    return ShownReference(picture, outline, _named(reference.image.file_name), reference.negative, item.mask is None)
 
 
 def _facts(
@@ -269,14 +273,16 @@ def _facts(
 
 
 def _named(path: Path | str) -> str:
-    """Return a path as it was named, or its end where the whole would tell of the machine."""
-    parts = PurePath(path)
-    return parts.name if parts.is_absolute() or ".." in parts.parts else parts.as_posix()
+    """Return a path as it was named, or its end where the whole would tell of the machine, of Windows too."""
+    parts, windows = PurePath(path), PureWindowsPath(path)
+    if windows.drive or windows.root:
+        return windows.name
+    return parts.name if parts.is_absolute() or ".." in parts.parts or "~" in parts.parts[:1] else parts.as_posix()
 
 
 def _reason(image: InputImage, error: ImageReadError) -> str:
     """Say why an image could not be read, by its name within the folder that was named."""
     text = " ".join(str(error).split())
-    for path in sorted({str(image.path), str(image.path.resolve())}, key=len, reverse=True):
+    for path in sorted({str(image.path), os.path.realpath(image.path)}, key=len, reverse=True):
         text = text.replace(path, image.name)
     return text

@@ -7,16 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from no_time_to_train.data.arrays import as_image
+from no_time_to_train.data.images import load_stamped_image
+from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import ImageReadError
-from no_time_to_train.files import atomic_path, remove_file, write_text_atomic
+from no_time_to_train.files import atomic_path, read_regular, remove_file, write_text_atomic
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
+from no_time_to_train.prediction.places import place_of
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 
 INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", "predictions.json", "report.html"
@@ -30,11 +34,13 @@ class Outcome:
         entries: The journal's entry of each image, in the images' order.
         unreadable: Images that could not be read, and why.
         kept: How many of the entries an earlier run had made.
+        changed: Images whose files were changed or removed after they were read; the entries are of what was read.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[tuple[InputImage, ImageReadError]] = field(default_factory=list)
     kept: int = 0
+    changed: list[InputImage] = field(default_factory=list)
 
 
 def predict_images(
@@ -51,7 +57,7 @@ def predict_images(
     """Find the references' classes in images, and write what was found.
 
     The output folder gets a JSON file and an overlay for each image, written as soon as it is done, and a COCO JSON of
-    all. An image whose JSON is there, of the same run and the same file, is not looked at again.
+    all. An image whose JSON is there, whole, of the same run and of the same content, is not looked at again.
 
     Args:
         segmenter: With its references.
@@ -67,22 +73,25 @@ def predict_images(
         ImageReadError: An image cannot be read, and `strict` is set.
         OutputError: The folder cannot be written to.
     """
-    journal, outcome = Journal(output / INSTANCES, run), Outcome()
+    journal = Journal(output / INSTANCES, run, segmenter.class_names, min_score)
+    outcome = Outcome()
     for image in _with_progress(images, console):
         entry = journal.read(image)
-        drawn = output / OVERLAYS / f"{image.name}.png"
-        if entry is not None and (drawn.exists() or not overlays):
+        drawn = overlay_of(image, output)
+        if entry is not None and (drawn.is_file() or not overlays):
             outcome.kept += 1
             outcome.entries.append(entry)
             continue
         try:
-            pixels = as_image(image.path)
+            picture, stamp = load_stamped_image(image.path)
         except ImageReadError as error:
             if strict:
                 raise
             outcome.unreadable.append((image, error))
             continue
-        found = segmenter.predict(pixels, min_score=min_score)
+        pixels = as_image(np.array(picture))
+        candidates = segmenter.predict(pixels)
+        found = candidates.above(min_score)
         # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
         for old in (output / RESULTS, output / REPORT, journal.path(image), drawn):
             remove_file(old)
@@ -90,9 +99,21 @@ def predict_images(
             # Before the entry: what the journal has is whole.
             with atomic_path(drawn) as temporary:
                 found.draw(pixels).save(temporary)
-        outcome.entries.append(journal.write(image, (pixels.shape[1], pixels.shape[2]), _instances(found)))
-    write_text_atomic(output / RESULTS, json.dumps(as_coco(outcome.entries, segmenter.class_names)) + "\n")
+        size, best = (pixels.shape[1], pixels.shape[2]), _best_scores(candidates)
+        outcome.entries.append(journal.write(image, size, _instances(found), stamp=stamp, best_scores=best))
+        if not _is_still(image, stamp):
+            outcome.changed.append(image)
+    results = json.dumps(as_coco(outcome.entries, segmenter.class_names)) + "\n"
+    if not _holds(output / RESULTS, results):
+        # A page of an earlier run, which had other images.
+        remove_file(output / REPORT)
+    write_text_atomic(output / RESULTS, results)
     return outcome
+
+
+def overlay_of(image: InputImage, output: Path) -> Path:
+    """Return where an image with what was found goes."""
+    return output / OVERLAYS / place_of(image.name, ".png")
 
 
 def as_coco(entries: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
@@ -136,6 +157,28 @@ def _instances(found: FoundInstances) -> list[dict[str, Any]]:
         {"category": name, "area": area, **{key: value for key, value in result.items() if key != "image_id"}}
         for result, name, area in results
     ]
+
+
+def _best_scores(found: FoundInstances) -> dict[str, float]:
+    """Return the best score of each class that has any, by the class's name."""
+    best: dict[str, float] = {}
+    for name, score in zip(found.names, found.scores.tolist(), strict=True):
+        best[name] = max(score, best.get(name, score))
+    return best
+
+
+def _is_still(image: InputImage, stamp: FileStamp) -> bool:
+    try:
+        return stamp.same_content(image.path)
+    except OSError:
+        return False
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return read_regular(path) == text.encode()
+    except OSError:
+        return False
 
 
 def _with_progress(images: Sequence[InputImage], console: Console | None) -> Iterator[InputImage]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.errors import WeightsFormatError
+from no_time_to_train.files import read_regular
 
 FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 
@@ -35,6 +36,6 @@ def read_object(path: Path) -> dict[str, Any]:
         WeightsFormatError: It holds none, or cannot be read.
     """
     try:
-        return parse_object(path.read_bytes(), path)
+        return parse_object(read_regular(path), path)
     except OSError as error:
         raise WeightsFormatError(f"cannot read {path}: {error.strerror}", remedy="check its permissions") from error

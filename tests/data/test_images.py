@@ -1,5 +1,8 @@
 import contextlib
+import errno
 import io
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jaxtyping import Bool, UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from no_time_to_train.data.images import image_size, load_image, load_mask
+from no_time_to_train.data.images import image_size, load_image, load_mask, load_stamped_image
 from no_time_to_train.errors import ImageReadError
+from tests.bad_inputs.table import permissions_bind
 
 HEIGHT, WIDTH = 4, 6
 GREY = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 11).astype(np.uint8)
@@ -146,6 +151,66 @@ def test_truncated_images_are_refused(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ImageReadError, match=r"is broken or cut off: .*fetch the file again"):
         load_image(path)
+
+
+def test_an_image_that_may_not_be_read_is_not_said_to_be_broken(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(COLOUR), tmp_path / "a.png")
+    path.chmod(0)
+    with permissions_bind():
+        for read in (load_image, image_size, load_mask, load_stamped_image):
+            with pytest.raises(
+                ImageReadError, match=r"a\.png cannot be read: Permission denied \(check its permissions"
+            ):
+                read(path)
+
+
+def test_an_error_of_the_disk_is_not_said_to_be_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(Image.fromarray(COLOUR), tmp_path / "a.png")
+
+    class FailingDisk(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("no_time_to_train.data.images.open_regular", lambda path: FailingDisk())
+    with pytest.raises(ImageReadError, match=r"a\.png cannot be read: Input/output error \(check the disk"):
+        load_image(path)
+
+
+def test_libraries_do_not_warn_of_cut_tiffs(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(Image.fromarray(noise), tmp_path / "a.tif", compression="jpeg")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.99)])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageReadError, match=r"a\.tif is broken or cut off"):
+            load_image(path)
+    assert not seen
+
+
+def test_a_stamp_is_of_the_content_that_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is written to while it is read is read again, and in the end refused."""
+    path = saved(Image.fromarray(COLOUR), tmp_path / "a.png")
+    image, stamp = load_stamped_image(path)
+    assert np.array_equal(np.asarray(image), COLOUR)
+    assert stamp.same_content(path)
+    left, decode = 2, PngImageFile.load
+
+    def written_meanwhile(self: PngImageFile) -> object:
+        nonlocal left
+        pixel = decode(self)
+        if left:
+            left -= 1
+            with path.open("ab") as stream:
+                stream.write(b"more")
+        return pixel
+
+    monkeypatch.setattr(PngImageFile, "load", written_meanwhile)
+    image, stamp = load_stamped_image(path)
+    assert left == 0
+    assert stamp.same_content(path)
+    left = 3
+    with pytest.raises(ImageReadError, match=r"a\.png changed each of the 3 times .* \(wait until it is written"):
+        load_stamped_image(path)
 
 
 @pytest.mark.parametrize("limit", [HEIGHT * WIDTH - 1, HEIGHT * WIDTH // 2 - 1])

@@ -13,13 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
-from no_time_to_train.data.masks import decode_mask
+from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.data.references import load_references
+from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.export import export_onnx
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.conversion import convert_weights
@@ -332,21 +335,31 @@ def _settings() -> Target:
 
 
 def _journal() -> Target:
+    mask = np.zeros((4, 4), dtype=bool)
+    mask[:2, :2] = True
     instance = {"category": "a", "category_id": 1, "bbox": [0.0, 0.0, 2.0, 2.0], "score": 0.5, "area": 4}
-    instance |= {"segmentation": {"size": [4, 4], "counts": "04"}}
-    # The stamp is that of the image below.
-    entry = {"file_name": "a.png", "height": 4, "width": 4, "instances": [instance], "run": "x", "stamp": [3, 0]}
+    instance |= {"segmentation": encode_mask(mask)}
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    image = stream.getvalue()
+    digest = hashlib.sha256(image).hexdigest()
+    entry = {
+        "file_name": "a.png",
+        "height": 4,
+        "width": 4,
+        "instances": [instance],
+        "best_scores": {"a": 0.5},
+        "run": "x",
+        "stamp": FileStamp(len(image), 0, 0, 0, digest, settled=False).to_json(),
+    }
 
     def beside(folder: Path) -> None:
-        (folder / "a.png").write_bytes(b"abc")
-        import os
-
-        os.utime(folder / "a.png", ns=(0, 0))
+        (folder / "a.png").write_bytes(image)
 
     def read(path: Path) -> None:
-        found = Journal(path.parent, "x").read(InputImage(path.with_name("a.png"), "a.png"))
+        found = Journal(path.parent, "x", ["a"], 0.3).read(InputImage(path.with_name("a.png"), "a.png"))
         if found is not None:
-            json.dumps(as_coco([found], ["a"]))
+            json.dumps(as_coco([found], ["a"]), allow_nan=False)
 
     return Target(Form(({"entry.json": json.dumps(entry).encode()},), _whole), "a.png.json", read, beside)
 

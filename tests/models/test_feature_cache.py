@@ -283,6 +283,23 @@ def test_a_file_in_the_way_costs_only_the_entry(tmp_path: Path, caplog: Any) -> 
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("kind", ["entry", "folder"])
+def test_a_fifo_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    cache = FeatureCache(tmp_path, max_bytes=10**6)
+    cache.put("a", {"x": torch.ones(2)})
+    (entry,) = tmp_path.rglob("*.safetensors")
+    if kind == "entry":
+        entry.unlink()
+        os.mkfifo(entry)
+        assert cache.get("a") is None
+        cache.put("a", {"x": torch.ones(2)})
+    else:
+        os.mkfifo(tmp_path / ("00" if entry.parent.name != "00" else "01"))
+        # It looks for room, and for what killed processes left.
+        assert FeatureCache(tmp_path, max_bytes=10**6)._make_room() == entry.stat().st_size
+    assert cache.get("a") is not None
+
+
 def test_what_killed_processes_left_goes(tmp_path: Path) -> None:
     left, other = (tmp_path / folder / unfinished_name(Path("a.safetensors")) for folder in ("ab", "mine"))
     for path in (left, other):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from no_time_to_train.matching import Instances
 from no_time_to_train.models.encoder import build_encoder
-from no_time_to_train.models.feature_cache import FeatureCache
+from no_time_to_train.models.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.image_features import ImageFeatures
 from no_time_to_train.models.sam2 import build_sam2
 from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
@@ -122,6 +122,47 @@ def test_proposals_are_kept_as_masks(folder: Path, tmp_path: Path) -> None:
         assert torch.equal(got.predicted_iou, expected.predicted_iou)
     features(folder, tmp_path).proposals(images, "other settings", compute)
     assert asked == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("change", ["name", "shape", "dtype", "nan", "empty"])
+def test_entries_of_other_tensors_are_made_anew(
+    folder: Path, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Key and checksum are right, the content is not."""
+    (image,) = images = pictures(1)
+
+    def compute(index: int, embedding: ImageEmbedding) -> SelectedMasks:
+        return SelectedMasks(embedding.features[0, :3] - embedding.features[0, :3].mean(), torch.full((3,), 0.5))
+
+    def everything(source: ImageFeatures) -> list[Tensor]:
+        (embedding,), (masks,) = source.embeddings(images), source.proposals(images, "settings", compute)
+        return [*source.patches(images), embedding.features, *embedding.high_res_features, masks.mask_logits > 0]
+
+    source = features(folder, tmp_path)
+    expected = everything(source)
+    cache = source.cache
+    assert cache is not None
+    fingerprints = {"embedding": source._sam2_fingerprint(), "settings": source._sam2_fingerprint()}
+    fingerprints["patches 64 stretch"] = source._encoder_fingerprint()
+    for what, fingerprint in fingerprints.items():
+        key = content_key(what, fingerprint, image)
+        tensors = cache.get(key)
+        assert tensors is not None
+        name = "outlines" if what == "settings" else next(iter(tensors))
+        content = tensors.pop(name)
+        changed = {
+            "name": {"other": content},
+            "shape": {name: content[..., :-1].contiguous()},
+            "dtype": {name: content.double()},
+            "nan": {name: torch.full_like(content, float("nan"))},
+            "empty": {},
+        }
+        cache.put(key, tensors | changed[change])
+    again = features(folder, tmp_path)
+    assert all(torch.equal(*pair) for pair in zip(everything(again), expected, strict=True))
+    # Too few outlines are of the right kind; only unpacking them tells.
+    refused = 2 if change == "shape" else 3
+    assert caplog.text.count("its tensors are not what the key names") == refused
 
 
 def _same(got: Instances, expected: Instances) -> bool:

@@ -17,6 +17,7 @@ from PIL import Image
 from no_time_to_train import __version__
 from no_time_to_train.cli import main
 from no_time_to_train.lightning_cli import main as lightning
+from no_time_to_train.prediction.report import _named
 from tests.browser import dumped, needs_chromium
 from tests.tiny import TinyData
 
@@ -159,6 +160,37 @@ def test_it_needs_nothing_and_tells_nothing_of_the_machine(report: Path, setting
     assert "home of somebody" not in source
     (policy,) = [attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes]
     assert "default-src 'none'" in policy
+
+
+def test_absolute_names_of_references_tell_nothing_of_the_machine(
+    settings: Path, named: TinyData, tmp_path: Path
+) -> None:
+    document = json.loads(named.references.read_text())
+    shown = [image["file_name"] for image in document["images"]]
+    for image in document["images"]:
+        image["file_name"] = str(named.images / image["file_name"])
+    (tmp_path / "absolute.json").write_text(json.dumps(document))
+    given = ["--references", str(tmp_path / "absolute.json"), "--reference-images", str(named.images)]
+    options = ["--images", str(named.images / "005.jpg"), "--output", str(tmp_path / "out"), "--report"]
+    assert main(["predict", "--config", str(settings), *given, *options]) == 0
+    source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert str(named.images) not in source
+    assert all(f"in {name}" in source for name in shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("/home/somebody/a/b.jpg", "b.jpg"),
+        ("../somebody/b.jpg", "b.jpg"),
+        ("~/a/b.jpg", "b.jpg"),
+        ("C:\\Users\\somebody\\b.jpg", "b.jpg"),
+        ("\\\\server\\somebody\\b.jpg", "b.jpg"),
+    ],
+)
+def test_names_that_are_shown(name: str, shown: str) -> None:
+    assert _named(name) == shown
 
 
 def test_everything_has_a_name_for_those_who_do_not_see(report: Path) -> None:
