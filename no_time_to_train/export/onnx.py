@@ -4,7 +4,6 @@ The graph is traced without weights, tidied, and bound to the byte ranges of the
 lie; see docs/export.md and ADR 7.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fi
 from no_time_to_train.models.onnx_file import (
     IDENTITY,
     MODEL_FILE,
+    WEIGHTS_HASHES,
     digest_of,
     has_room_for,
     hash_of_header,
@@ -37,7 +37,7 @@ from no_time_to_train.models.onnx_file import (
 )
 from no_time_to_train.registry import ENCODER_CONFIGS
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
-from no_time_to_train.weights.inspect import sha256_of
+from no_time_to_train.weights.hashes import cached_sha256, content_hash
 from no_time_to_train.weights.licence import carry_notice
 from no_time_to_train.weights.ranges import FileRange, StoredTensor, locate_tensors
 from no_time_to_train.weights.writing import write_safetensors
@@ -48,8 +48,6 @@ Precision = Literal["fp32", "fp16", "int8"]
 Opset = Literal[23, 17]
 _LARGEST = 1 << 20
 _TRIED_PIXELS = 1 << 24
-_HASHED_WHOLE = 4 << 30
-_SAMPLE, _SAMPLED_EVERY = 1 << 16, 1 << 24
 _WEIGHTS_FILE = "weights.safetensors"
 _COPIED_WEIGHTS = f"{MODEL_FILE}.data"
 
@@ -225,7 +223,8 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
         ir.save(model, path)
     onnx.checker.check_model(path, full_check=True)
     drift = _verified(job, path)
-    said = {"verified": drift if isinstance(drift, str) else _as_json(drift)}
+    hashes = {file.name: content_hash(file) for file in read_onnx_file(path).weights}
+    said = {WEIGHTS_HASHES: json.dumps(hashes), "verified": drift if isinstance(drift, str) else _as_json(drift)}
     model = onnx.load(path, load_external_data=False)
     said |= {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, said)
@@ -241,7 +240,7 @@ def _identity(job: _Job, path: Path, digest: str) -> str:
     name, weights = job.source.entry.name, job.place.weights
     known = name in ENCODER_CONFIGS
     encoder = build_torch_encoder(name, weights) if known else build_encoder_from_checkpoint(weights)
-    hashes = {file.name: sha256_of(file) for file in read_onnx_file(path).weights}
+    hashes = {file.name: cached_sha256(file) for file in read_onnx_file(path).weights}
     return json.dumps({"fingerprint": encoder.fingerprint, "weights": hashes, "file": digest})
 
 
@@ -322,20 +321,4 @@ def _headers(leaves: Mapping[str, StoredTensor]) -> dict[str, str]:
 
 
 def _hashes(place: Place) -> str:
-    return json.dumps({file.name: _hash(file) for file in place.files})
-
-
-def _hash(file: Path) -> str:
-    """Return a file's hash; that of samples where reading all of it would take longer than the export.
-
-    Samples are 64 KiB in every 16 MiB, behind the file's length: they tell other weights, not a flipped bit.
-    """
-    size = file.stat().st_size
-    if size <= _HASHED_WHOLE:
-        return f"sha256:{sha256_of(file)}"
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        for begin in range(0, size, _SAMPLED_EVERY):
-            stream.seek(begin)
-            digest.update(stream.read(_SAMPLE))
-    return f"sampled-sha256:{digest.hexdigest()}"
+    return json.dumps({file.name: content_hash(file) for file in place.files})
