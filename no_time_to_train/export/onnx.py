@@ -29,6 +29,7 @@ from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fi
 from no_time_to_train.models.onnx_file import (
     IDENTITY,
     MODEL_FILE,
+    NEEDED_RUNTIME,
     WEIGHTS_HASHES,
     digest_of,
     has_room_for,
@@ -75,6 +76,16 @@ class ExportOptions:
         if self.batch_size is not None and not 0 < self.batch_size <= _LARGEST:
             raise ConfigError(f"a batch of {self.batch_size} images is none", remedy="use dynamic, or 1 or more")
 
+    @property
+    def needed_runtime(self) -> str:
+        """The oldest ONNX Runtime that opens the file and computes it right.
+
+        Measured on the CPU. Below 1.25 its operator `Attention` accumulates in fp16 where the inputs are fp16.
+        """
+        if self.opset < 23:
+            return "1.20"
+        return "1.25" if self.precision == "fp16" else "1.23"
+
 
 def export_onnx(
     name_or_path: str | Path,
@@ -108,7 +119,8 @@ def export_onnx(
         opset: 23 uses the operators `Attention` and `RotaryEmbedding`; 17, for older runtimes, does without.
         precision: fp16 holds linear layers and attention in fp16; int8 quantises the linear layers, activations as the
             graph runs.
-        copy_weights: Write them as one file of ordinary external data, for tools that read no other.
+        copy_weights: Write them as one file of ordinary external data, for tools that read no other. At fp32 they are
+            written in float32 then, whatever they are stored in, and no operator casts them.
         verify: Whether to compare the file with the Equinox model; left out where the weights don't fit in memory.
         metadata: What the file says of itself beside the encoder's own.
 
@@ -121,7 +133,7 @@ def export_onnx(
         WeightsFormatError: They are damaged, or of an encoder that has no Equinox model.
         ShapeMismatchError: They are of another encoder.
         ImageSizeError: The encoder does not take that size.
-        ConfigError: There is no such opset or precision.
+        ConfigError: There is no such opset or precision, or the encoder is given as an object.
         OutputError: The folder holds something else, or cannot be written.
         ExportError: The file drifts from the Equinox model; nothing was left.
     """
@@ -132,6 +144,11 @@ def export_onnx(
         precision=precision,
         copy_weights=copy_weights,
     )
+    if not isinstance(name_or_path, (str, Path)):
+        raise ConfigError(
+            f"an encoder to export is named by a text or a path, got {type(name_or_path).__name__}",
+            remedy="give a registry name such as dinov3_small, or the weights file or folder that it was built from",
+        )
     entry, path = named_weights(name_or_path, weights)
     # Links to folders are no obstacle; those to files are told from files later on.
     path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
@@ -210,7 +227,10 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
         used = {value.name for value in model.graph.inputs}
         write_safetensors(folder / _WEIGHTS_FILE, {name: weights[name] for name in weights if name in used}, {})
         leaves = locate_tensors(folder / _WEIGHTS_FILE)
-    bind_weights(model, leaves, None if options.copy_weights else folder)
+    if options.copy_weights:
+        bind_weights(model, leaves, None, as_computed=options.precision == "fp32")
+    else:
+        bind_weights(model, leaves, folder)
     model.metadata_props.update(_metadata(job))
     if not options.copy_weights:
         model.metadata_props["weights_headers"] = json.dumps(_headers(leaves))
@@ -305,6 +325,8 @@ def _metadata(job: _Job) -> dict[str, str]:
         "image_size": "dynamic" if height_width is None else f"{height_width[0]}x{height_width[1]}",
         "batch_size": "dynamic" if options.batch_size is None else str(options.batch_size),
         "precision": options.precision,
+        "opset": str(options.opset),
+        NEEDED_RUNTIME: options.needed_runtime,
         "weights": "beside" if job.place.in_place else "own",
         "source": job.hashes.result(),
         "versions": json.dumps(
