@@ -95,7 +95,8 @@ class Segmenter:
     """Finds objects that resemble a few references.
 
     Args:
-        encoder: Any name that the registry knows, such as `dinov3_base`; or `onnx:` and a folder of `ntt export`.
+        encoder: Any name that the registry knows, such as `dinov3_base`; or a weights file or folder, whose tensors
+            tell the architecture; or `onnx:` and a folder of `ntt export`.
         encoder_weights: Its weights; None looks under `checkpoints/`.
         sam2: Meta's name of a SAM2 configuration, or a Hugging Face folder.
         sam2_weights: SAM2's weights; None takes those of the folder.

@@ -18,17 +18,21 @@ DTYPES = {
 }
 
 
-def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: Path | None) -> None:
+def bind_weights(
+    model: ir.Model, weights: Mapping[str, StoredTensor], folder: Path | None, *, as_computed: bool = False
+) -> None:
     """Turn a graph's inputs for weights into initializers.
 
     A tensor that lies in a file becomes external data: that file's name, and where in it the tensor's bytes are. One
     that was computed, such as RoPE periods, goes into the graph. Those stored in another dtype than the graph computes
-    in are cast as it runs.
+    in are cast as it runs, unless they are copied `as_computed`.
 
     Args:
         model: As `trace_encoder` gave it; changed.
         weights: By the names of the graph's inputs; files in `folder` or below it.
         folder: Where the graph will be written; None if its weights will be copied from wherever they are.
+        as_computed: Give the weights the dtype that the graph computes in, one by one as they are copied. Some tools
+            read no weights that a graph casts.
     """
     graph = model.graph
     first = next(iter(graph))
@@ -39,6 +43,8 @@ def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: P
         if not value.uses():
             continue
         tensor = _tensor(value.name, value.shape, weights[value.name], folder)
+        if as_computed and value.dtype is not None and tensor.dtype != value.dtype:
+            tensor = _computed(tensor, value.dtype)
         if tensor.dtype != value.dtype:
             cast = ir.node("Cast", [value], attributes={"to": value.dtype}, name=f"{value.name}.cast")
             cast.outputs[0].name = f"{value.name}.cast"
@@ -48,6 +54,13 @@ def bind_weights(model: ir.Model, weights: Mapping[str, StoredTensor], folder: P
             value.type = ir.TensorType(tensor.dtype)
         value.const_value = tensor
         graph.register_initializer(value)
+
+
+def _computed(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
+    def load() -> ir.TensorProtocol:
+        return ir.tensor(tensor.numpy().astype(dtype.numpy()), name=tensor.name)
+
+    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(tensor.shape), name=tensor.name)
 
 
 def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path | None) -> ir.TensorProtocol:

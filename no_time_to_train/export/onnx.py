@@ -4,7 +4,6 @@ The graph is traced without weights, tidied, and bound to the byte ranges of the
 lie; see docs/export.md and ADR 7.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -30,6 +29,8 @@ from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fi
 from no_time_to_train.models.onnx_file import (
     IDENTITY,
     MODEL_FILE,
+    NEEDED_RUNTIME,
+    WEIGHTS_HASHES,
     digest_of,
     has_room_for,
     hash_of_header,
@@ -37,7 +38,7 @@ from no_time_to_train.models.onnx_file import (
 )
 from no_time_to_train.registry import ENCODER_CONFIGS
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
-from no_time_to_train.weights.inspect import sha256_of
+from no_time_to_train.weights.hashes import cached_sha256, content_hash
 from no_time_to_train.weights.licence import carry_notice
 from no_time_to_train.weights.ranges import FileRange, StoredTensor, locate_tensors
 from no_time_to_train.weights.writing import write_safetensors
@@ -48,8 +49,6 @@ Precision = Literal["fp32", "fp16", "int8"]
 Opset = Literal[23, 17]
 _LARGEST = 1 << 20
 _TRIED_PIXELS = 1 << 24
-_HASHED_WHOLE = 4 << 30
-_SAMPLE, _SAMPLED_EVERY = 1 << 16, 1 << 24
 _WEIGHTS_FILE = "weights.safetensors"
 _COPIED_WEIGHTS = f"{MODEL_FILE}.data"
 
@@ -76,6 +75,16 @@ class ExportOptions:
             raise ConfigError(f"{size} is no height and width in pixels", remedy="use dynamic, or such as 224x224")
         if self.batch_size is not None and not 0 < self.batch_size <= _LARGEST:
             raise ConfigError(f"a batch of {self.batch_size} images is none", remedy="use dynamic, or 1 or more")
+
+    @property
+    def needed_runtime(self) -> str:
+        """The oldest ONNX Runtime that opens the file and computes it right.
+
+        Measured on the CPU. Below 1.25 its operator `Attention` accumulates in fp16 where the inputs are fp16.
+        """
+        if self.opset < 23:
+            return "1.20"
+        return "1.25" if self.precision == "fp16" else "1.23"
 
 
 def export_onnx(
@@ -110,7 +119,8 @@ def export_onnx(
         opset: 23 uses the operators `Attention` and `RotaryEmbedding`; 17, for older runtimes, does without.
         precision: fp16 holds linear layers and attention in fp16; int8 quantises the linear layers, activations as the
             graph runs.
-        copy_weights: Write them as one file of ordinary external data, for tools that read no other.
+        copy_weights: Write them as one file of ordinary external data, for tools that read no other. At fp32 they are
+            written in float32 then, whatever they are stored in, and no operator casts them.
         verify: Whether to compare the file with the Equinox model; left out where the weights don't fit in memory.
         metadata: What the file says of itself beside the encoder's own.
 
@@ -123,7 +133,7 @@ def export_onnx(
         WeightsFormatError: They are damaged, or of an encoder that has no Equinox model.
         ShapeMismatchError: They are of another encoder.
         ImageSizeError: The encoder does not take that size.
-        ConfigError: There is no such opset or precision.
+        ConfigError: There is no such opset or precision, or the encoder is given as an object.
         OutputError: The folder holds something else, or cannot be written.
         ExportError: The file drifts from the Equinox model; nothing was left.
     """
@@ -134,6 +144,11 @@ def export_onnx(
         precision=precision,
         copy_weights=copy_weights,
     )
+    if not isinstance(name_or_path, (str, Path)):
+        raise ConfigError(
+            f"an encoder to export is named by a text or a path, got {type(name_or_path).__name__}",
+            remedy="give a registry name such as dinov3_small, or the weights file or folder that it was built from",
+        )
     entry, path = named_weights(name_or_path, weights)
     # Links to folders are no obstacle; those to files are told from files later on.
     path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
@@ -212,7 +227,10 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
         used = {value.name for value in model.graph.inputs}
         write_safetensors(folder / _WEIGHTS_FILE, {name: weights[name] for name in weights if name in used}, {})
         leaves = locate_tensors(folder / _WEIGHTS_FILE)
-    bind_weights(model, leaves, None if options.copy_weights else folder)
+    if options.copy_weights:
+        bind_weights(model, leaves, None, as_computed=options.precision == "fp32")
+    else:
+        bind_weights(model, leaves, folder)
     model.metadata_props.update(_metadata(job))
     if not options.copy_weights:
         model.metadata_props["weights_headers"] = json.dumps(_headers(leaves))
@@ -225,7 +243,8 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
         ir.save(model, path)
     onnx.checker.check_model(path, full_check=True)
     drift = _verified(job, path)
-    said = {"verified": drift if isinstance(drift, str) else _as_json(drift)}
+    hashes = {file.name: content_hash(file) for file in read_onnx_file(path).weights}
+    said = {WEIGHTS_HASHES: json.dumps(hashes), "verified": drift if isinstance(drift, str) else _as_json(drift)}
     model = onnx.load(path, load_external_data=False)
     said |= {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, said)
@@ -241,7 +260,7 @@ def _identity(job: _Job, path: Path, digest: str) -> str:
     name, weights = job.source.entry.name, job.place.weights
     known = name in ENCODER_CONFIGS
     encoder = build_torch_encoder(name, weights) if known else build_encoder_from_checkpoint(weights)
-    hashes = {file.name: sha256_of(file) for file in read_onnx_file(path).weights}
+    hashes = {file.name: cached_sha256(file) for file in read_onnx_file(path).weights}
     return json.dumps({"fingerprint": encoder.fingerprint, "weights": hashes, "file": digest})
 
 
@@ -306,6 +325,8 @@ def _metadata(job: _Job) -> dict[str, str]:
         "image_size": "dynamic" if height_width is None else f"{height_width[0]}x{height_width[1]}",
         "batch_size": "dynamic" if options.batch_size is None else str(options.batch_size),
         "precision": options.precision,
+        "opset": str(options.opset),
+        NEEDED_RUNTIME: options.needed_runtime,
         "weights": "beside" if job.place.in_place else "own",
         "source": job.hashes.result(),
         "versions": json.dumps(
@@ -322,20 +343,4 @@ def _headers(leaves: Mapping[str, StoredTensor]) -> dict[str, str]:
 
 
 def _hashes(place: Place) -> str:
-    return json.dumps({file.name: _hash(file) for file in place.files})
-
-
-def _hash(file: Path) -> str:
-    """Return a file's hash; that of samples where reading all of it would take longer than the export.
-
-    Samples are 64 KiB in every 16 MiB, behind the file's length: they tell other weights, not a flipped bit.
-    """
-    size = file.stat().st_size
-    if size <= _HASHED_WHOLE:
-        return f"sha256:{sha256_of(file)}"
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        for begin in range(0, size, _SAMPLED_EVERY):
-            stream.seek(begin)
-            digest.update(stream.read(_SAMPLE))
-    return f"sampled-sha256:{digest.hexdigest()}"
+    return json.dumps({file.name: content_hash(file) for file in place.files})

@@ -12,6 +12,7 @@ from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preproces
 from no_time_to_train.models.onnx_file import MODEL_FILE, read_metadata
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import SAFETENSORS_INDEX, read_stored
+from no_time_to_train.weights.layouts_hf import HUB_LAYOUTS
 from no_time_to_train.weights.licence import NOTICE_FILE
 from no_time_to_train.weights.load import source_of
 from no_time_to_train.weights.source import WeightsSource
@@ -20,6 +21,7 @@ _WRITTEN = re.compile(
     r"model\.onnx(\.data)?|(model|weights)[\w.-]*\.safetensors(\.index\.json)?"
     rf"|{re.escape(CONFIG)}|{re.escape(PREPROCESSOR)}|{re.escape(NOTICE_FILE)}"
 )
+_HUB_NAMES = {layout.name for layout in HUB_LAYOUTS.values()}
 _REFLINK = 0x40049409  # FICLONE of linux/fs.h
 
 
@@ -43,7 +45,7 @@ class Place:
 
     @property
     def in_hub_layout(self) -> bool:
-        """Whether the files are what transformers reads."""
+        """Whether the files are safetensors by transformers' names, those of the Hub's files or of its modules."""
         return self.source.layout.startswith("transformers") and all(
             file.suffix == ".safetensors" for file in self.files
         )
@@ -163,7 +165,7 @@ def clone_weights(place: Place, folder: Path) -> str:
     Raises:
         OutputError: They cannot be written.
     """
-    if not place.in_hub_layout:
+    if not place.in_hub_layout or place.source.layout not in _HUB_NAMES:
         from no_time_to_train.models.conversion import write_weights
 
         write_weights(place.weights, folder)

@@ -132,6 +132,7 @@ class MemoryBank(nn.Module):
 
         Raises:
             EmptyClassError: A class has no positive reference.
+            WeightsFormatError: The references of a class have no direction: all zero, or too large to normalize.
         """
         self._consolidate()
         positive = ~self.negative
@@ -145,7 +146,18 @@ class MemoryBank(nn.Module):
             )
         sums = torch.zeros(len(self.class_names), self.embed_dim, device=self.means.device)
         sums.index_add_(0, self.classes[positive], self.means[positive])
-        self._prototypes = F.normalize(sums / counts[:, None], dim=1)
+        means = sums / counts[:, None]
+        useless = [
+            name for name, fits in zip(self.class_names, _have_direction(means).tolist(), strict=True) if not fits
+        ]
+        if useless:
+            shown = ", ".join(useless[:10]) + (", ..." if len(useless) > 10 else "")
+            raise WeightsFormatError(
+                f"the references of {len(useless)} of {len(self.class_names)} classes have a mean feature that is zero "
+                f"or too large to normalize: {shown}",
+                remedy="fill the memory again, and check the encoder's weights with ntt inspect",
+            )
+        self._prototypes = F.normalize(means, dim=1)
 
     @property
     def finalized(self) -> bool:
@@ -298,3 +310,11 @@ def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tens
         raise ValueError(f"a reference is of none of its {len(class_names)} classes")
     if not means.isfinite().all():
         raise ValueError("it holds NaN or infinite features")
+    if not _have_direction(means).all():
+        raise ValueError("it holds features that are all zero, or too large to normalize")
+
+
+def _have_direction(rows: Float[Tensor, "R D"]) -> Bool[Tensor, " R"]:
+    """Return for each row whether it can be L2-normalized: its length is finite and not zero."""
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    return lengths.isfinite() & (lengths > 0)

@@ -21,7 +21,7 @@ from no_time_to_train.models.configs import (
     Precision,
     as_config,
 )
-from no_time_to_train.models.encoder import ONNX, build_encoder
+from no_time_to_train.models.encoder import ONNX, build_encoder, is_file_of_weights
 from no_time_to_train.models.feature_cache import FeatureCache
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.image_features import ImageFeatures
@@ -288,7 +288,7 @@ class MatchingBaseline(nn.Module, ABC):
 def _encoder(
     config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool, dtype: torch.dtype
 ) -> Encoder:
-    if config.name.startswith(ONNX):
+    if config.name.startswith(ONNX) or is_file_of_weights(config.name):
         return build_encoder(config.name, ckpt_path, img_size=config.img_size, dtype=dtype)
     entry = resolve_encoder(config.name, prefer_plus=config.prefer_plus)
     if ckpt_path is None:

@@ -22,7 +22,8 @@ class EncoderConfigArgs:
     """Which encoder, and how images come to it.
 
     Attributes:
-        name: Any name that the registry knows, such as `dinov3_large` or `dinov2_base`.
+        name: Any name that the registry knows, such as `dinov3_large` or `dinov2_base`; or a weights file or folder,
+            whose tensors tell the architecture; or `onnx:` and a folder of `ntt export`.
         img_size: Side in pixels of the square input, or the longer side with `keep_ratio`; the encoder's default if
             None, which is a 37x37 patch grid for the ViTs.
         resize_policy: `stretch` brings every image to the square, as the published method does; `keep_ratio` brings

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from no_time_to_train.errors import OutputError
 from no_time_to_train.files import atomic_folder
-from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
+from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.weights.convert import meta_tensors, transformers_tensors
+from no_time_to_train.weights.convert import hub_tensors, meta_tensors, transformers_tensors
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.equinox_source import periods_of, read_equinox_source, rope_periods
 from no_time_to_train.weights.files import read_stored
@@ -69,7 +69,7 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
 
 
 def write_weights(source: Path, folder: Path) -> bool:
-    """Write an encoder's weights of any layout as transformers' `model.safetensors`.
+    """Write an encoder's weights of any layout as `model.safetensors`, by the names of the Hub's files.
 
     Args:
         source: A file or folder.
@@ -82,7 +82,8 @@ def write_weights(source: Path, folder: Path) -> bool:
     tensors = transformers_tensors(located, str(source))
     periods = periods_of(stored, located)
     metadata = {} if periods is None else {ROPE_PERIODS: _as_json(periods)}
-    write_safetensors(folder / "model.safetensors", tensors, metadata)
+    family = source_of(stored, source).architecture.family
+    write_safetensors(folder / "model.safetensors", hub_tensors(tensors, family, str(source)), metadata)
     return any(name.endswith(".attention.k_proj.bias") for name in tensors)
 
 
@@ -111,7 +112,8 @@ def write_config(folder: Path, source: WeightsSource, *, key_bias: bool) -> None
     architecture = replace(source.architecture, key_bias=key_bias)
     with torch.device("meta"):
         model = build_model(architecture, num_heads=entry_of(source).num_heads, settings=source.model_config)
-    write_json(folder / CONFIG, {**model.config.to_dict(), "architectures": [type(model).__name__]})
+    stated = {"architectures": [type(model).__name__], "dtype": common_dtype(source.tensors.values())}
+    write_json(folder / CONFIG, {**model.config.to_dict(), **stated})
 
 
 def _as_json(periods: Tensor) -> str:

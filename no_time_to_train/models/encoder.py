@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from no_time_to_train.errors import ConfigError, WeightsNotFoundError
+from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNotFoundError
 from no_time_to_train.models.features import Encoder, EncoderFeatures
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.registry import TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.entries import architecture_of, entry_of, stated_normalisation, wrong_architecture
+from no_time_to_train.weights.files import SUFFIXES
 from no_time_to_train.weights.load import assign_tensors, read_source
 from no_time_to_train.weights.source import WeightsSource
 
@@ -89,12 +90,13 @@ def build_encoder(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Encoder:
-    """Build an encoder by its registry name, or from an ONNX file; see `build_torch_encoder`.
+    """Build an encoder by its registry name, from a checkpoint of any architecture, or from an ONNX file.
 
     Args:
-        name: Any name that `resolve_encoder` takes; or `onnx:` and a folder that `ntt export` wrote, whose weights are
-            beside it and whose features are in float32.
-        ckpt_path: The weights.
+        name: Any name that `resolve_encoder` takes; or a weights file or folder, whose tensors tell the architecture,
+            see `build_encoder_from_checkpoint`; or `onnx:` and a folder that `ntt export` wrote, whose features are in
+            float32.
+        ckpt_path: The weights of an encoder that is named by the registry, see `build_torch_encoder`.
         img_size: Side in pixels of the square input that the matching baselines use; the entry's default if None.
         random_init: Without a checkpoint, draw random weights, with a warning.
         seed: Of the random weights.
@@ -102,8 +104,21 @@ def build_encoder(
         device: Where the weights go.
 
     Raises:
-        ConfigError: Weights or a dtype were named for an ONNX file.
+        ConfigError: Weights were named for a file that has its own, or a dtype for an ONNX file.
+        UnknownEncoderError: It is neither a path nor the name of an entry.
     """
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"an encoder is named by a text, got {type(name).__name__}",
+            remedy="give a registry name such as dinov3_small, a weights file or folder, or onnx:DIR",
+        )
+    if is_file_of_weights(name):
+        if ckpt_path is not None:
+            raise ConfigError(
+                f"{name} holds the encoder's weights, yet {ckpt_path} was named too",
+                remedy="leave one of them out: --encoder-weights, encoder_ckpt_path",
+            )
+        return build_encoder_from_checkpoint(name, img_size=img_size, dtype=dtype, device=device)
     if not name.startswith(ONNX):
         return build_torch_encoder(
             name, ckpt_path, img_size=img_size, random_init=random_init, seed=seed, dtype=dtype, device=device
@@ -121,6 +136,20 @@ def build_encoder(
     from no_time_to_train.models.onnx_encoder import build_onnx_encoder
 
     return build_onnx_encoder(name.removeprefix(ONNX), img_size=img_size).to(device)
+
+
+def is_file_of_weights(name: str) -> bool:
+    """Return whether an encoder is named by a weights file or folder, rather than by the registry or as ONNX.
+
+    A registry name stays one where a folder of that name is in the working directory.
+    """
+    if name.startswith(ONNX):
+        return False
+    try:
+        resolve_encoder(name)
+    except UnknownEncoderError:
+        return Path(name).suffix in SUFFIXES or Path(name).exists()
+    return False
 
 
 def build_torch_encoder(

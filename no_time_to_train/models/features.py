@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from no_time_to_train.errors import ImageSizeError
 from no_time_to_train.image_sizes import check_image_size, grid_size
 from no_time_to_train.registry import EncoderConfig
 
@@ -39,7 +40,11 @@ class Encoder(nn.Module, ABC):
         self.config = config
         self.img_size = config.default_img_size if img_size is None else img_size
         self.random_weights = random_weights
-        check_image_size(self.img_size, self.img_size, config)
+        try:
+            check_image_size(self.img_size, self.img_size, config)
+        except ImageSizeError as error:
+            default = f"leave img_size out for its default of {config.default_img_size}"
+            raise ImageSizeError(error.message, remedy=f"{default}, or {error.remedy}") from error
 
     @property
     def patch_size(self) -> int:

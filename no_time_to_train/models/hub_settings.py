@@ -1,9 +1,11 @@
 """The JSON files beside the weights in a Hugging Face folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.registry import EncoderConfig
@@ -24,6 +26,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         OutputError: It cannot be written.
     """
     write_text_atomic(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def common_dtype(tensors: Iterable[Tensor]) -> str:
+    """Return the `dtype` of a `config.json`, in which transformers opens a folder: that of all weights, or float32."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else "float32"
 
 
 def preprocessor_of(entry: EncoderConfig, size: int = HUB_SIZE) -> dict[str, Any]:

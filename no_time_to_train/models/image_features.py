@@ -11,6 +11,7 @@ from torch import Tensor
 from no_time_to_train.models.cached_entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
+from no_time_to_train.models.feature_checks import check_features
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.mask_outlines import pack_masks, unpack_masks
@@ -45,7 +46,11 @@ class ImageFeatures:
 
     @torch.inference_mode()
     def patches(self, images: Sequence[Image]) -> list[Float[Tensor, "_ _ D"]]:
-        """Return the patch features of whole images, in float32; images that are resized to one size go together."""
+        """Return the patch features of whole images, in float32; images that are resized to one size go together.
+
+        Raises:
+            WeightsFormatError: The encoder gives features that cannot be matched.
+        """
         what = f"patches {self._encoder.img_size} {self._policy}"
         found = self._read(what, self._encoder_fingerprint, images)
         pixels = {
@@ -57,19 +62,26 @@ class ImageFeatures:
             together = [index for index, entry in pixels.items() if entry.shape == size]
             batch: Tensor = self._encoder(torch.cat([pixels[index] for index in together])).patches.float()
             for index, patches in zip(together, batch, strict=True):
+                check_features(patches, images[index].to(patches.device), self._encoder_name)
                 found[index] = {"patches": patches}
                 self._keep(what, self._encoder_fingerprint, images[index], found[index])
         return [entry["patches"].to(self._encoder.device) for entry in found if entry is not None]
 
     @torch.inference_mode()
     def embeddings(self, images: Sequence[Image]) -> list[ImageEmbedding]:
-        """Return the embeddings of images, each of one image."""
+        """Return the embeddings of images, each of one image.
+
+        Raises:
+            WeightsFormatError: SAM2 gives embeddings from which no masks can be told.
+        """
         found = self._read("embedding", self._sam2_fingerprint, images)
         missing = [index for index, entry in enumerate(found) if entry is None]
         if missing:
             batch = self._sam2.embed(torch.cat([self._sam2.preprocess(images[index]) for index in missing]))
             for place, index in enumerate(missing):
                 embedding = batch[place]
+                places = embedding.features[0].permute(1, 2, 0)
+                check_features(places, images[index].to(places.device), "SAM2")
                 stride4, stride8 = embedding.high_res_features
                 found[index] = {"features": embedding.features, "stride4": stride4, "stride8": stride8}
                 self._keep("embedding", self._sam2_fingerprint, images[index], found[index])
@@ -108,6 +120,10 @@ class ImageFeatures:
         if self.cache is not None:
             self._encoder_fingerprint()
             self._sam2_fingerprint()
+
+    @property
+    def _encoder_name(self) -> str:
+        return f"the encoder {self._encoder.config.name}"
 
     # The cache ------------------------------------------------------------------------------------------------------
 

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
 
 from no_time_to_train.files import atomic_files
 from no_time_to_train.models.encoder import FeatureEncoder
-from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
+from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
 from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
+from no_time_to_train.weights.convert import hub_tensors
 from no_time_to_train.weights.load import ROPE_PERIODS
+from no_time_to_train.weights.ranges import of_values
+from no_time_to_train.weights.source import Family
+from no_time_to_train.weights.writing import write_safetensors
 
 _MODELS = (DINOv3ViTModel, DINOv3ConvNextModel)
 
@@ -74,15 +77,19 @@ def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | 
     Raises:
         OutputError: It cannot be written to.
     """
-    copies = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in (live.model.state_dict() if tensors is None else tensors).items()
-    }
+    present = live.model.state_dict() if tensors is None else tensors
+    copies = {name: of_values(tensor) for name, tensor in present.items()}
+    family: Family = "dinov3_vit" if isinstance(live.model, DINOv3ViTModel) else "dinov3_convnext"
+    named = hub_tensors(copies, family, type(live.model).__name__)
     rope = getattr(live.model, "rope_embeddings", None)
-    metadata = {"format": "pt"} | ({} if rope is None else _stored_periods(rope))
-    config = {**live.model.config.to_dict(), "architectures": [type(live.model).__name__]}
+    metadata = {} if rope is None else _stored_periods(rope)
+    config = {
+        **live.model.config.to_dict(),
+        "architectures": [type(live.model).__name__],
+        "dtype": common_dtype(present.values()),
+    }
     with atomic_files(folder, last="model.safetensors") as beside:
-        save_file(copies, beside / "model.safetensors", metadata=metadata)
+        write_safetensors(beside / "model.safetensors", named, metadata)
         write_json(beside / CONFIG, config)
         if live.entry is not None:
             write_json(beside / PREPROCESSOR, preprocessor_of(live.entry, live.entry.default_img_size))

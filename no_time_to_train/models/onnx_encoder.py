@@ -14,7 +14,7 @@ from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatEr
 from no_time_to_train.image_sizes import grid_size
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.onnx_file import EXPORT_AGAIN, OnnxFile, open_session, read_onnx_file
-from no_time_to_train.weights.inspect import sha256_of
+from no_time_to_train.weights.hashes import cached_sha256
 
 _INPUT, _OUTPUT, _POOLED = "pixel_values", "last_hidden_state", "pooler_output"
 
@@ -68,10 +68,10 @@ class OnnxEncoder(Encoder):
     def fingerprint(self) -> str:
         """Identity of the file and its weights; reads all of them once.
 
-        It is that of the torch encoder which the file was found to be the same as while it was exported, as long as
-        neither the file nor its weights have changed since: a memory serves both. Others have one of their own.
+        It equals the fingerprint of the torch encoder that the file was compared with during the export, as long as
+        neither the file nor its weights have changed since: one memory serves both. Other files have their own.
         """
-        weights = {path.name: sha256_of(path) for path in self.file.weights}
+        weights = {path.name: cached_sha256(path) for path in self.file.weights}
         identity = self.file.identity
         if identity is not None and identity["file"] == self.file.digest and identity["weights"] == weights:
             return str(identity["fingerprint"])

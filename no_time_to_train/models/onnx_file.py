@@ -14,9 +14,12 @@ import psutil
 
 from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.registry import EncoderConfig
+from no_time_to_train.weights.hashes import cached_sha256, content_hash
 
 MODEL_FILE = "model.onnx"
 IDENTITY = "identity"
+WEIGHTS_HASHES = "weights_hashes"
+NEEDED_RUNTIME = "needs_onnxruntime"
 # onnxruntime holds weights in its own layout beside the file's, and what a run needs comes on top.
 _ROOM = 2.5
 # What the values at the end of a stage are called; see the Equinox models' `tokens`.
@@ -59,7 +62,7 @@ class OnnxFile:
             fields = json.loads(self.metadata["config"])
             values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
             return EncoderConfig(**values)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsFormatError(
                 f"{self.path} does not tell which encoder it is", remedy="export the encoder with ntt export"
             ) from error
@@ -74,9 +77,61 @@ class OnnxFile:
         try:
             found = json.loads(self.metadata[IDENTITY])
             whole = isinstance(found, dict) and found.keys() == {"fingerprint", "weights", "file"}
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             return None
         return found if whole else None
+
+
+def check_runtime(file: OnnxFile, installed: str = onnxruntime.__version__) -> None:
+    """Refuse an ONNX Runtime that is older than the file states to need.
+
+    Args:
+        file: As `read_onnx_file` gives it.
+        installed: Version of the runtime.
+
+    Raises:
+        ConfigError: It is older: it would refuse the file, or give wrong features without an error.
+    """
+    needed = file.metadata.get(NEEDED_RUNTIME, "0")
+    if _numbers(installed) < _numbers(needed):
+        raise ConfigError(
+            f"{file.path} needs ONNX Runtime {needed} or later, got {installed}, which refuses it or computes it wrong",
+            remedy=f"pip install 'onnxruntime>={needed}', or export it again with --opset 17",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def check_weights(file: OnnxFile) -> None:
+    """Refuse weights whose bytes are not those that the file was exported with.
+
+    Each weights file is hashed once in a process, and again when its size or modification time changes. A file without
+    hashes, which an older version of this package or another program wrote, passes.
+
+    Raises:
+        WeightsFormatError: The bytes differ, or the recorded hashes cannot be read.
+    """
+    try:
+        expected = dict(json.loads(file.metadata.get(WEIGHTS_HASHES, "{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsFormatError(
+            f"{file.path} is damaged: its {WEIGHTS_HASHES} are not valid JSON", remedy=EXPORT_AGAIN
+        ) from error
+    for path in file.weights:
+        recorded = expected.get(path.name)
+        found = content_hash(path) if recorded is not None else None
+        if recorded is None and file.identity is not None:
+            weights = file.identity["weights"]
+            recorded = weights.get(path.name) if isinstance(weights, dict) else None
+            found = cached_sha256(path) if recorded is not None else None
+        if found != recorded:
+            raise WeightsFormatError(
+                f"{path} has changed since {file.path.name} was exported, or is damaged: expected "
+                f"{str(recorded)[:23]}, got {str(found)[:23]}",
+                remedy=f"restore the weights file, or {EXPORT_AGAIN}",
+            )
 
 
 def digest_of(model: onnx.ModelProto) -> str:
@@ -207,8 +262,8 @@ def open_session(
             demands if None.
 
     Raises:
-        ConfigError: There is no such device.
-        WeightsFormatError: onnxruntime refuses the file.
+        ConfigError: There is no such device, or onnxruntime is older than the file needs.
+        WeightsFormatError: onnxruntime refuses the file, or its weights are not those that it was exported with.
     """
     return _open(file, file.path, _options(threads), device, save_memory)
 
@@ -225,8 +280,8 @@ def open_tapped_session(file: OnnxFile, *, device: str = "cpu") -> tuple[onnxrun
         that was written by others.
 
     Raises:
-        ConfigError: There is no such device.
-        WeightsFormatError: onnxruntime refuses the file.
+        ConfigError: There is no such device, or onnxruntime is older than the file needs.
+        WeightsFormatError: onnxruntime refuses the file, or its weights are not those that it was exported with.
     """
     model = _load(file.path)
     names = tuple(name for node in model.graph.node for name in node.output if _STAGE.fullmatch(name))
@@ -248,6 +303,8 @@ def _open(
     file: OnnxFile, model: Path | bytes, options: onnxruntime.SessionOptions, device: str, save_memory: bool | None
 ) -> onnxruntime.InferenceSession:
     providers = _providers(device)
+    check_runtime(file)
+    check_weights(file)
     if save_memory is None:
         save_memory = not has_room_for(file.num_bytes * (2 if file.casts_weights else 1))
     disabled = []

@@ -16,6 +16,7 @@ from no_time_to_train.quickstart.augmentation import View, random_view, whole_vi
 from no_time_to_train.quickstart.encoder_losses import AttributeProxies, PooledObjects, pool_objects
 from no_time_to_train.quickstart.folders import normalised, save_folder
 from no_time_to_train.registry import resolve_encoder
+from no_time_to_train.weights.convert import hub_state
 from no_time_to_train.weights.entries import architecture_of
 
 _WEIGHTS = {"objects": 1.0, "patches": 0.5, "attributes": 0.3}
@@ -84,7 +85,7 @@ class QuickstartEncoderTraining(QuickstartTraining):
             entry.default_img_size, entry.image_mean, entry.image_std, processor="DINOv3ViTImageProcessorFast"
         )
         config = {**self.model.config.to_dict(), "architectures": [type(self.model).__name__]}
-        save_folder(folder, self.model.state_dict(), config=config, preprocessor=preprocessor)
+        save_folder(folder, hub_state(self.model.state_dict(), entry.family), config=config, preprocessor=preprocessor)
 
     def pool(self, view: View, batch: SceneBatch) -> PooledObjects:
         """Encode a view and pool its objects, features in float32."""

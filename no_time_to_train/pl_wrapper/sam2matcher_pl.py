@@ -19,7 +19,7 @@ from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results
 from no_time_to_train.files import remove_file, write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.encoder import ONNX
+from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
@@ -73,8 +73,9 @@ class Sam2MatcherLightningModel(LightningModule):
         overlay_score: float = 0.3,
     ) -> None:
         super().__init__()
-        if not model_cfg.encoder_cfg.name.startswith(ONNX):
-            resolve_encoder(model_cfg.encoder_cfg.name)
+        name = model_cfg.encoder_cfg.name
+        if not name.startswith(ONNX) and not is_file_of_weights(name):
+            resolve_encoder(name)
         if overlays < -1 or not 0 <= overlay_score <= 1:
             raise ConfigError(
                 f"overlays is {overlays} and overlay_score is {overlay_score}, expected a number and a score of 0 to 1",

@@ -39,7 +39,7 @@ def predict(
         memory: A memory file in the place of references, as --test_mode fill_memory and Segmenter.save_memory write it.
         settings: YAMLs of the matching baselines, whose models and thresholds are taken, a later one over an earlier
             one; `--config` means the same.
-        encoder: A registry name, or onnx:DIR, before that of the settings.
+        encoder: A registry name, or a weights file or folder, or onnx:DIR, before that of the settings.
         encoder_weights: The encoder's weights, before those of the settings.
         sam2: A SAM2 configuration's name or a folder, before that of the settings.
         sam2_weights: SAM2's weights, before those of the settings.

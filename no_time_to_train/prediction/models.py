@@ -11,13 +11,16 @@ import torch
 from no_time_to_train import __version__
 from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.models.configs import FeatureCacheConfig, as_config, settings_of
-from no_time_to_train.models.encoder import ONNX
+from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.feature_cache import content_key
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.segmenter import Segmenter
+from no_time_to_train.weights.entries import entry_of
+from no_time_to_train.weights.files import read_stored
+from no_time_to_train.weights.load import source_of
 from no_time_to_train.yaml_files import read_yaml
 
 _DEFAULTS = {
@@ -88,7 +91,11 @@ def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> s
     """Name everything but the images that decides what a segmenter finds: weights, settings, references, version."""
     rows = [(label, negative, content_key(mean)) for label, mean, negative in segmenter.references]
     # Weights count by what they are, not by where they lie.
-    encoder = replace(config.encoder_cfg, name=ONNX) if config.encoder_cfg.name.startswith(ONNX) else config.encoder_cfg
+    encoder = config.encoder_cfg
+    if encoder.name.startswith(ONNX):
+        encoder = replace(encoder, name=ONNX)
+    elif is_file_of_weights(encoder.name):
+        encoder = replace(encoder, name="")
     settings = replace(
         config, encoder_cfg=encoder, encoder_ckpt_path=None, sam2_ckpt_path=None, feature_cache=FeatureCacheConfig()
     )
@@ -101,6 +108,8 @@ def _takes_any_size_of(encoder: str, other: Any) -> bool:
     if encoder.startswith(ONNX):
         file = read_onnx_file(encoder.removeprefix(ONNX))
         name = file.config.name if file.image_size is None else None
+    elif is_file_of_weights(encoder):
+        name = entry_of(source_of(read_stored(Path(encoder), headers_only=True), Path(encoder))).name
     else:
         name = resolve_encoder(encoder).name
     try:

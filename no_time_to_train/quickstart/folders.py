@@ -18,8 +18,8 @@ def save_folder(
 
     Args:
         folder: Where to write; made if it is missing.
-        tensors: By transformers' names; floating-point ones are stored in float16.
-        config: The model's configuration.
+        tensors: By the names of the Hub's files; floating-point ones are stored in float16, to be small.
+        config: The model's configuration. The file states float32, in which transformers is to open the weights.
         preprocessor: How its images are prepared.
 
     Raises:
@@ -30,7 +30,7 @@ def save_folder(
         for name, tensor in tensors.items()
     }
     with atomic_files(folder, last="model.safetensors") as beside:
-        write_json(beside / CONFIG, config)
+        write_json(beside / CONFIG, {**config, "dtype": "float32"})
         write_json(beside / PREPROCESSOR, preprocessor)
         save_file(halves, beside / "model.safetensors", metadata={"format": "pt"})
 

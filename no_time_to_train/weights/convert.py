@@ -18,19 +18,21 @@ from no_time_to_train.weights.layouts import (
     refuse_unknown,
     shape_in_transformers,
 )
+from no_time_to_train.weights.layouts_hf import HUB_LAYOUTS
 from no_time_to_train.weights.layouts_jax import in_order_of_leaves
 from no_time_to_train.weights.ranges import StoredTensor, of_values, stacked
+from no_time_to_train.weights.source import Family
 
 
 def transformers_tensors(stored: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
-    """Give the tensors of any encoder layout transformers' current names.
+    """Give the tensors of any encoder layout the names of transformers' current modules.
 
     Args:
         stored: As `locate_tensors` found them.
         source: The file's name, for messages.
 
     Returns:
-        Tensors by transformers' names, in transformers' order of blocks. Biases are multiplied by their masks; key
+        Tensors by those names, in transformers' order of blocks. Biases are multiplied by their masks; key
         biases that are zero are left out, as transformers' model has none.
 
     Raises:
@@ -38,6 +40,7 @@ def transformers_tensors(stored: Mapping[str, StoredTensor], source: str) -> dic
         KeyMismatchError: Names that the layout does not have.
     """
     layout = detect_layout({name: torch.empty(0) for name in stored}, source)
+    _check_floating(stored, source)
     mapped: dict[str, StoredTensor] = {}
     unknown = []
     for name, tensor in stored.items():
@@ -57,6 +60,46 @@ def transformers_tensors(stored: Mapping[str, StoredTensor], source: str) -> dic
         for name, tensor in mapped.items()
     }
     return _without_zero_key_biases(mapped)
+
+
+def _check_floating(stored: Mapping[str, StoredTensor], source: str) -> None:
+    """Refuse numbers that no encoder loads: complex ones and integers.
+
+    Raises:
+        WeightsFormatError: There are some.
+    """
+    wrong = [
+        f"{name} is {str(t.dtype).removeprefix('torch.')}"
+        for name, t in stored.items()
+        if not t.dtype.is_floating_point
+    ]
+    if wrong:
+        raise WeightsFormatError(
+            f"{len(wrong)} tensors of {source} are not of floating point: {', '.join(wrong[:5])}",
+            remedy="name the original file",
+        )
+
+
+def hub_tensors(mapped: Mapping[str, StoredTensor], family: Family, source: str) -> dict[str, StoredTensor]:
+    """Give tensors by the names of transformers' current modules those of the Hub's files.
+
+    Every version of transformers opens these; `save_pretrained` writes them too.
+
+    Args:
+        mapped: As `transformers_tensors` gave them, or a model's own state.
+        family: Of the encoder.
+        source: The file's name, for messages.
+
+    Raises:
+        KeyMismatchError: Tensors that the layout has no place for.
+    """
+    return _in_layout(mapped, HUB_LAYOUTS[family], source)
+
+
+def hub_state(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Return a small model's own state by the names of the Hub's files; see `hub_tensors`."""
+    named = hub_tensors({name: of_values(tensor) for name, tensor in state.items()}, family, "the model")
+    return {name: tensor.load() for name, tensor in named.items()}
 
 
 def meta_tensors(

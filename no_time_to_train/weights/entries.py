@@ -108,7 +108,7 @@ def wrong_architecture(entry: EncoderConfig, path: Path, found: Architecture) ->
     """Make the error for a file that holds another encoder than the named one."""
     fitting = [other.name for other in ENCODER_CONFIGS.values() if matches(other, found)]
     held = f"the file is {' or '.join(fitting)}" if fitting else "the file is in no registry entry"
-    remedy = f"set encoder_cfg.name to {fitting[0]}" if fitting else "name the encoder that the file was made for"
+    remedy = f"set encoder_cfg.name to {fitting[0]}" if fitting else f"name the file itself, as --encoder {path}"
     return ShapeMismatchError(
         f"{path} does not hold {entry.name}: {held} ({known_sizes(found)}, "
         f"expected {known_sizes(architecture_of(entry))})",

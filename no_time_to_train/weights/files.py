@@ -208,6 +208,10 @@ def unpickled(file: Path, *, headers_only: bool = False) -> Any:
         raise WeightsFormatError(f"{file} is no PyTorch weights file", remedy=FETCH_AGAIN) from error
     except Exception as error:  # what a damaged pickle does to its reader has no limits
         first_line = str(error).split("\n")[0]
+        if "quantized" in first_line:  # torch has no quantized tensors without values
+            raise WeightsFormatError(
+                f"{file} holds quantized tensors, expected floating point", remedy="name the original file"
+            ) from error
         raise WeightsFormatError(
             f"{file} is no whole PyTorch weights file: {first_line}", remedy=FETCH_AGAIN
         ) from error
@@ -221,8 +225,8 @@ def load_tensors(file: Path, **options: Any) -> Any:
         options: Of `torch.load`.
     """
     with warnings.catch_warnings():
-        # Whether a file can be read is said once, by who catches the errors.
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        # What is wrong with a file is said once, by the caller: quantized tensors, for example, make torch warn.
+        warnings.simplefilter("ignore")
         return torch.load(file, weights_only=True, **options)
 
 
@@ -246,9 +250,31 @@ def pickled_tensors(loaded: Any, file: Path) -> StoredTensors:
     other = next((name for name, tensor in tensors.items() if tensor.layout is not torch.strided), None)
     if other is not None:
         raise WeightsFormatError(f"{other} in {file} is a sparse tensor", remedy="save it with to_dense()")
+    other = next((name for name, tensor in tensors.items() if tensor.is_quantized), None)
+    if other is not None:
+        raise WeightsFormatError(
+            f"{other} in {file} is a quantized tensor, expected floating point", remedy="name the original file"
+        )
+    _check_sizes(tensors, file)
     if isinstance(loaded, Mapping) and LIGHTNING_KEY in loaded:
         return StoredTensors(_trained_model_in(tensors, file), (file,), "Lightning checkpoint")
     return StoredTensors(tensors, (file,), "PyTorch pickle")
+
+
+def _check_sizes(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse tensors that are larger than the bytes which the file holds for them, as a stride of 0 makes them.
+
+    Raises:
+        WeightsFormatError: One is.
+    """
+    for name, tensor in tensors.items():
+        claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+        if claimed > held:
+            raise WeightsFormatError(
+                f"{name} in {file} has {claimed:,} bytes by its shape {tuple(tensor.shape)}, but the file "
+                f"holds {held:,}",
+                remedy="save it with contiguous()",
+            )
 
 
 def _state_dict_in(loaded: Any, file: Path) -> dict[str, Tensor]:

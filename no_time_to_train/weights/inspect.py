@@ -73,9 +73,12 @@ class WeightsReport:
         alike = f" (or {', '.join(self.also)}: the same architecture)" if self.also else ""
         total = sum(self.files.values())
         dtypes = ", ".join(f"{count:,} {name}" for name, count in self.dtypes.items())
+        unnamed = "in no registry entry"
+        if self.architecture is not None:
+            unnamed += f"; name the encoder by its path: --encoder {self.path}"
         lines = [
             f"{self.path}: {self.layout}, {self.container}",
-            f"is            {self.encoder or 'in no registry entry'}{alike}",
+            f"is            {self.encoder or unnamed}{alike}",
             f"architecture  {self.description}",
             f"tensors       {self.num_tensors}, {self.num_parameters:,} parameters: {dtypes}",
             f"files         {', '.join(self.files)}, {total:,} bytes",

@@ -21,8 +21,14 @@ from no_time_to_train.weights.layout import (
     Layout,
     Rule,
     Split,
-    identity,
     weight_and_bias,
+)
+from no_time_to_train.weights.layouts_hf import (
+    HF_DINOV2,
+    HF_DINOV3_CONVNEXT,
+    HF_DINOV3_VIT,
+    MODULES_DINOV3_CONVNEXT,
+    MODULES_DINOV3_VIT,
 )
 from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT, EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
 from no_time_to_train.weights.source import Family
@@ -124,111 +130,6 @@ META_DINOV2 = Layout(
     },
 )
 
-_HF_VIT_TOP: dict[str, Rule] = {
-    **identity("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token"),
-    **weight_and_bias({"embeddings.patch_embeddings": "embeddings.patch_embeddings", "norm": "norm"}),
-}
-_HF_VIT_LEAF: dict[str, Rule] = {
-    **weight_and_bias(
-        {
-            name: name
-            for name in (
-                "norm1",
-                *ATTENTION,
-                "attention.o_proj",
-                "norm2",
-                "mlp.up_proj",
-                "mlp.down_proj",
-                "mlp.gate_proj",
-            )
-        }
-    ),
-    **identity("layer_scale1.lambda1", "layer_scale2.lambda1"),
-}
-
-HF_DINOV3_VIT = Layout(
-    name="transformers DINOv3 ViT",
-    family="dinov3_vit",
-    signature=("model.layer.0.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),
-    top=_HF_VIT_TOP,
-    block=r"model\.layer\.(\d+)\.",
-    block_target=r"model.layer.\1.",
-    leaf=_HF_VIT_LEAF,
-)
-HF_DINOV3_VIT_FLAT = Layout(
-    name="transformers DINOv3 ViT, before 5.4",
-    family="dinov3_vit",
-    signature=("layer.0.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),
-    top=_HF_VIT_TOP,
-    block=r"layer\.(\d+)\.",
-    block_target=r"model.layer.\1.",
-    leaf=_HF_VIT_LEAF,
-)
-
-_HF_CONVNEXT_LEAF: dict[str, Rule] = {
-    "gamma": "gamma",
-    **weight_and_bias({name: name for name in ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2")}),
-}
-
-HF_DINOV3_CONVNEXT = Layout(
-    name="transformers DINOv3 ConvNeXt",
-    family="dinov3_convnext",
-    signature=("model.stages.0.downsample_layers.0.weight",),
-    top=weight_and_bias({"layer_norm": "layer_norm"}),
-    block=r"model\.stages\.(\d+)\.layers\.(\d+)\.",
-    block_target=r"model.stages.\1.layers.\2.",
-    leaf=_HF_CONVNEXT_LEAF,
-    downsample=r"model\.stages\.(\d+)\.downsample_layers\.(\d+)\.",
-)
-HF_DINOV3_CONVNEXT_FLAT = Layout(
-    name="transformers DINOv3 ConvNeXt, before 5.4",
-    family="dinov3_convnext",
-    signature=("stages.0.downsample_layers.0.weight",),
-    top=weight_and_bias({"layer_norm": "layer_norm"}),
-    block=r"stages\.(\d+)\.layers\.(\d+)\.",
-    block_target=r"model.stages.\1.layers.\2.",
-    leaf=_HF_CONVNEXT_LEAF,
-    downsample=r"stages\.(\d+)\.downsample_layers\.(\d+)\.",
-)
-
-HF_DINOV2 = Layout(
-    name="transformers DINOv2",
-    family="dinov2",
-    signature=("embeddings.position_embeddings", "embeddings.patch_embeddings.projection.weight"),
-    top={
-        **identity(
-            "embeddings.cls_token",
-            "embeddings.position_embeddings",
-            "embeddings.register_tokens",
-            "embeddings.mask_token",
-        ),
-        **weight_and_bias(
-            {
-                "embeddings.patch_embeddings.projection": "embeddings.patch_embeddings.projection",
-                "layernorm": "layernorm",
-            }
-        ),
-    },
-    block=r"encoder\.layer\.(\d+)\.",
-    block_target=r"encoder.layer.\1.",
-    leaf={
-        **_HF_VIT_LEAF,
-        **weight_and_bias(
-            {
-                "mlp.fc1": "mlp.fc1",
-                "mlp.fc2": "mlp.fc2",
-                # The names in the Hub's files; transformers has renamed its modules since.
-                "attention.attention.query": "attention.q_proj",
-                "attention.attention.key": "attention.k_proj",
-                "attention.attention.value": "attention.v_proj",
-                "attention.output.dense": "attention.o_proj",
-                "mlp.weights_in": ("mlp.gate_proj", "mlp.up_proj"),
-                "mlp.weights_out": "mlp.down_proj",
-            }
-        ),
-    },
-)
-
 # timm leaves out the biases of queries, keys and values where all are zero; its `_qkvb` models keep those of queries
 # and values.
 TIMM_DINOV3_VIT = Layout(
@@ -297,9 +198,9 @@ ENCODER_LAYOUTS = (
     META_DINOV3_CONVNEXT,
     META_DINOV2,
     HF_DINOV3_VIT,
-    HF_DINOV3_VIT_FLAT,
+    MODULES_DINOV3_VIT,
     HF_DINOV3_CONVNEXT,
-    HF_DINOV3_CONVNEXT_FLAT,
+    MODULES_DINOV3_CONVNEXT,
     HF_DINOV2,
     TIMM_DINOV3_VIT,
     TIMM_DINOV3_CONVNEXT,

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -150,6 +151,21 @@ def test_halves_are_bound_as_they_are(dtype: torch.dtype, tmp_path: Path) -> Non
     assert np.abs(lean.run(None, {"pixel_values": pixels})[0] - plain).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("opset", [23, 17])
+def test_copies_of_halves_are_not_cast(opset: int, tmp_path: Path) -> None:
+    """onnx2torch and other tools look for weights among the initializers, and find no output of a Cast there."""
+    folder = convert_weights(golden("vit_mlp_released"), tmp_path / "hf", "hf")
+    tensors = {key: value.half() for key, value in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    made = export_onnx(folder, output=tmp_path / "copy", copy_weights=True, opset=opset)
+    model = onnx.load(made / "model.onnx", load_external_data=False)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.external_data}
+    assert {tensor.data_type for tensor in weights.values()} == {onnx.TensorProto.FLOAT}
+    assert not [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in weights]
+    assert not read_onnx_file(made).casts_weights
+    assert largest_difference(made, folder) <= TOLERANCE
+
+
 def test_sharded_weights(tmp_path: Path) -> None:
     whole = convert_weights(golden("vit_mlp"), tmp_path / "whole", "hf")
     AutoModel.from_pretrained(whole).save_pretrained(tmp_path / "hf", max_shard_size="150KB")
@@ -230,7 +246,7 @@ def test_fp16_keeps_what_leaves_its_range(tmp_path: Path) -> None:
         expected = build_encoder_from_checkpoint(folder).tokens(torch.from_numpy(pixels)).numpy()
     assert np.abs(states - expected).max() < 0.02
     # A weight that fp16 cannot hold is refused, compared or not.
-    tensors["model.layer.0.attention.q_proj.weight"][0, 0] = 1e6
+    tensors["layer.0.attention.q_proj.weight"][0, 0] = 1e6
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
         ExportError, match=r"blocks\.0\.attention\.q_proj\.weight holds values beyond the range of fp16"
@@ -268,7 +284,7 @@ def test_integers_and_large_wishes(tmp_path: Path, capsys: pytest.CaptureFixture
     made = export_onnx(folder, output=tmp_path / "large", image_size=(16384, 16384), batch_size=1)
     assert read_onnx_file(made).metadata["verified"] == "no: its images are too large to be tried"
     tensors = load_file(folder / "model.safetensors")
-    tensors["model.layer.0.attention.q_proj.weight"] = tensors["model.layer.0.attention.q_proj.weight"].to(torch.int8)
+    tensors["layer.0.attention.q_proj.weight"] = tensors["layer.0.attention.q_proj.weight"].to(torch.int8)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert main(["export", str(folder)]) == 2
     error = capsys.readouterr().err
@@ -383,6 +399,9 @@ def test_wrong_wishes(tmp_path: Path) -> None:
     weights, output = golden("vit_mlp"), tmp_path / "onnx"
     with pytest.raises(ImageSizeError, match="use 48x64"):
         export_onnx(weights, output=output, image_size=(50, 60))
+    with pytest.raises(ConfigError, match=r"got FeatureEncoder \(give a registry name") as said:
+        export_onnx(cast(Any, build_encoder_from_checkpoint(weights)), output=output)
+    assert "\n" not in str(said.value)
     with pytest.raises(ConfigError, match="no export to opset 18"):
         export_onnx(weights, output=output, opset=18)
     with pytest.raises(ConfigError, match="a batch of 0"):

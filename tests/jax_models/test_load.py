@@ -131,17 +131,17 @@ def test_every_layout_loads(tmp_path: Path) -> None:
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         save_file({key: value.clone() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors")
-    flat = {
-        key.removeprefix("model.") if key.startswith("model.layer") else key: value
+    modules = {
+        f"model.{key}" if key.startswith("layer.") else key: value
         for key, value in load_file(
             convert_weights(golden("vit_swiglu64_untied"), tmp_path / "hf", "hf") / WEIGHTS
         ).items()
     }
-    save_file(flat, tmp_path / "flat.safetensors")
+    save_file(modules, tmp_path / "modules.safetensors")
     state = {f"model.{key}": value for key, value in load_file(tmp_path / "hf" / WEIGHTS).items()}
     torch.save({"state_dict": state, "pytorch-lightning_version": "2.6.6"}, tmp_path / "run.ckpt")
     pixels = torch.randn(1, 3, 64, 96)
-    for name in ("vit.safetensors", "convnext.safetensors", "flat.safetensors", "run.ckpt", "hf"):
+    for name in ("vit.safetensors", "convnext.safetensors", "modules.safetensors", "run.ckpt", "hf"):
         with torch.inference_mode():
             expected = build_encoder_from_checkpoint(tmp_path / name)(pixels)
         features = eqx.filter_jit(load_eqx_encoder(tmp_path / name))(jnp.asarray(pixels[0].numpy()))

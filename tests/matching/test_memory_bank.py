@@ -104,6 +104,20 @@ def test_files_that_are_no_bank(tmp_path: Path) -> None:
         MemoryBank.load(tmp_path / "nan.safetensors")
 
 
+@pytest.mark.parametrize("value", [0.0, 3e38])
+def test_references_without_direction_are_refused(value: float, tmp_path: Path) -> None:
+    """Zero, or so large that the length of the feature overflows: prototypes would be zero, and match nothing."""
+    bank = filled()
+    bank.save(tmp_path / "fine.safetensors")
+    useless = MemoryBank.load(tmp_path / "fine.safetensors")
+    useless.means[:] = value
+    useless.save(tmp_path / "useless.safetensors")
+    with pytest.raises(WeightsFormatError, match="all zero, or too large to normalize"):
+        MemoryBank.load(tmp_path / "useless.safetensors")
+    with pytest.raises(WeightsFormatError, match=r"mean feature that is zero .*ntt inspect"):
+        useless.finalize()
+
+
 def test_rows_fill_an_equal_bank() -> None:
     bank, again = filled(), MemoryBank(["boat", "bird"], 4, "encoder-1")
     for mean, class_index, negative in bank.rows():

@@ -1,19 +1,22 @@
 """Conversion between layouts: the same numbers, the same features, little memory, nothing half-written."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, Dinov2Config, Dinov2WithRegistersConfig
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.export import export_onnx
 from no_time_to_train.models.conversion import convert_weights
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.transformers_models import build_model
@@ -69,6 +72,80 @@ def test_transformers_opens_what_was_converted(tmp_path: Path) -> None:
             pooled = theirs.eval()(pixel_values=pixels).pooler_output
         # Golden periods are the formula's in float32 but for rounding, and transformers computes its own.
         torch.testing.assert_close(pooled.flatten(1), ours(pixels).cls, rtol=0, atol=2e-5)
+
+
+DINOV2: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_ratio": 2,
+    "image_size": 56,
+}
+
+
+def sources(folder: Path) -> dict[str, Path]:
+    """Return weights of every family, by the names of transformers' modules where they are not Meta's."""
+    found = {name: golden(name) for name in ("vit_mlp", "vit_swiglu", "convnext")}
+    for gated in (False, True):
+        for kind, config in (("plain", Dinov2Config), ("registers", Dinov2WithRegistersConfig)):
+            model = AutoModel.from_config(config(**DINOV2, use_swiglu_ffn=gated))
+            place = folder / f"dinov2_{kind}_{gated}"
+            model.config.save_pretrained(place)
+            save_file(model.state_dict(), place / "model.safetensors", metadata={"format": "pt"})
+            found[place.name] = place
+    return found
+
+
+def test_names_are_those_of_save_pretrained(tmp_path: Path) -> None:
+    """They are what transformers 4.57 opens too, which draws random weights for names that it does not know.
+
+    Opened by transformers 4.57.6 in an environment of its own, these folders gave the same features to 1e-6.
+    """
+    for name, source in sources(tmp_path).items():
+        folder = convert_weights(source, tmp_path / f"{name}-hf", "hf")
+        theirs, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert not info["unexpected_keys"]
+        theirs.save_pretrained(tmp_path / f"{name}-again")
+        ours, again = (load_file(path / "model.safetensors") for path in (folder, tmp_path / f"{name}-again"))
+        assert ours.keys() == again.keys()
+        assert all(torch.equal(tensor, again[key]) for key, tensor in ours.items())
+        pixels = torch.randn(1, 3, 112, 112)
+        with torch.inference_mode():
+            features = theirs.eval()(pixel_values=pixels).last_hidden_state
+            for path in (source, folder):
+                # One model with the same weights, but for the golden RoPE periods, which transformers computes itself.
+                expected = build_encoder_from_checkpoint(path).tokens(pixels)
+                torch.testing.assert_close(features, expected, rtol=0, atol=2e-5)
+
+
+def test_folders_by_the_names_of_modules_are_read(tmp_path: Path) -> None:
+    """Earlier versions of this package wrote them; converted and exported they get the names of the Hub's files."""
+    for name in ("vit_mlp", "convnext"):
+        folder = convert_weights(golden(name), tmp_path / name, "hf")
+        hub = load_file(folder / "model.safetensors")
+        old = tmp_path / f"{name}-old"
+        shutil.copytree(folder, old)
+        modules = {f"model.{key}" if key.startswith(("layer.", "stages.")) else key: hub[key] for key in hub}
+        save_file(modules, old / "model.safetensors", metadata={"format": "pt"})
+        pixels = torch.randn(1, 3, 64, 64)
+        with torch.inference_mode():
+            expected = build_encoder_from_checkpoint(folder)(pixels).patches
+            assert torch.equal(build_encoder_from_checkpoint(old)(pixels).patches, expected)
+        for made in (
+            convert_weights(old, tmp_path / f"{name}-new", "hf"),
+            export_onnx(old, output=tmp_path / f"{name}-onnx"),
+        ):
+            assert load_file(made / "model.safetensors").keys() == hub.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformers_opens_the_dtype_that_is_stored(dtype: torch.dtype, tmp_path: Path) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in read_tensors(golden("vit_mlp_untied")).items()}
+    torch.save(tensors, tmp_path / "meta.pth")
+    folder = convert_weights(tmp_path / "meta.pth", tmp_path / "hf", "hf")
+    assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert AutoModel.from_pretrained(folder).dtype == dtype
 
 
 def test_timm_and_a_training_checkpoint_become_folders(tmp_path: Path) -> None:
@@ -174,3 +251,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["convert", source, str(tmp_path / "hf"), "--to", "hf"]) == 2
     assert "is there already" in capsys.readouterr().err
     assert main(["convert", source, str(tmp_path / "x"), "--to", "onnx"]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8, torch.bool])
+@pytest.mark.parametrize(("to", "name"), [("hf", "out"), ("meta", "out.pth"), ("equinox", "out.eqx")])
+def test_numbers_that_no_encoder_loads_are_not_written(dtype: torch.dtype, to: Any, name: str, tmp_path: Path) -> None:
+    tensors = dict(read_tensors(golden("vit_mlp_untied")))
+    tensors["norm.weight"] = tensors["norm.weight"].to(dtype)
+    torch.save(tensors, tmp_path / "in.pth")
+    with pytest.raises(WeightsFormatError, match=r"1 tensors of .* not of floating point: norm\.weight is"):
+        convert_weights(tmp_path / "in.pth", tmp_path / name, to)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from no_time_to_train.errors import (
+    ConfigError,
     ImageSizeError,
     KeyMismatchError,
     ShapeMismatchError,
@@ -31,8 +32,10 @@ from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, SAT493M_MEAN, 
 from no_time_to_train.models.encoder import (
     FeatureEncoder,
     _warn_about_preprocessor,
+    build_encoder,
     build_encoder_from_checkpoint,
     build_torch_encoder,
+    is_file_of_weights,
 )
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.architecture import matches, read_architecture
@@ -216,7 +219,7 @@ def test_reduced_precision(small_folder: Path) -> None:
 def test_another_architecture_is_refused_and_named(small_folder: Path) -> None:
     with pytest.raises(ShapeMismatchError, match=r"the file is dinov3_small \(.*set encoder_cfg.name to dinov3_small"):
         build_torch_encoder("dinov3_base", small_folder)
-    with pytest.raises(ShapeMismatchError, match="in no registry entry"):
+    with pytest.raises(ShapeMismatchError, match=r"in no registry entry .*as --encoder .*vit_mlp_untied.pth"):
         build_torch_encoder("dinov3_small", GOLDEN / "vit_mlp_untied.pth")
 
 
@@ -325,3 +328,39 @@ def test_fingerprint_sees_one_weight_and_the_rotary_buffer() -> None:
         changed.model.get_parameter("norm.weight")[3] += 1e-6
     rotated.model.get_buffer("rope_embeddings.inv_freq")[1] *= 1.001
     assert len({encoder.fingerprint, changed.fingerprint, rotated.fingerprint}) == 3
+
+
+def test_a_file_names_the_encoder_that_it_holds(small_folder: Path, tmp_path: Path) -> None:
+    for path in (GOLDEN / "vit_mlp_untied.pth", GOLDEN / "convnext.pth", small_folder):
+        encoder, expected = build_encoder(str(path)), build_encoder_from_checkpoint(path)
+        assert (encoder.config, encoder.fingerprint) == (expected.config, expected.fingerprint)
+    with pytest.raises(ConfigError, match=r"holds the encoder's weights, yet .* was named too"):
+        build_encoder(str(small_folder), small_folder)
+    with pytest.raises(WeightsNotFoundError, match=r"no weights at nowhere\.safetensors"):
+        build_encoder("nowhere.safetensors")
+    with pytest.raises(UnknownEncoderError, match="unknown encoder 'nowhere'"):
+        build_encoder("nowhere")
+
+
+def test_a_registry_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dinov3_small").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert not is_file_of_weights("dinov3_small")
+    assert not is_file_of_weights("onnx:mine")
+    assert is_file_of_weights("mine")
+
+
+@pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+def test_objects_are_no_names() -> None:
+    encoder: Any = build_torch_encoder("dinov3_quickstart_tiny", random_init=True)
+    with pytest.raises(ConfigError, match=r"named by a text, got FeatureEncoder \(give a registry name") as said:
+        build_encoder(encoder)
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
+def test_another_familys_size_is_answered_with_the_default() -> None:
+    """592 is DINOv3's; 588 would fit DINOv2, but 518 gives its grid of 37x37."""
+    with pytest.raises(ImageSizeError, match=r"leave img_size out for its default of 518, or use 588x588"):
+        build_torch_encoder("dinov2_small", random_init=True, img_size=592)

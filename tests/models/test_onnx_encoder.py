@@ -22,9 +22,17 @@ from no_time_to_train.matching import Instances
 from no_time_to_train.models.conversion import convert_weights
 from no_time_to_train.models.encoder import build_encoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.models.onnx_encoder import OnnxEncoder
-from no_time_to_train.models.onnx_file import has_room_for, open_session, read_onnx_file
+from no_time_to_train.models.onnx_file import (
+    check_runtime,
+    has_room_for,
+    open_session,
+    open_tapped_session,
+    read_onnx_file,
+)
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.weights import hashes
 from tests.golden_files import golden
+from tests.parity.planted import forget_hashes
 from tests.tiny import write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
@@ -113,17 +121,65 @@ def test_files_of_a_fixed_size_and_batch(tmp_path: Path) -> None:
         build_encoder(f"onnx:{folder}", img_size=128)
 
 
-def test_fingerprints_tell_files_and_weights_apart(exported: Path, tmp_path: Path) -> None:
+def test_fingerprints_tell_files_apart(exported: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(exported, again)
     one = build_encoder(f"onnx:{exported}").fingerprint
     assert one == build_encoder(f"onnx:{again}").fingerprint
-    content = bytearray((again / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (again / "model.safetensors").write_bytes(content)
-    assert one != build_encoder(f"onnx:{again}").fingerprint
     assert one == build_encoder_from_checkpoint(golden("vit_mlp")).fingerprint
+    forget_hashes(again / "model.onnx")
     assert build_encoder(f"onnx:{again}").fingerprint.startswith("onnx-")
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"verify": False}, {"precision": "fp16"}, {"precision": "int8"}, {"copy_weights": True}], ids=str
+)
+def test_damaged_weights_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    """One bit of the weights, below a header that is whole."""
+    folder = export_onnx(golden("vit_mlp"), output=tmp_path / "onnx", **options)
+    (weights,) = read_onnx_file(folder).weights
+    before = weights.read_bytes()
+    build_encoder(f"onnx:{folder}")
+    damage(weights)
+    for opened in (open_session, open_tapped_session):
+        with pytest.raises(WeightsFormatError, match=rf"{weights.name} has changed since .*export it again"):
+            opened(read_onnx_file(folder))
+    weights.write_bytes(before)
+    build_encoder(f"onnx:{folder}")
+
+
+def test_older_files_are_checked_by_their_identity(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "older")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    del kept["weights_hashes"]
+    onnx.helper.set_model_props(model, kept)
+    onnx.save(model, folder / "model.onnx")
+    build_encoder(f"onnx:{folder}")
+    damage(folder / "model.safetensors")
+    with pytest.raises(WeightsFormatError, match="has changed since"):
+        build_encoder(f"onnx:{folder}")
+    forget_hashes(folder / "model.onnx")
+    build_encoder(f"onnx:{folder}")
+
+
+def test_weights_are_hashed_once(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(exported, tmp_path / "again")
+    hashed: list[Path] = []
+    original = hashes.sha256_of
+    monkeypatch.setattr(hashes, "sha256_of", lambda file: hashed.append(file) or original(file))
+    for _ in range(2):
+        assert not build_encoder(f"onnx:{folder}").fingerprint.startswith("onnx-")
+    assert len(hashed) == 1
+    (folder / "model.safetensors").touch()
+    build_encoder(f"onnx:{folder}")
+    assert len(hashed) == 2
 
 
 def test_copies_open_the_file_again(exported: Path) -> None:
@@ -195,3 +251,31 @@ def test_from_a_folder_converted_before(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = build_encoder_from_checkpoint(golden("vit_mlp_released"))(pixels).patches
         assert (build_encoder(f"onnx:{folder}")(pixels).patches - expected).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("precision", "opset", "needed"), [("fp16", 23, "1.25"), ("fp32", 23, "1.23"), ("fp16", 17, "1.20")]
+)
+def test_older_runtimes_are_refused(precision: Any, opset: int, needed: str, tmp_path: Path) -> None:
+    folder = export_onnx(golden("vit_mlp"), output=tmp_path / "onnx", precision=precision, opset=opset, verify=False)
+    file = read_onnx_file(folder)
+    assert (file.metadata["needs_onnxruntime"], file.metadata["opset"]) == (needed, str(opset))
+    major, minor = needed.split(".")
+    for fine in (f"{needed}.0", f"{major}.{int(minor) + 1}.2", "2.0.0"):
+        check_runtime(file, fine)
+    with pytest.raises(ConfigError, match=rf"needs ONNX Runtime {needed} or later, got 1\.9\.0.*pip install"):
+        check_runtime(file, "1.9.0")
+
+
+def test_what_a_file_says_of_itself_is_nested_beyond_measure(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported / "model.onnx", load_external_data=False)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    for key in ("config", "identity", "weights_hashes", "weights_headers"):
+        folder = shutil.copytree(exported, tmp_path / key)
+        onnx.helper.set_model_props(model, said | {key: "[" * 50_000})
+        onnx.save(model, folder / "model.onnx")
+        if key == "identity":
+            assert build_encoder(f"onnx:{folder}").fingerprint.startswith("onnx-")
+            continue
+        with pytest.raises(WeightsFormatError, match="export"):
+            build_encoder(f"onnx:{folder}")

@@ -10,6 +10,7 @@ import onnx
 
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
 from no_time_to_train.jax_models.load import EqxEncoder
+from no_time_to_train.models.onnx_file import IDENTITY, WEIGHTS_HASHES
 from no_time_to_train.weights.ranges import FileRange, locate_tensors
 
 # What of a block is scaled, and the stage where that shows.
@@ -95,7 +96,7 @@ def _at(name: str) -> Callable[[Any], Any]:
 
 
 def scale_in_file(folder: Path, name: str, factor: float = 1.001) -> None:
-    """Scale a tensor in the weights beside an exported file, whose header stays as it is."""
+    """Scale a tensor in the weights next to an exported file, which then records no hashes of them."""
     for path in folder.glob("*.safetensors"):
         tensors = locate_tensors(path)
         if name not in tensors:
@@ -107,8 +108,17 @@ def scale_in_file(folder: Path, name: str, factor: float = 1.001) -> None:
             values = np.frombuffer(stream.read(piece.length), np.float32) * np.float32(factor)
             stream.seek(piece.offset)
             stream.write(values.tobytes())
+        forget_hashes(folder / "model.onnx")
         return
     raise KeyError(name)
+
+
+def forget_hashes(path: Path) -> None:
+    """Take away by which hashes an exported file knows its weights, as another program's file has none."""
+    model = onnx.load(path, load_external_data=False)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {key: kept[key] for key in kept if key not in (IDENTITY, WEIGHTS_HASHES)})
+    path.write_bytes(model.SerializeToString())
 
 
 def change_eps(folder: Path, index: int, eps: float) -> None:

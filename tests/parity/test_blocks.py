@@ -87,11 +87,11 @@ def test_every_fault_planted_in_a_file_is_found(opset: int, tmp_path: Path) -> N
     sound = export_onnx(golden("vit_mlp_untied"), output=tmp_path / "sound", opset=opset)
     pixels = torch.randn(2, 3, 64, 64)
     weights = (
-        ("model.layer.{}.attention.o_proj.weight", "attn_raw"),
-        ("model.layer.{}.attention.k_proj.weight", "attn_raw"),
-        ("model.layer.{}.layer_scale1.lambda1", "attn_scaled"),
-        ("model.layer.{}.mlp.up_proj.weight", "mlp_raw"),
-        ("model.layer.{}.norm2.weight", "mlp_in"),
+        ("layer.{}.attention.o_proj.weight", "attn_raw"),
+        ("layer.{}.attention.k_proj.weight", "attn_raw"),
+        ("layer.{}.layer_scale1.lambda1", "attn_scaled"),
+        ("layer.{}.mlp.up_proj.weight", "mlp_raw"),
+        ("layer.{}.norm2.weight", "mlp_in"),
     )
     faults: list[tuple[int, str, Callable[[Path], None]]] = []
     for block in range(3) if opset == 23 else (1,):

@@ -122,7 +122,7 @@ class Corrupting(pl.Callback):
     def corrupt(self) -> None:
         for folder in set(self.exporting.finished()) - self.seen:
             self.seen.add(folder)
-            scale_in_file(folder, "model.layer.1.mlp.up_proj.weight", 1.01)
+            scale_in_file(folder, "layer.1.mlp.up_proj.weight", 1.01)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")

@@ -59,7 +59,7 @@ def test_any_two_of_them(exported: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_faults_are_named_and_end_in_1(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = tmp_path / "wrong"
     shutil.copytree(exported, wrong)
-    scale_in_file(wrong, "model.layer.1.mlp.down_proj.weight", 1.01)
+    scale_in_file(wrong, "layer.1.mlp.down_proj.weight", 1.01)
     given = ["--weights", str(golden("vit_mlp_untied")), "--onnx", str(wrong), *SIZE, "--random", "1"]
     result = told(capsys, *given, "--block-debug", status=1)
     assert result["cases"][0]["first_drift"]["block"] == 1

@@ -39,7 +39,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on a file with a fault, about an image with a name that HTML has to escape."""
     folder = tmp_path_factory.mktemp("report")
     wrong = export_onnx(golden("vit_mlp_untied"), output=folder / "onnx")
-    scale_in_file(wrong, "model.layer.2.attention.o_proj.weight", 1.01)
+    scale_in_file(wrong, "layer.2.attention.o_proj.weight", 1.01)
     image = folder / "<script>alert(1)<script>.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).save(image)
     weights = str(golden("vit_mlp_untied"))

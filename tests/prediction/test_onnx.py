@@ -133,11 +133,6 @@ def test_only_what_is_proven_to_be_the_same_is_taken_for_it(exported: Path, tmp_
     assert other("untouched", identity=read_onnx_file(exported).metadata["identity"]) == same
     for name, changes in {"graph": {}, "said": {"precision": "fp16"}, "none": {"identity": "[]"}}.items():
         assert other(name, **changes).startswith("onnx-dinov3_quickstart-")
-    weights = shutil.copytree(exported, tmp_path / "weights") / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert build_encoder(f"onnx:{weights.parent}").fingerprint.startswith("onnx-")
     unverified = export_onnx(golden("vit_mlp"), output=tmp_path / "unverified", verify=False)
     assert build_encoder(f"onnx:{unverified}").fingerprint.startswith("onnx-")
 

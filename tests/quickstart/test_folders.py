@@ -20,7 +20,8 @@ def test_transformers_opens_the_folder(tmp_path: Path) -> None:
     training.save(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
-    theirs = AutoModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    theirs = AutoModel.from_pretrained(tmp_path).eval()
+    assert theirs.dtype == torch.float32
     ours = build_encoder("dinov3_quickstart", tmp_path)
     pixels = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -50,4 +51,4 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         config={"b": 1},
         preprocessor=preprocessor_config(8, (0,), (1,), processor="P"),
     )
-    assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"b": 1}
+    assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"b": 1, "dtype": "float32"}

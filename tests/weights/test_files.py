@@ -1,5 +1,6 @@
 import json
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.weights.files import read_tensors
+from no_time_to_train.weights.files import read_stored, read_tensors
 from no_time_to_train.weights.ranges import locate_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int16)}
@@ -191,3 +192,28 @@ def test_pickles_of_other_protocols_do_not_warn(tmp_path: Path, protocol: int) -
     for read in (read_tensors, locate_tensors):
         with suppress(WeightsFormatError):
             assert set(read(tmp_path / "a.pth")) == {"a"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("headers_only", [False, True])
+def test_tensors_larger_than_the_file_are_refused(tmp_path: Path, headers_only: bool) -> None:
+    """A stride of 0 makes a terabyte of one number, in a file of a kilobyte."""
+    huge = torch.zeros(1).as_strided((250_000_000_000,), (0,))
+    torch.save({**TENSORS, "huge": huge}, tmp_path / "huge.pth")
+    with pytest.raises(WeightsFormatError, match=r"huge in .* has 1,000,000,000,000 bytes .* holds 4 .*contiguous"):
+        read_stored(tmp_path / "huge.pth", headers_only=headers_only)
+    with pytest.raises(WeightsFormatError, match="huge in"):
+        locate_tensors(tmp_path / "huge.pth")
+    # Tied tensors, and a view of a part, have all their bytes.
+    torch.save({"a": TENSORS["a"], "tied": TENSORS["a"], "part": TENSORS["a"][1]}, tmp_path / "fine.pth")
+    assert len(read_stored(tmp_path / "fine.pth", headers_only=headers_only).tensors) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*[qQ]uantiz")
+@pytest.mark.parametrize("headers_only", [False, True])
+def test_quantized_pickles_are_refused_in_one_line(tmp_path: Path, headers_only: bool) -> None:
+    torch.save({"q": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, tmp_path / "q.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(WeightsFormatError, match=r"quantized tensors?, expected floating point"):
+            read_stored(tmp_path / "q.pth", headers_only=headers_only)

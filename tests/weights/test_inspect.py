@@ -38,7 +38,7 @@ def test_a_file_is_described_whole(tmp_path: Path) -> None:
     path = tmp_path / "anything.safetensors"
     save_file(tensors, path)
     report = inspect_weights(path)
-    assert (report.layout, report.container) == ("transformers DINOv3 ViT", "safetensors")
+    assert (report.layout, report.container) == ("transformers DINOv3 ViT, by its modules", "safetensors")
     assert report.architecture is not None
     assert (report.architecture.embed_dim, report.architecture.depth, report.architecture.ffn_dim) == (64, 2, 96)
     assert report.encoder is None
@@ -124,7 +124,7 @@ def test_convnext_and_shards(tmp_path: Path) -> None:
     weight_map = {name: file for file, held in parts.items() for name in held}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     report = inspect_weights(tmp_path)
-    assert (report.layout, report.container) == ("transformers DINOv3 ConvNeXt", "sharded safetensors")
+    assert (report.layout, report.container) == ("transformers DINOv3 ConvNeXt, by its modules", "sharded safetensors")
     assert report.num_tensors == len(tensors)
     assert report.sha256 is not None
     assert set(report.files) == set(report.sha256) == set(parts)
@@ -140,7 +140,7 @@ def test_sam2_and_a_training_checkpoint(tmp_path: Path) -> None:
     state = {f"model.{name}": tensor for name, tensor in small().items()} | {"proxies.scale": torch.ones(())}
     torch.save({"pytorch-lightning_version": "2.6", "state_dict": state, "epoch": 1}, tmp_path / "last.ckpt")
     trained = inspect_weights(tmp_path / "last.ckpt")
-    assert (trained.layout, trained.container) == ("transformers DINOv3 ViT", "Lightning checkpoint")
+    assert (trained.layout, trained.container) == ("transformers DINOv3 ViT, by its modules", "Lightning checkpoint")
     assert trained.num_tensors == len(small())
     foreign = {"pytorch-lightning_version": "2.6", "state_dict": {"head.weight": torch.ones(2)}}
     torch.save(foreign, tmp_path / "other.ckpt")

@@ -95,8 +95,8 @@ def test_whole_numbers_are_numbers(folder: Path) -> None:
 
 PATCH, UP, QUERY = (
     "embeddings.patch_embeddings.weight",
-    "model.layer.0.mlp.up_proj.weight",
-    "model.layer.0.attention.q_proj",
+    "layer.0.mlp.up_proj.weight",
+    "layer.0.attention.q_proj",
 )
 TENSORS: list[dict[str, torch.Tensor]] = [
     {PATCH: torch.tensor(1.0)},
@@ -104,7 +104,7 @@ TENSORS: list[dict[str, torch.Tensor]] = [
     {"norm.bias": torch.zeros(2, 2, 2)},
     {f"{QUERY}.weight": torch.tensor(1.0)},
     {f"{QUERY}.bias": torch.zeros(3)},
-    {f"model.layer.{'1' * 5000}.norm1.bias": torch.zeros(2)},
+    {f"layer.{'1' * 5000}.norm1.bias": torch.zeros(2)},
     {"embeddings.cls_token": torch.zeros(7)},
 ]
 
