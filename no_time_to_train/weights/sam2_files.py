@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 PUBLIC_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
@@ -106,7 +106,7 @@ def sam2_file(name: str) -> Sam2File | None:
         >>> sam2_file("https://host/sam2_hiera_tiny.pt").config
         'sam2_hiera_t.yaml'
     """
-    last = unquote(urlsplit(name).path).rpartition("/")[2] if "://" in name else name
+    last = unquote(name.partition("?")[0]).rpartition("/")[2] if "://" in name else name
     return SAM2_FILES.get(last.removesuffix(".pt"))
 
 
