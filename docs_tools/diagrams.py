@@ -52,8 +52,13 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("yaml_files", "reading"),
         ("messages", "in one line"),
         ("pages", "of HTML"),
+        ("process", "signals, exit status"),
     ),
-    (("errors", "what failed, and what mends it"), ("leftovers", "of killed processes")),
+    (
+        ("errors", "what failed, and what mends it"),
+        ("leftovers", "of killed processes"),
+        ("redact", "masks secrets in all output"),
+    ),
 )
 
 
