@@ -19,7 +19,7 @@ class InputImage:
 
     Attributes:
         path: Where it is.
-        name: By what it is called in results: its path within the folder that was named, with `/` between.
+        name: How it is called in results: its path within the folder that `common_folder` returns, with `/` between.
     """
 
     path: Path
@@ -31,6 +31,26 @@ class InputImage:
         return [stat.st_size, stat.st_mtime_ns]
 
 
+def common_folder(paths: Sequence[Path]) -> Path:
+    """Return the deepest folder that holds all that paths name: images are called by their paths within it.
+
+    Args:
+        paths: Files and folders. A folder holds itself.
+
+    Raises:
+        DataNotFoundError: There are no paths.
+        ConfigError: No folder holds all: they are on several drives.
+    """
+    if not paths:
+        raise DataNotFoundError("no images are named", remedy="name a folder that holds JPEG or PNG files")
+    try:
+        return Path(os.path.commonpath([_folder_of(path) for path in paths]))
+    except ValueError as error:
+        raise ConfigError(
+            f"the images are on several drives: {', '.join(map(str, paths[:5]))}", remedy="run once for each drive"
+        ) from error
+
+
 def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[InputImage]:
     """Find the images that paths name: files as they are, and of folders all images within, in order of their names.
 
@@ -40,8 +60,9 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
 
     Raises:
         DataNotFoundError: A path is not there, or there is no image in a folder.
-        ConfigError: Two images have one name.
+        ConfigError: Two images have one name, or they are on several drives.
     """
+    root = common_folder(paths)
     endings = Image.registered_extensions().keys() | _OTHER_ENDINGS
     drawn = None if but is None else but.resolve()
     found: dict[str, InputImage] = {}
@@ -52,9 +73,9 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
                 inside = [file for file in inside if not file.resolve().is_relative_to(drawn)]
             if not inside:
                 raise DataNotFoundError(f"no images in {path}", remedy="name a folder that holds JPEG or PNG files")
-            images = [InputImage(file, file.relative_to(path).as_posix()) for file in inside]
+            images = [InputImage(file, _name_in(root, path, file)) for file in inside]
         elif path.exists():
-            images = [InputImage(path, path.name)]
+            images = [InputImage(path, _name_in(root, path, path))]
         else:
             raise DataNotFoundError(f"there is no image and no folder {path}", remedy="check the path")
         for image in images:
@@ -65,3 +86,14 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
                     remedy="name the folder above both, or run twice",
                 )
     return list(found.values())
+
+
+def _folder_of(path: Path) -> str:
+    """Return the real path of a folder, or of the folder that a file is in."""
+    return os.path.realpath(path if path.is_dir() else path.parent)
+
+
+def _name_in(root: Path, named: Path, file: Path) -> str:
+    """Return the path within a folder of a file, which was named or is in a folder that was named."""
+    inner = file.relative_to(named) if named.is_dir() else Path(file.name)
+    return (Path(_folder_of(named)).relative_to(root) / inner).as_posix()

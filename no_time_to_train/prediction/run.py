@@ -1,6 +1,5 @@
 """Looking at many images: what is done is not done again, and what cannot be read does not stop the rest."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from no_time_to_train.data.arrays import as_image
+from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.errors import ImageReadError
-from no_time_to_train.files import atomic_path, remove_file, write_text_atomic
+from no_time_to_train.files import atomic_path, remove_file
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
+from no_time_to_train.prediction.results import found_dataset, write_results
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 
-INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", "predictions.json", "report.html"
+INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "report.html"
 
 
 @dataclass
@@ -30,11 +31,13 @@ class Outcome:
         entries: The journal's entry of each image, in the images' order.
         unreadable: Images that could not be read, and why.
         kept: How many of the entries an earlier run had made.
+        dataset: All entries as a COCO dataset; None until all images are done.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[tuple[InputImage, ImageReadError]] = field(default_factory=list)
     kept: int = 0
+    dataset: FoundDataset | None = None
 
 
 def predict_images(
@@ -43,8 +46,10 @@ def predict_images(
     output: Path,
     *,
     run: str,
+    image_root: Path,
     min_score: float = 0.0,
     overlays: bool = True,
+    polygons: bool = False,
     strict: bool = False,
     console: Console | None = None,
 ) -> Outcome:
@@ -58,8 +63,10 @@ def predict_images(
         images: To look at.
         output: The folder to write.
         run: Names everything but the images that decides what is found and drawn.
+        image_root: The folder to which the images' names are relative.
         min_score: Instances of a lower score are left out.
         overlays: Draw each image with what was found.
+        polygons: Write masks as polygons instead of RLE into the COCO JSON.
         strict: Stop at the first image that cannot be read.
         console: Where the progress bar goes; nowhere if None.
 
@@ -91,24 +98,9 @@ def predict_images(
             with atomic_path(drawn) as temporary:
                 found.draw(pixels).save(temporary)
         outcome.entries.append(journal.write(image, (pixels.shape[1], pixels.shape[2]), _instances(found)))
-    write_text_atomic(output / RESULTS, json.dumps(as_coco(outcome.entries, segmenter.class_names)) + "\n")
+    outcome.dataset = found_dataset(outcome.entries, segmenter.class_names, image_root)
+    write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
     return outcome
-
-
-def as_coco(entries: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
-    """Put entries of a journal together to a COCO dataset whose annotations have scores.
-
-    Ids of images count from 1 in their order; so do those of annotations, and of categories in the classes' order.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, entry in enumerate(entries, start=1):
-        images.append({"id": image_id, **{key: entry[key] for key in ("file_name", "height", "width")}})
-        for instance in entry["instances"]:
-            rest = {key: value for key, value in instance.items() if key != "category"}
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **rest, "iscrowd": 0})
-    categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def summary(outcome: Outcome, class_names: Sequence[str]) -> Table:
