@@ -55,7 +55,8 @@ def _corners(ring: Ring) -> Ring:
     """Leave out the points of a ring at which it does not turn."""
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     # Coordinates are halves, so that this is exact.
-    return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return np.asarray(ring[turns])
 
 
 def _joined(rings: list[Ring]) -> Ring:
@@ -95,7 +96,8 @@ def _joined(rings: list[Ring]) -> Ring:
         sorted_indices = [index for _, index in sorted(zip(order, ring_indices, strict=True))]
         following |= dict(zip(sorted_indices, sorted_indices[1:] + sorted_indices[:1], strict=True))
     following |= jumps
-    path, index = [], 0
+    path: list[int] = []
+    index = 0
     while not path or index != 0:
         path.append(index)
         index = following[index]

@@ -26,7 +26,7 @@ def decode(annotation: dict[str, Any], height: int, width: int) -> np.ndarray:
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
         segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    return coco_mask.decode(segmentation).astype(bool)
+    return np.asarray(coco_mask.decode(segmentation) == 1)
 
 
 def fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -69,6 +69,7 @@ def main(rle_json: str, polygons_json: str, folder: str, images: str) -> None:
     )
     told["shapely"] = read_with_shapely(truth, polygons["annotations"], sizes)
     told["supervision"] = read_with_supervision(truth, polygons_json, images, rle["annotations"])
+    told["supervision_rle"] = read_with_supervision(truth, rle_json, images, rle["annotations"])
     told["sahi"] = read_with_sahi(truth, polygons_json, images, sizes)
     told["label_studio"] = read_with_label_studio(truth, polygons_json, sizes, rle, names)
     told["datumaro"] = read_with_datumaro(truth, folder)
@@ -104,10 +105,11 @@ def read_with_supervision(truth: dict[int, Any], path: str, images: str, annotat
     dataset = sv.DetectionDataset.from_coco(images, path, force_masks=True)
     by_name = {Path(name).name: entry for name, _, entry in dataset}
     document = json.loads(Path(path).read_text())
-    masks = {}
+    masks: dict[int, np.ndarray] = {}
     for image in document["images"]:
         ids = [entry["id"] for entry in annotations if entry["image_id"] == image["id"]]
-        masks |= dict(zip(ids, by_name[Path(image["file_name"]).name].mask if ids else [], strict=True))
+        read: Any = by_name[Path(image["file_name"]).name].mask if ids else []
+        masks |= dict(zip(ids, read, strict=True))
     return compare(truth, masks)
 
 
@@ -118,7 +120,7 @@ def read_with_sahi(truth: dict[int, Any], path: str, images: str, sizes: dict[in
     dataset = Coco.from_coco_dict_or_path(path, image_dir=images)
     read = [(image, entry) for image in dataset.images for entry in image.annotations]
     document = json.loads(Path(path).read_text())
-    order = {image["id"]: [] for image in document["images"]}
+    order: dict[int, list[int]] = {image["id"]: [] for image in document["images"]}
     for entry in document["annotations"]:
         order[entry["image_id"]].append(entry["id"])
     ids = [identifier for image in document["images"] for identifier in order[image["id"]]]

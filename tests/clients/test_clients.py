@@ -56,7 +56,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return read
 
 
-@pytest.mark.parametrize("client", ["pycocotools", "pillow", "shapely", "label_studio", "datumaro"])
+@pytest.mark.parametrize("client", ["pycocotools", "pillow", "shapely", "label_studio", "datumaro", "supervision_rle"])
 def test_masks_are_read_exactly(told: dict[str, Any], client: str) -> None:
     assert told[client]["instances"] == 6
     assert told[client]["least"] == 1
