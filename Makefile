@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check docs audit bench constraints clean
+.PHONY: setup demo test check docs audit bench clients constraints clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,15 @@ audit: setup
 	$(BIN)/python .ci/licences.py
 	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps --strict
 
+# Other people's programs, which tests/clients runs: their pins differ from ours, so they have an environment of their
+# own. Without it those tests are skipped.
+clients: .venv-clients/.installed
+
+.venv-clients/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+	touch $@
+
 bench: setup
 	$(BIN)/python -m benchmarks.matching
 	$(BIN)/python -m benchmarks.encoder
@@ -57,4 +66,4 @@ constraints:
 	echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) .venv-clients runs site

@@ -18,6 +18,20 @@ _NOISE = (
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
+def can_be_written(text: str) -> bool:
+    """Return whether text can be written as UTF-8: half of a surrogate pair, which JSON may hold, cannot.
+
+    Examples:
+        >>> can_be_written("buoy"), can_be_written(chr(0xD800))
+        (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def in_one_line(error: BaseException, remedy: str) -> str:
     """Return what a user needs of an error.
 

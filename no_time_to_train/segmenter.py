@@ -14,21 +14,28 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from no_time_to_train.data.arguments import (
+    Box,
+    checked_box,
+    checked_label,
+    checked_number,
+    checked_path,
+    checked_points,
+)
 from no_time_to_train.data.arrays import ImageLike, as_image, as_mask
 from no_time_to_train.data.datamodule import ReferenceDataset
 from no_time_to_train.data.references import load_negative_references, load_references
-from no_time_to_train.errors import ConfigError, EmptyMaskError
+from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError
 from no_time_to_train.evaluation import Result, coco_results
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.devices import checked_device
 from no_time_to_train.models.sam2 import Prompts
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.visualization import draw_masks
 
 if TYPE_CHECKING:
     import supervision as sv
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,12 @@ class FoundInstances(Instances):
         return [self.class_names[label] for label in self.labels.tolist()]
 
     def above(self, score: float) -> "FoundInstances":
-        """Return those of at least this score."""
-        kept = self.scores >= score
+        """Return those of at least this score.
+
+        Raises:
+            ConfigError: The score is not a number.
+        """
+        kept = self.scores >= checked_number(score, "score")
         return FoundInstances(
             self.masks[kept], self.boxes[kept], self.scores[kept], self.labels[kept], self.class_names
         )
@@ -79,12 +90,35 @@ class FoundInstances(Instances):
         Args:
             image_id: Of the image.
             category_ids: Of the classes, in their order; 1, 2, 3 and so on if None.
+
+        Raises:
+            ConfigError: There are more or fewer ids than classes.
         """
-        return coco_results(image_id, self, category_ids or range(1, len(self.class_names) + 1))
+        if category_ids is None:
+            category_ids = range(1, len(self.class_names) + 1)
+        if len(category_ids) != len(self.class_names):
+            raise ConfigError(
+                f"got {len(category_ids)} category_ids for {len(self.class_names)} classes",
+                remedy=f"give one for each of {', '.join(self.class_names)}",
+            )
+        return coco_results(image_id, self, category_ids)
 
     def draw(self, image: ImageLike, *, opacity: float = 0.5) -> Image.Image:
-        """Draw them over their image, each with its class and score."""
+        """Draw them over their image, each with its class and score.
+
+        Raises:
+            ImageSizeError: The image is of another size than the masks.
+            ConfigError: The opacity is not from 0 to 1.
+        """
         pixels = as_image(image).permute(1, 2, 0).numpy()
+        if pixels.shape[:2] != self.masks.shape[1:]:
+            raise ImageSizeError(
+                f"the image is {pixels.shape[1]} wide and {pixels.shape[0]} high, the masks are of one of "
+                f"{self.masks.shape[2]} by {self.masks.shape[1]}",
+                remedy="give the image in which they were found",
+            )
+        if not 0 <= checked_number(opacity, "opacity") <= 1:
+            raise ConfigError(f"opacity is {opacity}, expected 0 to 1", remedy="0 draws outlines alone")
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
         return Image.fromarray(
             draw_masks(pixels, self.masks.cpu().numpy(), self.labels.tolist(), captions, opacity=opacity)
@@ -126,6 +160,11 @@ class Segmenter:
         **settings: Any,
     ) -> None:
         _check_settings(settings)
+        chosen = checked_device(device)
+        checked_path(sam2, "sam2")
+        for name, weights in (("encoder_weights", encoder_weights), ("sam2_weights", sam2_weights)):
+            if weights is not None:
+                checked_path(weights, name)
         baseline = Sam2MatchingBaseline_noAMG(
             sam2,
             sam2_weights,
@@ -133,7 +172,7 @@ class Segmenter:
             encoder_ckpt_path=encoder_weights,
             **settings,
         )
-        self._take(baseline.to(device))
+        self._take(baseline.to(chosen))
 
     @classmethod
     def of(cls, baseline: MatchingBaseline) -> "Segmenter":
@@ -185,23 +224,23 @@ class Segmenter:
             The mask that is used.
 
         Raises:
-            ConfigError: Not exactly one of mask, box and points is given; or a box or a point lies outside the image.
+            ConfigError: Not exactly one of mask, box and points is given; or a box or a point is not one within the
+                image; or the label is not text.
             EmptyMaskError: There is no object in the mask.
             NoTimeToTrainError: The image or the mask cannot be read.
         """
         if sum(part is not None for part in (mask, box, points)) != 1:
             raise ConfigError("a reference needs a mask, a box or points", remedy="give exactly one of the three")
-        if not label:
-            raise ConfigError("a reference needs a label", remedy="name its class")
+        label = checked_label(label)
         pixels = as_image(image)
         size = (pixels.shape[1], pixels.shape[2])
         if mask is not None:
             drawn = as_mask(mask, size)
         elif box is not None:
-            x1, y1, x2, y2 = _checked_box(box, size)
+            x1, y1, x2, y2 = checked_box(box, size)
             drawn = self.baseline.mask_of_box(pixels, (x1, y1, x2 - x1, y2 - y1)).cpu()
         else:
-            drawn = self._mask_of_points(pixels, _checked_points(points or (), size))
+            drawn = self._mask_of_points(pixels, checked_points(points, size))
         if not drawn.any():
             raise EmptyMaskError(
                 f"the reference of {label!r} has no object in its mask", remedy="give a mask with some foreground"
@@ -213,7 +252,12 @@ class Segmenter:
         return drawn
 
     def add_references(
-        self, references: Path, images: Path, *, negative: bool = False, class_names: Sequence[str] | None = None
+        self,
+        references: Path | str,
+        images: Path | str,
+        *,
+        negative: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """Add all references of a COCO JSON; those without a mask get theirs from SAM2, by their box.
 
@@ -227,6 +271,7 @@ class Segmenter:
         Raises:
             NoTimeToTrainError: A file is missing or malformed, or a reference shows nothing.
         """
+        references, images = checked_path(references, "references"), checked_path(images, "images")
         if negative:
             names = self.class_names if class_names is None else tuple(class_names)
             items = ReferenceDataset(load_negative_references(references, names), images)
@@ -266,10 +311,11 @@ class Segmenter:
             The instances of the image, best first; or a list of such.
 
         Raises:
-            ConfigError: There is no reference yet.
+            ConfigError: There is no reference yet, or min_score is not a number.
             EmptyClassError: A class has negative references only.
             NoTimeToTrainError: An image cannot be read.
         """
+        checked_number(min_score, "min_score")
         self._remember()
         if not isinstance(images, list | tuple):
             return self.predict([cast(ImageLike, images)], min_score=min_score)[0]
@@ -281,7 +327,7 @@ class Segmenter:
 
     def save_memory(self, path: Path | str) -> None:
         """Write the references' memory as safetensors, for `load_memory` and for the command line's `--ckpt_path`."""
-        self._remember().save(path)
+        self._remember().save(checked_path(path, "path"))
 
     def load_memory(self, path: Path | str) -> None:
         """Take the references of a memory file in the place of those at hand; more may be added.
@@ -290,7 +336,7 @@ class Segmenter:
             EncoderMismatchError: It was filled with another encoder, or with other settings.
             NoTimeToTrainError: The file is missing or damaged.
         """
-        memory = MemoryBank.load(path, encoder_fingerprint=self.baseline.memory_fingerprint)
+        memory = MemoryBank.load(checked_path(path, "path"), encoder_fingerprint=self.baseline.memory_fingerprint)
         self._references, self._class_names = [], []
         self._take_memory(memory)
 
@@ -328,18 +374,6 @@ class Segmenter:
         return full.cpu()
 
 
-def _checked_box(box: Box, size: tuple[int, int]) -> Box:
-    x1, y1, x2, y2 = (float(side) for side in box)
-    height, width = size
-    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-        raise ConfigError(
-            f"the box {tuple(box)} is none in an image {width} wide and {height} high, expected x1 < x2 and y1 < y2 "
-            "within it",
-            remedy="give x1, y1, x2, y2 in pixels; COCO's boxes are x, y, width, height",
-        )
-    return x1, y1, x2, y2
-
-
 def _check_settings(settings: Mapping[str, Any]) -> None:
     # What arguments of this class stand for is not among them.
     given = {"sam2_cfg_file", "sam2_ckpt_path", "encoder_cfg", "encoder_ckpt_path"}
@@ -350,20 +384,3 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"there is no setting {name!r} (nearest: {nearest})", remedy=f"known are {', '.join(sorted(known))}"
             )
-
-
-def _checked_points(points: Iterable[tuple[float, float]], size: tuple[int, int]) -> list[tuple[float, float]]:
-    try:
-        given = [(float(x), float(y)) for x, y in points]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"points {points} are no list of points", remedy="give x and y of each, one point as [(x, y)]"
-        ) from error
-    height, width = size
-    outside = [point for point in given if not (0 <= point[0] < width and 0 <= point[1] < height)]
-    if outside or not given:
-        raise ConfigError(
-            f"points {outside or given} for an image {width} wide and {height} high, expected some, and all within it",
-            remedy="give x and y in pixels",
-        )
-    return given

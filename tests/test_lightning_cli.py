@@ -105,6 +105,9 @@ def test_full_run_writes_everything(whole_run: Path, data: TinyData) -> None:
     ids = {image["id"] for image in read(data.targets)["images"]}
     assert {result["image_id"] for result in results} <= ids
     assert {result["category_id"] for result in results} <= {3, 7}
+    dataset = read(whole_run / "predictions.json")
+    assert [image["id"] for image in dataset["images"]] == [image["id"] for image in read(data.targets)["images"]]
+    assert [{key: found[key] for key in results[0]} for found in dataset["annotations"]] == results
     assert len(list((whole_run / "overlays").glob("*.png"))) == 5
     assert MemoryBank.load(whole_run / "memory.safetensors").counts() == [2, 2]
     assert yaml.safe_load((whole_run / "config.yaml").read_text())["seed_everything"] == 33
@@ -177,6 +180,19 @@ def test_validate_and_predict(small: list[str], whole_run: Path, tmp_path: Path)
     assert metrics["images"] == 10
     assert metrics["categories"] == {"3": "disc", "7": "square"}
     assert "segm" not in metrics
+    # Nothing but this names the files.
+    folder = tmp_path / "predict"
+    dataset, results = read(folder / "predictions.json"), read(folder / "results.json")
+    root = folder / dataset["info"]["image_root"]
+    assert [image["id"] for image in dataset["images"]] == list(range(1, 11))
+    for image in dataset["images"]:
+        with Image.open(root / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+    assert dataset["categories"] == [{"id": 3, "name": "disc"}, {"id": 7, "name": "square"}]
+    assert [(found["image_id"], found["segmentation"]) for found in dataset["annotations"]] == [
+        (result["image_id"], result["segmentation"]) for result in results
+    ]
+    assert all(found["area"] > 0 for found in dataset["annotations"])
 
 
 def test_box_only_references_get_their_masks_from_sam2(small: list[str], data: TinyData, tmp_path: Path) -> None:
@@ -256,6 +272,7 @@ def test_a_quick_look_at_the_first_targets(small: list[str], whole_run: Path, tm
     assert run(*small, "--data.max_targets", "2", into=tmp_path) == 0
     whole, ids = read(whole_run / "results.json"), {5, 6}
     assert read(tmp_path / "results.json") == [result for result in whole if result["image_id"] in ids]
+    assert {image["id"] for image in read(tmp_path / "predictions.json")["images"]} == ids
     assert read(tmp_path / "metrics.json")["images"] == 2
 
 

@@ -18,6 +18,7 @@ from no_time_to_train.errors import (
     EmptyMaskError,
     EncoderMismatchError,
     ImageReadError,
+    ImageSizeError,
     MaskSizeError,
 )
 from no_time_to_train.segmenter import FoundInstances
@@ -203,11 +204,26 @@ def test_nothing_found_goes_elsewhere_too(segmenter: Segmenter) -> None:
         ({"mask": ~mask() & mask()}, EmptyMaskError, "no object"),
         ({"box": (10, 10, 8, 30)}, ConfigError, "x1 < x2"),
         ({"box": (10, 10, 65, 30)}, ConfigError, "64 wide and 48 high"),
-        ({"points": []}, ConfigError, "expected some"),
+        ({"box": (1, 2, 3)}, ConfigError, r"the box is \(1, 2, 3\), expected four numbers"),
+        ({"box": (1, 2, 3, 4, 5)}, ConfigError, "expected four numbers"),
+        ({"box": "1234"}, ConfigError, "'1234', expected four numbers"),
+        ({"box": (None, 2, 3, 4)}, ConfigError, "expected four numbers"),
+        ({"box": torch.ones(1, 4)}, ConfigError, "expected four numbers"),
+        ({"box": (float("nan"), 1, 2, 3)}, ConfigError, "x1 < x2"),
+        ({"points": []}, ConfigError, "at least one"),
+        ({"points": np.zeros((0, 2))}, ConfigError, "at least one"),
+        ({"points": 5}, ConfigError, "expected a list of points"),
+        ({"points": "ab"}, ConfigError, "expected a list of points"),
+        ({"points": np.ones((2, 3))}, ConfigError, "expected a list of points"),
+        ({"points": torch.ones(2, device="meta")}, ConfigError, "expected a list of points"),
         ({"points": [(5, 48)]}, ConfigError, "5.0, 48.0"),
-        ({"points": (20, 12)}, ConfigError, r"points \(20, 12\) are no list of points .*\[\(x, y\)\]"),
-        ({"points": [(20, 12, 1)]}, ConfigError, "no list of points"),
+        ({"points": (20, 12)}, ConfigError, r"points are \(20, 12\), expected a list of points .*\[\(x, y\)\]"),
+        ({"points": [(20, 12, 1)]}, ConfigError, "expected a list of points"),
         ({"mask": mask(), "label": ""}, ConfigError, "label"),
+        ({"mask": mask(), "label": None}, ConfigError, "label as text, got None"),
+        ({"mask": mask(), "label": ["red"]}, ConfigError, "label as text"),
+        ({"mask": mask(), "label": "r\ud800d"}, ConfigError, r"label as text, got 'r\\ud800d'"),
+        ({"mask": [[1], [2, 3]]}, ImageReadError, "mask of type list"),
     ],
 )
 def test_wrong_references_are_refused(
@@ -216,6 +232,60 @@ def test_wrong_references_are_refused(
     with pytest.raises(error, match=message):
         segmenter.add_reference(picture(0), **{"label": "red", **wrong})
     assert segmenter.class_names == ()
+
+
+@pytest.mark.parametrize("form", [list, np.array, torch.tensor, iter])
+def test_boxes_and_points_come_in_any_form(segmenter: Segmenter, form: Any) -> None:
+    for given in ({"box": [10, 10, 34, 30]}, {"points": [[12.0, 15.0], [20.0, 25.0]]}):
+        plain = segmenter.add_reference(picture(0), label="red", **given)
+        (name, value) = next(iter(given.items()))
+        assert torch.equal(segmenter.add_reference(picture(0), label="red", **{name: form(value)}), plain)
+
+
+@pytest.mark.parametrize("score", ["0.3", None, [0.3], float("nan"), np.array([0.1, 0.2]), True])
+def test_a_least_score_is_a_number(segmenter: Segmenter, score: Any) -> None:
+    found = filled(segmenter).predict(picture(0))
+    with pytest.raises(ConfigError, match=r"score is .*, expected a number \(give one such as 0\.3\)"):
+        found.above(score)
+    with pytest.raises(ConfigError, match=r"min_score is .*, expected a number"):
+        segmenter.predict(picture(0), min_score=score)
+    assert same(found.above(np.float32(0.25)), found.above(torch.tensor(0.25)))  # type: ignore[arg-type]
+
+
+def test_what_does_not_belong_to_an_image_is_refused(segmenter: Segmenter) -> None:
+    found = filled(segmenter).predict(picture(0))
+    with pytest.raises(ImageSizeError, match="64 wide and 47 high, the masks are of one of 64 by 48"):
+        found.draw(picture(0)[:-1])
+    for opacity in (1.5, "all"):
+        with pytest.raises(ConfigError, match="opacity is"):
+            found.draw(picture(0), opacity=opacity)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"1 category_ids for 2 classes .*red, green"):
+        found.to_coco(1, [7])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"device": "abacus"}, "device 'abacus': Expected one of cpu"),
+        ({"device": "meta"}, "device 'meta'"),
+        ({"device": None}, "device is None, expected a name such as cpu"),
+        ({"sam2": None}, "sam2 is None, expected a path"),
+        ({"sam2_weights": 3}, "sam2_weights is 3, expected a path"),
+        ({"encoder_weights": b"x.pth"}, "encoder_weights is b'x.pth', expected a path"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused(folder: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Segmenter("dinov3_small", **{"sam2": str(folder), "random_init": True, **wrong})
+
+
+def test_files_are_named_by_paths(segmenter: Segmenter, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    segmenter.add_references(str(data.references), str(data.images))
+    for act in (segmenter.save_memory, segmenter.load_memory, lambda path: segmenter.add_references(path, data.images)):
+        with pytest.raises(ConfigError, match="is 3, expected a path"):
+            act(3)  # type: ignore[arg-type]
+    assert len(segmenter.references) == 4
 
 
 def test_a_file_of_references_is_taken_whole_or_not_at_all(segmenter: Segmenter, tmp_path: Path) -> None:

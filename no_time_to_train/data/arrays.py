@@ -36,9 +36,9 @@ def as_image(value: ImageLike) -> UInt8[Tensor, "3 H W"]:
                 f"an image tensor of shape {tuple(value.shape)}, expected (3, H, W)",
                 remedy="give one image, channels first; an array has them last",
             )
-        return _eight_bit(value.detach().cpu().numpy()).expand(3, -1, -1).contiguous()
+        return _eight_bit(_array_of(value, "an image")).expand(3, -1, -1).contiguous()
     else:
-        pixels = np.asarray(value)
+        pixels = _array_of(value, "an image")
     if pixels.ndim == 2:
         pixels = pixels[..., None].repeat(3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
@@ -65,20 +65,45 @@ def as_mask(value: ImageLike, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
     elif isinstance(value, Image.Image):
         mask = torch.from_numpy(np.array(value.convert("RGB")).any(axis=2))
     else:
-        values = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).cpu()
-        mask = values != 0
-        inside = values[mask]
-        if values.is_floating_point() and (inside != inside[:1]).any():
+        values = _array_of(value, "a mask")
+        if values.dtype.kind not in "biuf":
+            raise ImageReadError(
+                f"a mask of {values.dtype}, expected booleans or whole numbers", remedy="give mask.astype(bool)"
+            )
+        foreground = np.asarray(values != 0)
+        inside = values[foreground]
+        if values.dtype.kind == "f" and (inside != inside[:1]).any():
             raise ImageReadError(
                 f"a mask of floats from {values.min():g} to {values.max():g}, expected 0 and one other value",
                 remedy="say what is foreground, such as mask > 0.5 of probabilities, mask > 0 of logits",
             )
+        mask = torch.from_numpy(foreground)
     if tuple(mask.shape) != size:
         raise MaskSizeError(
             f"a mask of shape {tuple(mask.shape)} for an image of {size[0]}x{size[1]} (height, width)",
             remedy="give each image a mask of its own size",
         )
     return mask
+
+
+def _array_of(value: Any, name: str) -> np.ndarray:
+    """Return an array of whatever may be one.
+
+    Raises:
+        ImageReadError: It is not.
+    """
+    try:
+        if not isinstance(value, Tensor):
+            return np.asarray(value)
+        plain = value.detach().cpu()
+        # NumPy has no bfloat16 and no floats of 8 bits.
+        known = not plain.is_floating_point() or plain.dtype in (torch.float16, torch.float32, torch.float64)
+        return (plain if known else plain.float()).numpy()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ImageReadError(
+            f"{name} of type {type(value).__name__} cannot be read: {str(error).splitlines()[0]}",
+            remedy="give a path, a Pillow image, an array or a dense tensor",
+        ) from error
 
 
 def _eight_bit(values: Any) -> Tensor:

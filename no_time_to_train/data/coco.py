@@ -14,6 +14,7 @@ from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.data.records import Annotation, Category, CocoDataset, ImageRecord, Segmentation
 from no_time_to_train.errors import AnnotationError, DataNotFoundError
 from no_time_to_train.files import write_text_atomic
+from no_time_to_train.messages import can_be_written
 
 __all__ = [
     "Annotation",
@@ -149,7 +150,10 @@ def _image(entry: dict[str, Any]) -> ImageRecord:
 
 def _category(entry: dict[str, Any]) -> Category:
     frequency = entry.get("frequency")
-    return Category(_integer(entry, "id"), _text(entry, "name"), frequency if frequency in ("r", "c", "f") else None)
+    name = _text(entry, "name")
+    if not can_be_written(name):
+        raise _Malformed(f"expected name as text, got {_shown(name)}, which has half of a surrogate pair")
+    return Category(_integer(entry, "id"), name, frequency if frequency in ("r", "c", "f") else None)
 
 
 def _annotation(entry: dict[str, Any]) -> Annotation:

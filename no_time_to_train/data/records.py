@@ -12,6 +12,10 @@ Segmentation = list[list[float]] | dict[str, Any]
 """Polygons ``[[x0, y0, x1, y1, ...], ...]`` in pixels, or RLE ``{"size": [H, W], "counts": ...}``."""
 
 
+# Tools such as pycocotools' `COCO.info()` expect both.
+COCO_HEADER: Mapping[str, Any] = {"info": {"description": "Written by no_time_to_train"}, "licenses": []}
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """An image as the annotation file names it.
@@ -168,9 +172,10 @@ class CocoDataset:
             self.source,
         )
 
-    def to_json(self) -> dict[str, list[dict[str, Any]]]:
+    def to_json(self) -> dict[str, Any]:
         """Return the COCO document that `load_coco` reads back as the same records."""
         return {
+            **COCO_HEADER,
             "images": [_image_json(image) for image in self.images],
             "annotations": [_annotation_json(annotation) for annotation in self.annotations],
             "categories": [

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from no_time_to_train.data.masks import encode_mask
+from no_time_to_train.data.records import COCO_HEADER
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, NOVEL_CLASSES, ShapeClass
 from no_time_to_train.data.shapes_scene import Scene, SceneInstance, check_drawable, render_scene
 from no_time_to_train.errors import ConfigError, OutputError
@@ -37,7 +38,7 @@ Drawn = tuple[Scene, tuple[SceneInstance, ...]]
 Draw = Callable[[np.random.Generator, int], Drawn]
 
 # Raised whenever the same parameters would give other files.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
 _MOST_OCCLUDED = 0.2
@@ -193,7 +194,7 @@ def _write_part(
     for identifier, annotation in enumerate(annotations, start=1):
         annotation["id"] = identifier
     categories = [{"id": index, "name": entry.name} for index, entry in enumerate(classes, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {**COCO_HEADER, "images": images, "annotations": annotations, "categories": categories}
 
 
 def _reference_scene(rng: np.random.Generator, classes: Sequence[ShapeClass], class_index: int, size: int) -> Drawn:

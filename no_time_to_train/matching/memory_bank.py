@@ -23,6 +23,7 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.files import write_bytes_atomic
+from no_time_to_train.messages import can_be_written
 
 _FORMAT = "no_time_to_train memory bank 1"
 
@@ -301,6 +302,8 @@ def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tens
     """
     if not isinstance(class_names, list) or not class_names or not all(isinstance(name, str) for name in class_names):
         raise ValueError(f"its class names are {class_names!r:.60}, expected one or more")
+    if not can_be_written("".join(class_names)):
+        raise ValueError(f"its class names have half of a surrogate pair, which is not text: {class_names!r:.60}")
     kinds = (means.dtype, classes.dtype, negative.dtype)
     if kinds != (torch.float32, torch.int64, torch.bool):
         raise ValueError(f"its tensors are of types {', '.join(map(str, kinds))}")

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import LightningModule
 from rich.console import Console
 
-from no_time_to_train.data.coco import CocoDataset
+from no_time_to_train.data.coco import Category, CocoDataset
+from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
@@ -282,6 +283,7 @@ class Sam2MatcherLightningModel(LightningModule):
         write_text_atomic(self.output_dir / "results.json", json.dumps(results) + "\n")
         cast(MemoryBank, self._model.memory).save(self.output_dir / "memory.safetensors")
         targets, random = cast(CocoDataset, self._targets), self._model.random_weights
+        self._found_dataset(indices, results).write(self.output_dir / PREDICTIONS)
         metrics: dict[str, Any] = {
             "encoder": self._model.encoder.config.name,
             "random_weights": random,
@@ -300,8 +302,14 @@ class Sam2MatcherLightningModel(LightningModule):
         write_text_atomic(self.output_dir / METRICS, json.dumps(metrics, indent=1) + "\n")
         if random:
             self._say(f"random weights ({', '.join(random)}): the instances mean nothing")
-        self._say(f"{len(results)} instances in {len(indices)} images: {self.output_dir / 'results.json'}")
+        self._say(f"{len(results)} instances in {len(indices)} images: {self.output_dir / PREDICTIONS}")
         return {f"{report.iou_type}/{name}": value for report in reports for name, value in report.overall.items()}
+
+    def _found_dataset(self, indices: Sequence[int], results: Sequence[Result]) -> FoundDataset:
+        """Return the results with the images and the classes, whose names the results do not have."""
+        targets, folder = cast(CocoDataset, self._targets), cast(Path, self._data.target_images)
+        categories = [Category(category_id, name) for category_id, name in self._categories().items()]
+        return FoundDataset([targets.images[index] for index in indices], results, categories, folder)
 
     def _further_metrics(self) -> dict[str, Any]:
         """Return what else goes into the metrics, and write what else belongs to the run, before them."""

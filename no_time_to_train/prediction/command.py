@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
@@ -23,6 +24,8 @@ def predict(
     min_score: float = 0.3,
     no_overlays: bool = False,
     report: bool = False,
+    format: Literal["coco"] | None = None,
+    polygons: bool = False,
     strict: bool = False,
     clean: bool = False,
     device: str = "cpu",
@@ -47,6 +50,9 @@ def predict(
         min_score: Instances of a lower score are left out.
         no_overlays: Draw nothing.
         report: Write report.html too: references and images with what was found, to be filtered, in one file.
+        format: With coco, write the folder coco/ too, which annotation tools open: annotations/instances_default.json
+            and, as links or copies, images/default/.
+        polygons: Write masks as polygons instead of RLE, for programs that do not read RLE.
         strict: Stop at the first image that cannot be read, and end with status 2.
         clean: Remove what earlier runs wrote into the output of images that are not among these.
         device: Where it runs, such as cpu or cuda.
@@ -64,8 +70,16 @@ def predict(
     if not 0 <= min_score <= 1:
         raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
     from no_time_to_train.files import check_writable
+    from no_time_to_train.prediction.results import (
+        COCO_FOLDER,
+        check_coco_folder,
+        outside_coco_folder,
+        write_coco_folder,
+    )
 
     check_writable(output)
+    if format is not None:
+        check_coco_folder(output / COCO_FOLDER)
     from no_time_to_train.data.references import load_negative_references, load_references
 
     if references is not None:
@@ -78,13 +92,13 @@ def predict(
 
     from no_time_to_train.matching import MemoryBank
     from no_time_to_train.prediction.advice import advice
-    from no_time_to_train.prediction.inputs import find_images
+    from no_time_to_train.prediction.inputs import common_folder, find_images
     from no_time_to_train.prediction.left_over import find_left_over, remove_left_over_of, told
     from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
     from no_time_to_train.prediction.report import ReferenceFiles, write_report
     from no_time_to_train.prediction.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
 
-    found = find_images(images, but=output / OVERLAYS)
+    found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
     config = choose_models(
@@ -108,11 +122,17 @@ def predict(
         found,
         output,
         run=run,
+        image_root=common_folder(images),
         min_score=min_score,
         overlays=not no_overlays,
+        polygons=polygons,
         strict=strict,
         console=Console(stderr=True),
     )
+    if format is not None and outcome.dataset is not None:
+        paths = {image.name: image.path for image in found}
+        files = [paths[image.file_name] for image in outcome.dataset.images]
+        write_coco_folder(output / COCO_FOLDER, outcome.dataset, files, polygons=polygons)
     if report:
         shown = None
         if references is not None and reference_images is not None:
@@ -142,6 +162,8 @@ def predict(
     )
     if report:
         console.print(f"to look at: {output / REPORT}", highlight=False, markup=False)
+    if format is not None:
+        console.print(f"for annotation tools: {output / COCO_FOLDER}", highlight=False, markup=False)
     for _, error in outcome.unreadable:
         print(f"left out: {' '.join(str(error).split())}", file=sys.stderr)
     for image in outcome.changed:

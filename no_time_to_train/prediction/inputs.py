@@ -15,11 +15,31 @@ class InputImage:
 
     Attributes:
         path: Where it is.
-        name: By what it is called in results: its path within the folder that was named, with `/` between.
+        name: How it is called in results: its path within the folder that `common_folder` returns, with `/` between.
     """
 
     path: Path
     name: str
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """Return the deepest folder that holds all that paths name: images are called by their paths within it.
+
+    Args:
+        paths: Files and folders. A folder holds itself.
+
+    Raises:
+        DataNotFoundError: There are no paths.
+        ConfigError: No folder holds all: they are on several drives.
+    """
+    if not paths:
+        raise DataNotFoundError("no images are named", remedy="name a folder that holds JPEG or PNG files")
+    try:
+        return Path(os.path.commonpath([_folder_of(path) for path in paths]))
+    except ValueError as error:
+        raise ConfigError(
+            f"the images are on several drives: {', '.join(map(str, paths[:5]))}", remedy="run once for each drive"
+        ) from error
 
 
 def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[InputImage]:
@@ -33,8 +53,9 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
 
     Raises:
         DataNotFoundError: A path is not there, or there is no image in a folder.
-        ConfigError: Two images have one name.
+        ConfigError: Two images have one name, or they are on several drives.
     """
+    root = common_folder(paths)
     found: dict[str, InputImage] = {}
     names: dict[str, InputImage] = {}
     for path in paths:
@@ -42,9 +63,9 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
             inside = list_images(path, skip=but)
             if not inside:
                 raise DataNotFoundError(f"no images in {path}", remedy="name a folder that holds JPEG or PNG files")
-            images = {real: InputImage(file, _name_in(path, file)) for real, file in inside.items()}
+            images = {real: InputImage(file, _name_in(root, path, file)) for real, file in inside.items()}
         elif path.exists():
-            images = {os.path.realpath(path): InputImage(path, path.name)}
+            images = {os.path.realpath(path): InputImage(path, _name_in(root, path, path))}
         else:
             raise DataNotFoundError(f"there is no image and no folder {path}", remedy="check the path")
         for real, image in images.items():
@@ -60,6 +81,17 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
     return list(found.values())
 
 
-def _name_in(folder: Path, file: Path) -> str:
-    """Return a path within a folder; of the folder itself, which is listed if it cannot be opened, its name."""
-    return folder.name if file == folder else file.relative_to(folder).as_posix()
+def _folder_of(path: Path) -> str:
+    """Return the real path of a folder, or of the folder that a file is in."""
+    return os.path.realpath(path if path.is_dir() else path.parent)
+
+
+def _name_in(root: Path, named: Path, file: Path) -> str:
+    """Return the path within a folder of a file, which was named or is in a folder that was named.
+
+    A named folder is listed itself if it cannot be opened; it is called by its name then.
+    """
+    if named.is_dir() and file == named:
+        return named.name
+    inner = file.relative_to(named) if named.is_dir() else Path(file.name)
+    return (Path(_folder_of(named)).relative_to(root) / inner).as_posix()

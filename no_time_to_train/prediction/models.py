@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from no_time_to_train import __version__
 from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.models.configs import FeatureCacheConfig, as_config, settings_of
+from no_time_to_train.models.devices import checked_device
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.feature_cache import content_key
 from no_time_to_train.models.fingerprint import weights_digest
@@ -77,14 +76,11 @@ def build_segmenter(config: MatcherConfig, device: str) -> Segmenter:
     """Build what was chosen.
 
     Raises:
-        ConfigError: The device is none.
+        ConfigError: There is no such device.
         NoTimeToTrainError: Weights are missing or do not fit.
     """
-    try:
-        return Segmenter.of(config.build().to(torch.device(device)))
-    except (RuntimeError, AssertionError) as error:
-        # torch's own, of devices that are not there or not known.
-        raise ConfigError(f"device {device}: {str(error).splitlines()[0]}", remedy="cpu always works") from error
+    chosen = checked_device(device)
+    return Segmenter.of(config.build().to(chosen))
 
 
 def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> str:

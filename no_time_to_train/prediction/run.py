@@ -1,6 +1,5 @@
 """Looking at many images: what is done is not done again, and what cannot be read does not stop the rest."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from no_time_to_train.data.arrays import as_image
+from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import ImageReadError
-from no_time_to_train.files import atomic_path, read_regular, remove_file, write_text_atomic
+from no_time_to_train.files import atomic_path, remove_file
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.prediction.places import place_of
+from no_time_to_train.prediction.results import found_dataset, write_results
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 
-INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", "predictions.json", "report.html"
+INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "report.html"
 
 
 @dataclass
@@ -35,12 +36,14 @@ class Outcome:
         unreadable: Images that could not be read, and why.
         kept: How many of the entries an earlier run had made.
         changed: Images whose files were changed or removed after they were read; the entries are of what was read.
+        dataset: All entries as a COCO dataset; None until all images are done.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[tuple[InputImage, ImageReadError]] = field(default_factory=list)
     kept: int = 0
     changed: list[InputImage] = field(default_factory=list)
+    dataset: FoundDataset | None = None
 
 
 def predict_images(
@@ -49,8 +52,10 @@ def predict_images(
     output: Path,
     *,
     run: str,
+    image_root: Path,
     min_score: float = 0.0,
     overlays: bool = True,
+    polygons: bool = False,
     strict: bool = False,
     console: Console | None = None,
 ) -> Outcome:
@@ -64,8 +69,10 @@ def predict_images(
         images: To look at.
         output: The folder to write.
         run: Names everything but the images that decides what is found and drawn.
+        image_root: The folder to which the images' names are relative.
         min_score: Instances of a lower score are left out.
         overlays: Draw each image with what was found.
+        polygons: Write masks as polygons instead of RLE into the COCO JSON.
         strict: Stop at the first image that cannot be read.
         console: Where the progress bar goes; nowhere if None.
 
@@ -103,33 +110,14 @@ def predict_images(
         outcome.entries.append(journal.write(image, size, _instances(found), stamp=stamp, best_scores=best))
         if not _is_still(image, stamp):
             outcome.changed.append(image)
-    results = json.dumps(as_coco(outcome.entries, segmenter.class_names)) + "\n"
-    if not _holds(output / RESULTS, results):
-        # A page of an earlier run, which had other images.
-        remove_file(output / REPORT)
-    write_text_atomic(output / RESULTS, results)
+    outcome.dataset = found_dataset(outcome.entries, segmenter.class_names, image_root)
+    write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
     return outcome
 
 
 def overlay_of(image: InputImage, output: Path) -> Path:
     """Return where an image with what was found goes."""
     return output / OVERLAYS / place_of(image.name, ".png")
-
-
-def as_coco(entries: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
-    """Put entries of a journal together to a COCO dataset whose annotations have scores.
-
-    Ids of images count from 1 in their order; so do those of annotations, and of categories in the classes' order.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, entry in enumerate(entries, start=1):
-        images.append({"id": image_id, **{key: entry[key] for key in ("file_name", "height", "width")}})
-        for instance in entry["instances"]:
-            rest = {key: value for key, value in instance.items() if key != "category"}
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **rest, "iscrowd": 0})
-    categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def summary(outcome: Outcome, class_names: Sequence[str]) -> Table:
@@ -170,13 +158,6 @@ def _best_scores(found: FoundInstances) -> dict[str, float]:
 def _is_still(image: InputImage, stamp: FileStamp) -> bool:
     try:
         return stamp.same_content(image.path)
-    except OSError:
-        return False
-
-
-def _holds(path: Path, text: str) -> bool:
-    try:
-        return read_regular(path) == text.encode()
     except OSError:
         return False
 

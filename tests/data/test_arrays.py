@@ -70,6 +70,9 @@ def test_pillow_images_stand_upright() -> None:
         (np.zeros((4, 4, 3), np.int32), ImageReadError),
         (np.zeros((4, 4, 3), bool), ImageReadError),
         ("nowhere.png", ImageReadError),
+        ([[1], [2, 3]], ImageReadError),
+        (torch.zeros(3, 4, 4, device="meta"), ImageReadError),
+        (torch.eye(4)[None].to_sparse(), ImageReadError),
     ],
 )
 def test_what_is_no_image_is_refused(value: Any, error: type[Exception]) -> None:
@@ -88,6 +91,10 @@ def test_every_form_is_the_same_mask(tmp_path: Path) -> None:
         mask.astype(np.float32),
         torch.from_numpy(mask),
         torch.from_numpy(mask).int(),
+        torch.from_numpy(mask).to(torch.bfloat16),
+        mask.astype(np.uint32),
+        mask.astype(">i4"),
+        mask.tolist(),
     ]
     for form in forms:
         assert torch.equal(as_mask(form, (5, 7)), torch.from_numpy(mask))
@@ -97,6 +104,28 @@ def test_every_form_is_the_same_mask(tmp_path: Path) -> None:
 def test_probabilities_are_no_mask(value: Any) -> None:
     with pytest.raises(ImageReadError, match=r"mask > 0.5 of probabilities"):
         as_mask(value, (5, 7))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.full((5, 7), "a"), "a mask of <U1, expected booleans"),
+        (np.full((5, 7), None), "a mask of object, expected booleans"),
+        (np.zeros((5, 7), complex), "a mask of complex128"),
+        ([[1], [2, 3]], "a mask of type list cannot be read"),
+        (torch.zeros(5, 7, device="meta"), "a mask of type Tensor cannot be read"),
+        (torch.eye(5, 7).to_sparse(), "a mask of type Tensor cannot be read"),
+    ],
+)
+def test_what_is_no_mask_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(ImageReadError, match=message):
+        as_mask(value, (5, 7))
+
+
+def test_sixteen_bit_floats_of_torch_are_taken() -> None:
+    pixels = torch.tensor([0.0, 1.0]).repeat(3, 2, 1)
+    for kind in (torch.float16, torch.bfloat16):
+        assert torch.equal(as_image(pixels.to(kind)), (pixels * 255).to(torch.uint8))
 
 
 @pytest.mark.parametrize("value", [np.zeros((7, 5)), np.zeros((5, 7, 3)), torch.zeros(1, 5, 7)])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
 
 from no_time_to_train.data.coco import CocoDataset, decode_mask, load_coco, write_coco
 from no_time_to_train.errors import AnnotationError, DataNotFoundError, NoTimeToTrainError
@@ -82,6 +83,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     target = tmp_path / "new" / "out.json"
     write_coco(dataset, target)
     again = load_coco(target)
+    COCO(str(target)).info()
     assert (again.images, again.annotations, again.categories) == (
         *(dataset.images, dataset.annotations, dataset.categories),
     )
@@ -145,6 +147,7 @@ def without(where: str) -> Callable[[Document], None]:
         (replaced("images.0.file_name", ""), r"images\[0\]: expected file_name as text that is not empty"),
         (replaced("images.0.neg_category_ids", ["x"]), r"images\[0\]: expected neg_category_ids as a list of int"),
         (replaced("categories.0.name", None), r"categories\[0\]: expected name as text"),
+        (replaced("categories.0.name", "c\ud800t"), r"categories\[0\]: expected name as text, got 'c\\ud800t', which"),
         (replaced("categories.1.id", 5), r"categories\[1\]: id 5 is there twice"),
         (replaced("categories.1.name", "cat"), r"categories\[1\]: name 'cat' is there twice"),
         (replaced("annotations.1.id", 11), r"annotations\[1\]: id 11 is there twice"),

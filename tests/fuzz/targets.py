@@ -31,7 +31,7 @@ from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.prediction.models import choose_models
-from no_time_to_train.prediction.run import as_coco
+from no_time_to_train.prediction.results import found_dataset
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.eqx import array_header
 from no_time_to_train.weights.manifest import MANIFEST, check_folder
@@ -359,7 +359,7 @@ def _journal() -> Target:
     def read(path: Path) -> None:
         found = Journal(path.parent, "x", ["a"], 0.3).read(InputImage(path.with_name("a.png"), "a.png"))
         if found is not None:
-            json.dumps(as_coco([found], ["a"]), allow_nan=False)
+            json.loads("".join(found_dataset([found], ["a"], path.parent).parts(path.parent)))
 
     return Target(Form(({"entry.json": json.dumps(entry).encode()},), _whole), "a.png.json", read, beside)
 

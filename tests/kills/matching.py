@@ -135,7 +135,7 @@ class PredictScenario(Scenario):
 
     def _command(self, settings: str) -> Command:
         references = ["--references", str(self.data.references), "--reference-images", str(self.data.images)]
-        options = ["--config", str(self.root / f"{settings}.yaml"), *references, "--min-score", "0"]
+        options = ["--config", str(self.root / f"{settings}.yaml"), *references, "--min-score", "0", "--format", "coco"]
         return Command("cli", ("predict", *options, "--images", *self.images, "--output", str(self.run)))
 
     def command(self) -> Command:

@@ -102,6 +102,9 @@ def test_files_that_are_no_bank(tmp_path: Path) -> None:
     damaged.save(tmp_path / "nan.safetensors")
     with pytest.raises(WeightsFormatError, match="it holds NaN or infinite features"):
         MemoryBank.load(tmp_path / "nan.safetensors")
+    MemoryBank(["b\udcfft"], embed_dim=2, encoder_fingerprint="x").save(tmp_path / "half.safetensors")
+    with pytest.raises(WeightsFormatError, match=r"half of a surrogate pair, .*'b\\udcfft'"):
+        MemoryBank.load(tmp_path / "half.safetensors")
 
 
 @pytest.mark.parametrize("value", [0.0, 3e38])

@@ -10,10 +10,10 @@ from PIL import Image
 from rich.console import Console
 
 from no_time_to_train.cli import _spelled_out, main
-from no_time_to_train.errors import ConfigError, DataNotFoundError
+from no_time_to_train.errors import DataNotFoundError
 from no_time_to_train.lightning_cli import main as lightning
 from no_time_to_train.prediction.command import predict as predict_
-from no_time_to_train.prediction.inputs import InputImage, find_images
+from no_time_to_train.prediction.inputs import InputImage, common_folder, find_images
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.prediction.models import choose_models
 from no_time_to_train.prediction.run import _with_progress
@@ -233,8 +233,18 @@ def test_names_are_of_the_folder_that_was_named(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     assert [image.name for image in find_images([tmp_path])] == ["a/x.png", "b/c/y.png", "b/x.png"]
     assert [image.name for image in find_images([tmp_path / "b", tmp_path / "b" / "x.png"])] == ["c/y.png", "x.png"]
-    with pytest.raises(ConfigError, match=r"would both be called x\.png"):
-        find_images([tmp_path / "a", tmp_path / "b"])
+    # Of several folders, the deepest that holds all: other programs find the images by it.
+    both = find_images([tmp_path / "b" / "c", tmp_path / "a", tmp_path / "b" / "x.png"])
+    assert [image.name for image in both] == ["b/c/y.png", "a/x.png", "b/x.png"]
+    root = common_folder([tmp_path / "b" / "c", tmp_path / "a", tmp_path / "b" / "x.png"])
+    assert all((root / image.name).samefile(image.path) for image in both)
+    # However they are spelled.
+    (tmp_path / "link").symlink_to(tmp_path / "b" / "c")
+    assert [image.name for image in find_images([tmp_path / "link" / "..", tmp_path / "a"])] == [
+        "b/c/y.png",
+        "b/x.png",
+        "a/x.png",
+    ]
     with pytest.raises(DataNotFoundError, match="nowhere"):
         find_images([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
