@@ -9,6 +9,7 @@ import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -17,7 +18,7 @@ from no_time_to_train import weights_commands
 from no_time_to_train.data.command import sample_references_command
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.export.command import export
-from no_time_to_train.files import without_home
+from no_time_to_train.files import check_local, without_home
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.parity.command import compare
 from no_time_to_train.prediction.command import predict
@@ -100,6 +101,9 @@ def main(args: Sequence[str] | None = None) -> int:
     def run(args: list[str]) -> Any:
         from jsonargparse import auto_cli
 
+        if command is not None:
+            _check_paths(args, command)
+
         return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
 
     return _run(run, spelled, prog="ntt")
@@ -149,6 +153,26 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
         print("interrupted (the same command again goes on or begins anew; nothing is half-written)", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _check_paths(args: Sequence[str], command: Callable[..., Any]) -> None:
+    """Refuse addresses where a command takes paths.
+
+    Args:
+        args: As `_spelled_out` returns them.
+        command: The command.
+
+    Raises:
+        ConfigError: A path is an address.
+    """
+    parameters = inspect.signature(command).parameters.items()
+    paths = {f"--{name}" for name, parameter in parameters if "Path" in str(parameter.annotation)}
+    for option, value in pairwise([*args, ""]):
+        name, equals, own = option.partition("=")
+        if name in paths:
+            text = own if equals else value
+            for path in json.loads(text) if text.startswith("[") else [text]:
+                check_local(path, name.replace("_", "-"))
 
 
 def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: Sequence[str]) -> list[str]:

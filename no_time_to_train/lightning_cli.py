@@ -27,8 +27,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
-from no_time_to_train.files import check_writable, without_home, write_text_atomic
+from no_time_to_train.files import check_local, check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
+from no_time_to_train.pl_wrapper.run_settings import check_paths
 from no_time_to_train.yaml_files import read_yaml
 
 # Their own processes start all others, and do not end with them.
@@ -61,6 +62,8 @@ class NttLightningCLI(LightningCLI):
         if not isinstance(chosen.trainer, Namespace):
             raise ConfigError(f"trainer is {chosen.trainer!r:.60}, expected settings by name", remedy=_CORRECT)
         given = chosen.get("ckpt_path")
+        if given is not None and not str(given).strip():
+            raise ConfigError("ckpt_path is empty", remedy="name a file, or leave it out")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
         elif given:
@@ -68,6 +71,8 @@ class NttLightningCLI(LightningCLI):
             if str(given) not in ("best", "last", "hpc"):
                 # Lightning looks into it before anything can say what is wrong with it.
                 self.checkpoint = names_in(Path(given))
+        check_paths(chosen)
+        check_local(self.memory_path or "", "ckpt_path")
         if chosen.get("weights_only") is False:
             raise ConfigError(
                 "weights_only is false, and a checkpoint that asks for more than tensors is never loaded",
@@ -94,8 +99,6 @@ class NttLightningCLI(LightningCLI):
         places = {"trainer.default_root_dir": chosen.trainer.default_root_dir or Path.cwd()}
         places |= {} if out_path is None else {"--out_path": Path(out_path).parent}
         for name, place in places.items():
-            if "://" in str(place):
-                continue  # fsspec's
             try:
                 check_writable(Path(place))
             except OutputError as error:

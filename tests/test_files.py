@@ -186,3 +186,29 @@ def test_without_an_exchange_the_old_folder_stays_until_the_new_is_in_place(
 def test_the_home_folder_is_not_told(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert without_home(text) == shown
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/key", "memory://", "file:///tmp/key"])
+def test_an_address_is_not_made_a_folder(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def written(writer: Callable[..., Any], *more: Any) -> None:
+        with writer(Path(address), *more):
+            pass
+
+    for write in (
+        lambda: files.check_writable(Path(address)),
+        lambda: written(files.atomic_path),
+        lambda: written(files.atomic_folder),
+        lambda: written(files.atomic_files, "last.json"),
+    ):
+        with pytest.raises(OutputError, match="it is not a path on this machine"):
+            write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_with_colons_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:b", "10:30/log.txt", "sub/s3:/key"):
+        files.write_text_atomic(tmp_path / name, "")
+        files.write_text_atomic(Path(name), "")

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.files import check_local
 from no_time_to_train.matching.debias import DebiasConfig
 
 T = TypeVar("T")
@@ -122,6 +123,8 @@ class FeatureCacheConfig:
         if self.folder == Path("None"):
             # jsonargparse 4.53 hands a null of the command line on as this text at this depth.
             object.__setattr__(self, "folder", None)
+        if self.folder is not None:
+            check_local(self.folder, "feature_cache.folder")
         _require(0 < self.max_gb < math.inf, "feature_cache.max_gb", self.max_gb, "more than 0, and finite")
 
 

@@ -79,7 +79,7 @@ CASES = [
             *("sample-references", "--annotations", f.coco(annotation(bbox=[1, 2, 3, 1e999]))),
             *("--shots", "1", "--output", "refs.json"),
         ],
-        ["annotations[0]: expected finite numbers in bbox, got inf"],
+        ["references.json is not valid JSON: Infinity is not a JSON number"],
     ),
     Case(
         "sample-references: under a file",
