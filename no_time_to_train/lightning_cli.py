@@ -29,7 +29,7 @@ from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.files import check_local, check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
-from no_time_to_train.pl_wrapper.run_settings import check_paths
+from no_time_to_train.pl_wrapper.run_settings import check_paths, check_sizes
 from no_time_to_train.yaml_files import read_yaml
 
 # Their own processes start all others, and do not end with them.
@@ -72,6 +72,7 @@ class NttLightningCLI(LightningCLI):
                 # Lightning looks into it before anything can say what is wrong with it.
                 self.checkpoint = names_in(Path(given))
         check_paths(chosen)
+        check_sizes(chosen)
         check_local(self.memory_path or "", "ckpt_path")
         if chosen.get("weights_only") is False:
             raise ConfigError(

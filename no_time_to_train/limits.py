@@ -2,6 +2,12 @@
 
 from no_time_to_train.errors import ConfigError
 
+MOST_IN_BATCH = 2**16
+MOST_WORKERS = 1024
+MOST_IMAGES = 100_000
+MOST_SCENES = 10**8
+TOGETHER = "what is computed together is in memory together"
+
 _LONGEST = 12  # digits that a message shows
 
 
@@ -28,13 +34,19 @@ def check_number(name: str, value: int | None, lowest: int, highest: int, why: s
         return
     if value < lowest:
         raise ConfigError(
-            f"{name} is {_shown(value)}, expected at least {lowest}", remedy=f"set {name} to {lowest} or more"
+            f"{name} is {shown_number(value)}, expected at least {lowest}", remedy=f"set {name} to {lowest} or more"
         )
     if value > highest:
-        raise ConfigError(f"{name} is {_shown(value)}, expected {lowest} to {highest}", remedy=f"lower it: {why}")
+        raise ConfigError(f"{name} is {shown_number(value)}, expected {lowest} to {highest}", remedy=f"lower it: {why}")
 
 
-def _shown(value: int) -> str:
+def shown_number(value: int) -> str:
+    """Return a number as a message shows it.
+
+    Examples:
+        >>> shown_number(592), shown_number(10**20)
+        ('592', 'a number of 21 digits')
+    """
     # Python refuses to write numbers of more than 4300 digits.
     if abs(value) < 10**_LONGEST:
         return str(value)

@@ -7,8 +7,13 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from no_time_to_train.errors import ConfigError
 from no_time_to_train.files import check_local
+from no_time_to_train.limits import check_number, shown_number
 
+_MOST_DEVICES = 1024
+_MOST_NODES = 2**16
+_MATCHING_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 # What settings of other libraries, which take text for a path, are called.
 _PATHS = re.compile(r"(dir|dirpath|path|file|folder|root|output)$")
 
@@ -25,6 +30,47 @@ def check_paths(settings: Namespace) -> None:
     for name, value in _leaves(settings, ""):
         if isinstance(value, Path) or (isinstance(value, str) and _PATHS.search(name)):
             check_local(value, name.replace(".init_args", ""))
+
+
+def check_sizes(settings: Namespace) -> None:
+    """Refuse numbers beyond all reason, before processes are started or anything is allocated for them.
+
+    The classes that take a setting have narrower bounds of their own.
+
+    Args:
+        settings: Of a subcommand, as they are parsed.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    devices = settings.trainer.get("devices")
+    if isinstance(devices, str) and re.fullmatch(r"-?[0-9]{1,1000}", devices):
+        devices = int(devices)
+    if type(devices) is int:
+        check_number("trainer.devices", devices, -1, _MOST_DEVICES, "every device has a process")
+    check_number("trainer.num_nodes", settings.trainer.get("num_nodes"), 1, _MOST_NODES, "every node is a machine")
+    for name, value in _leaves(settings, ""):
+        if type(value) is int and abs(value) >= 2**63:
+            raise ConfigError(
+                f"{name.replace('.init_args', '')} is {shown_number(value)}, expected one that has 64 bits",
+                remedy="lower it",
+            )
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision of the trainer's that the matching baselines do not compute in.
+
+    Args:
+        precision: As the trainer names it.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if precision not in _MATCHING_PRECISIONS:
+        raise ConfigError(
+            f"trainer.precision is {precision}, expected one of {', '.join(_MATCHING_PRECISIONS)}",
+            remedy="prompts and matching are computed in fp32; for faster models set model_cfg.precision to bf16",
+        )
 
 
 def _leaves(settings: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX
 from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.pl_wrapper.run_settings import check_precision
 from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
 
@@ -98,6 +99,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check what the mode needs before anything large is loaded."""
+        check_precision(str(self.trainer.precision))
         if self.test_mode in _NEEDS_MEMORY and self.memory_path is None:
             raise ConfigError(
                 f"test_mode {self.test_mode} begins with a memory file", remedy="give it as --ckpt_path FILE"

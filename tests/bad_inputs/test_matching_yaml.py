@@ -61,7 +61,7 @@ CASES = [
     added("an unknown class", "model:\n  class_path: no_time_to_train.Nothing\n", ["model", "Nothing", "--help"]),
     added("a class that is no module", "model:\n  class_path: pathlib.Path\n", ["model", "Path", "--help"]),
     option("an unknown encoder", f"{CFG}.encoder_cfg.name", "dinov3_smal", says=["did you mean dinov3_small"]),
-    option("no size", f"{CFG}.encoder_cfg.img_size", "0", says=["0x0", "use 16x16"]),
+    option("no size", f"{CFG}.encoder_cfg.img_size", "0", says=["img_size is 0", "at least 1"]),
     option("a size between patches", f"{CFG}.encoder_cfg.img_size", "100", says=["100x100", "use 96x96"]),
     option("a size in words", f"{CFG}.encoder_cfg.img_size", "large", says=["img_size", "large"]),
     option(
