@@ -6,6 +6,7 @@ is imported before a command needs it.
 
 import inspect
 import json
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -16,10 +17,10 @@ from typing import Any, get_args, get_origin
 
 from no_time_to_train import weights_commands
 from no_time_to_train.data.command import sample_references_command
-from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.export.command import export
 from no_time_to_train.files import check_local, without_home
-from no_time_to_train.messages import CHECK_PATH, in_one_line
+from no_time_to_train.messages import CHECK_PATH, in_one_line, nearest
 from no_time_to_train.parity.command import compare
 from no_time_to_train.prediction.command import predict
 
@@ -104,7 +105,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if command is not None:
             _check_paths(args, command)
 
-        return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
+        try:
+            return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
+        except ArgumentError as error:
+            _check_names(args, command, error)
+            raise
 
     return _run(run, spelled, prog="ntt")
 
@@ -153,6 +158,31 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
         print("interrupted (the same command again goes on or begins anew; nothing is half-written)", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _check_names(args: Sequence[str], command: Callable[..., Any] | None, error: ArgumentError) -> None:
+    """Say of an option or a command that there is none which there are.
+
+    Args:
+        args: As they were parsed.
+        command: The command; None if there is none of that name.
+        error: What the parser says.
+
+    Raises:
+        ConfigError: There is such an option or command; not where the fault is another one.
+    """
+    if command is None:
+        if args and args[0] and not args[0].startswith("-"):
+            meant = nearest(args[0], list(COMMANDS))
+            raise ConfigError(f"ntt has no command {args[0]}", remedy=f"{meant}it has {', '.join(COMMANDS)}") from error
+        return
+    known = [f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters]
+    found = re.search(r"unrecognized arguments: (--[\w-]+)", str(error))
+    if found:
+        name = found[1].replace("_", "-")
+        raise ConfigError(
+            f"ntt {args[0]} has no option {name}", remedy=f"{nearest(name, known)}it has {', '.join(known)}"
+        ) from error
 
 
 def _check_paths(args: Sequence[str], command: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from no_time_to_train.files import check_local
 from no_time_to_train.image_sizes import LONGEST_SIDE
 from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.matching.debias import DebiasConfig
+from no_time_to_train.messages import nearest
 
 T = TypeVar("T")
 
@@ -172,7 +173,8 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
     known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type] # every cls here is a dataclass
     unknown = sorted(map(str, given.keys() - known))
     if unknown:
-        raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=f"it has {', '.join(sorted(known))}")
+        listed = f"{nearest(unknown[0], sorted(known))}it has {', '.join(sorted(known))}"
+        raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=listed)
     hints = get_type_hints(cls)
     for key, entry in given.items():
         # Of `X | None` the X.

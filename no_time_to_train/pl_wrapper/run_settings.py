@@ -11,6 +11,7 @@ from no_time_to_train.errors import ConfigError
 from no_time_to_train.files import check_local
 from no_time_to_train.limits import check_number, shown_number
 
+ROOT = "${trainer.default_root_dir}"
 _MOST_DEVICES = 1024
 _MOST_NODES = 2**16
 _MATCHING_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -30,6 +31,32 @@ def check_paths(settings: Namespace) -> None:
     for name, value in _leaves(settings, ""):
         if isinstance(value, Path) or (isinstance(value, str) and _PATHS.search(name)):
             check_local(value, name.replace(".init_args", ""))
+
+
+def with_root(settings: Namespace) -> Namespace:
+    """Return settings in which `${trainer.default_root_dir}` at the beginning of a path is filled in.
+
+    So one setting moves all files of a run, whatever a configuration says of its parts.
+
+    Args:
+        settings: Of a subcommand, as they are parsed; left as they are.
+    """
+    root = str(settings.trainer.get("default_root_dir") or ".")
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, Namespace):
+            return Namespace(**{key: filled(entry) for key, entry in vars(value).items()})
+        if isinstance(value, dict):
+            return {key: filled(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [filled(entry) for entry in value]
+        if isinstance(value, str | Path) and str(value).startswith(ROOT):
+            return type(value)(root + str(value).removeprefix(ROOT))
+        return value
+
+    found = filled(settings)
+    assert isinstance(found, Namespace)
+    return found
 
 
 def check_sizes(settings: Namespace) -> None:

@@ -182,6 +182,8 @@ class Sam2MatcherLightningModel(LightningModule):
         self._finish_memory()
         if self.test_mode in _WRITES_MEMORY:
             self._write_memory(cast(Path, self.out_path))
+        elif self.test_mode == "vis_memory":
+            self._say(f"pictures: {self.output_dir / 'memory'}")
         elif self.test_mode in ("full", "test"):
             self._write_results()
 
@@ -292,11 +294,13 @@ class Sam2MatcherLightningModel(LightningModule):
             "seconds_per_image": seconds,
         }
         reports = []
-        if targets.annotations:
-            # Lightning's limit on batches leaves images out.
-            seen = targets.only_images({targets.images[index].id for index in indices})
+        # Lightning's limit on batches leaves images out.
+        seen = targets.only_images({targets.images[index].id for index in indices})
+        if seen.annotations:
             reports = evaluate(seen, results)
             self._show(reports, "average precision, in points" + (", of RANDOM weights" if random else ""))
+        else:
+            self._say("nothing is annotated in these images: no average precision")
         metrics |= reports_as_json(reports) | self._further_metrics()
         write_text_atomic(self.output_dir / METRICS, json.dumps(metrics, indent=1) + "\n")
         if random:

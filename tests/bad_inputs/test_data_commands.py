@@ -41,7 +41,7 @@ CASES = [
     sample("an unknown split", "--split", "coco20i_fold9", says=["coco20i_fold9", "coco20i_fold"]),
     sample("a split of other classes", "--split", "voc_novel_split1", says=["has no category", "disc, square"]),
     sample("a seed in words", "--seed", "first", says=["seed", "first", "--help"]),
-    sample("an unknown option", "--images", "2", says=["images", "--help"]),
+    sample("an unknown option", "--images", "2", says=["has no option --images", "it has --annotations"]),
     sample("a folder as output", "--output", "out", says=["cannot write out", "it is a folder"]),
     Case(
         "sample-references: no annotations",
