@@ -50,6 +50,8 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("distributed", "gathering"),
         ("registry", "encoders"),
         ("yaml_files", "reading"),
+        ("strict_json", "reading"),
+        ("limits", "of numbers"),
         ("messages", "in one line"),
         ("pages", "of HTML"),
         ("process", "signals, exit status"),

@@ -6,19 +6,21 @@ is imported before a command needs it.
 
 import inspect
 import json
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from no_time_to_train import weights_commands
 from no_time_to_train.data.command import sample_references_command
-from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.export.command import export
-from no_time_to_train.files import without_home
-from no_time_to_train.messages import CHECK_PATH, in_one_line
+from no_time_to_train.files import check_local, without_home
+from no_time_to_train.messages import CHECK_PATH, in_one_line, nearest
 from no_time_to_train.parity.command import compare
 from no_time_to_train.prediction.command import predict
 from no_time_to_train.process import check_arguments, is_out_of_memory, program
@@ -104,7 +106,14 @@ def main(args: Sequence[str] | None = None) -> int:
     def run(args: list[str]) -> Any:
         from jsonargparse import auto_cli
 
-        return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
+        if command is not None:
+            _check_paths(args, command)
+
+        try:
+            return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
+        except ArgumentError as error:
+            _check_names(args, command, error)
+            raise
 
     return _run(run, spelled, prog="ntt")
 
@@ -159,6 +168,51 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
         print("interrupted: nothing is half-written, and the same command can be run again", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _check_names(args: Sequence[str], command: Callable[..., Any] | None, error: ArgumentError) -> None:
+    """Say of an option or a command that there is none which there are.
+
+    Args:
+        args: As they were parsed.
+        command: The command; None if there is none of that name.
+        error: What the parser says.
+
+    Raises:
+        ConfigError: There is such an option or command; not where the fault is another one.
+    """
+    if command is None:
+        if args and args[0] and not args[0].startswith("-"):
+            meant = nearest(args[0], list(COMMANDS))
+            raise ConfigError(f"ntt has no command {args[0]}", remedy=f"{meant}it has {', '.join(COMMANDS)}") from error
+        return
+    known = [f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters]
+    found = re.search(r"unrecognized arguments: (--[\w-]+)", str(error))
+    if found:
+        name = found[1].replace("_", "-")
+        raise ConfigError(
+            f"ntt {args[0]} has no option {name}", remedy=f"{nearest(name, known)}it has {', '.join(known)}"
+        ) from error
+
+
+def _check_paths(args: Sequence[str], command: Callable[..., Any]) -> None:
+    """Refuse addresses where a command takes paths.
+
+    Args:
+        args: As `_spelled_out` returns them.
+        command: The command.
+
+    Raises:
+        ConfigError: A path is an address.
+    """
+    parameters = inspect.signature(command).parameters.items()
+    paths = {f"--{name}" for name, parameter in parameters if "Path" in str(parameter.annotation)}
+    for option, value in pairwise([*args, ""]):
+        name, equals, own = option.partition("=")
+        if name in paths:
+            text = own if equals else value
+            for path in json.loads(text) if text.startswith("[") else [text]:
+                check_local(path, name.replace("_", "-"))
 
 
 def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.masks import encode_masks
+from no_time_to_train.errors import AnnotationError
 from no_time_to_train.matching import Instances
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ Result = dict[str, Any]
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _AREAS = {"APs": 1, "APm": 2, "APl": 3}
+_LVIS_LISTS = {"neg_category_ids", "not_exhaustive_category_ids"}
 
 
 @dataclass(frozen=True)
@@ -74,33 +76,72 @@ def evaluate(dataset: CocoDataset, results: Sequence[Result]) -> list[ApReport]:
     Args:
         dataset: The targets' annotations, of the classes that were looked for.
         results: As `coco_results` writes them.
+
+    Raises:
+        AnnotationError: A result is of an image or a category that the annotations do not have.
     """
     kinds: list[IouType] = ["bbox"]
     if all(annotation.segmentation is not None for annotation in dataset.annotations):
         kinds.append("segm")
     else:
         log.warning("%s has annotations without masks: mask AP is left out", dataset.source)
-    return [_evaluate(dataset, results, kind) for kind in kinds]
+    document, renumbered = _renumbered(dataset, results)
+    return [_evaluate(dataset, document, renumbered, kind) for kind in kinds]
 
 
-def _evaluate(dataset: CocoDataset, results: Sequence[Result], kind: IouType) -> ApReport:
+def _renumbered(dataset: CocoDataset, results: Sequence[Result]) -> tuple[dict[str, Any], list[Result]]:
+    """Return annotations and results with ids from 1 on, in the order of the file.
+
+    The evaluator takes annotation id 0 for "unmatched", and fails on negative image ids; files have either.
+
+    Raises:
+        AnnotationError: A result is of an image or a category that the annotations do not have.
+    """
+    document = dataset.to_json()
+    images = {image.id: number for number, image in enumerate(dataset.images, start=1)}
+    categories = {category.id: number for number, category in enumerate(dataset.categories, start=1)}
+    for image in document["images"]:
+        image["id"] = images[image["id"]]
+        for key in _LVIS_LISTS & image.keys():
+            # An image also names categories that are not evaluated here.
+            image[key] = [categories[category_id] for category_id in image[key] if category_id in categories]
+    for category in document["categories"]:
+        category["id"] = categories[category["id"]]
+    for number, annotation in enumerate(document["annotations"], start=1):
+        annotation["id"] = number
+        annotation["image_id"] = images[annotation["image_id"]]
+        annotation["category_id"] = categories[annotation["category_id"]]
+    renumbered = []
+    for result in results:
+        for key, known in (("image_id", images), ("category_id", categories)):
+            if result[key] not in known:
+                raise AnnotationError(
+                    f"a result has {key} {result[key]}, which {dataset.source} does not have",
+                    remedy="evaluate results with the annotations of their own images and categories",
+                )
+        numbers = {"image_id": images[result["image_id"]], "category_id": categories[result["category_id"]]}
+        renumbered.append({**result, **numbers})
+    return document, renumbered
+
+
+def _evaluate(dataset: CocoDataset, document: dict[str, Any], results: Sequence[Result], kind: IouType) -> ApReport:
+    """Evaluate renumbered results; the categories of `document` are numbered by their place in `dataset`."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     lvis = any(image.neg_category_ids or image.not_exhaustive_category_ids for image in dataset.images)
     if lvis:
         # LVIS counts a class only where it was looked for. faster-coco-eval 1.8 means to leave the others out too, and
         # fails on an image of which nothing is left.
-        looked_for = {image.id: set(image.neg_category_ids) for image in dataset.images}
-        for annotation in dataset.annotations:
-            looked_for[annotation.image_id].add(annotation.category_id)
+        looked_for = {image["id"]: set(image.get("neg_category_ids", ())) for image in document["images"]}
+        for annotation in document["annotations"]:
+            looked_for[annotation["image_id"]].add(annotation["category_id"])
         results = [result for result in results if result["category_id"] in looked_for[result["image_id"]]]
     if not results or not dataset.annotations:
         blank = dict.fromkeys(METRICS, 0.0 if dataset.annotations else float("nan"))
         return ApReport(kind, blank, dict.fromkeys(dataset.class_names, blank))
-    document = dataset.to_json()
     if lvis:
         # The evaluator asks for it; a class whose frequency is not said counts among the frequent ones there, not here.
-        document["categories"] = [{"frequency": "f"} | category for category in document["categories"]]
+        document = {**document, "categories": [{"frequency": "f"} | entry for entry in document["categories"]]}
     truth = COCO(document)
     evaluator = COCOeval_faster(
         truth, truth.loadRes([dict(result) for result in results]), kind, lvis_style=lvis, print_function=log.debug
@@ -112,17 +153,15 @@ def _evaluate(dataset: CocoDataset, results: Sequence[Result], kind: IouType) ->
     # Thresholds, recalls, classes, areas, numbers of detections.
     precision: np.ndarray = evaluator.eval["precision"]
     thresholds = np.asarray(evaluator.params.iouThrs)
-    classes = [dataset.categories_by_id[category_id].name for category_id in evaluator.params.catIds]
     overall = _metrics(precision, thresholds)
-    frequencies = [dataset.categories_by_id[category_id].frequency for category_id in evaluator.params.catIds]
+    frequencies = [category.frequency for category in dataset.categories]
     for frequency in sorted({frequency for frequency in frequencies if frequency}):
         chosen = [index for index, entry in enumerate(frequencies) if entry == frequency]
         overall[f"AP{frequency}"] = _metrics(precision[:, :, chosen], thresholds)["AP"]
-    return ApReport(
-        kind,
-        overall,
-        {name: _metrics(precision[:, :, index : index + 1], thresholds) for index, name in enumerate(classes)},
-    )
+    per_class = {
+        name: _metrics(precision[:, :, place : place + 1], thresholds) for place, name in enumerate(dataset.class_names)
+    }
+    return ApReport(kind, overall, per_class)
 
 
 def _metrics(precision: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from no_time_to_train.errors import NoTimeToTrainError, OutputError
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError, OutputError
 from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_in
 
 # What ends writing for lack of room: a full disk, a full quota, and the largest file that `ulimit -f` allows.
@@ -29,6 +29,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_ONLY_LOCAL = "only local paths are read and written: copy or mount what is stored elsewhere"
 
 
 @contextmanager
@@ -57,6 +58,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         >>> target.read_text(), [p.name for p in target.parent.iterdir()]
         ('whole', ['a.txt'])
     """
+    _check_target(path)
     target = path.resolve()
     temporary = target.with_name(unfinished_name(target))
     with ExitStack() as stack:
@@ -98,6 +100,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
     Raises:
         OutputError: The parent cannot be made or written to, or the disk is full.
     """
+    _check_target(root)
     beside = root.with_name(unfinished_name(root))
     with ExitStack() as stack:
         try:
@@ -132,6 +135,7 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be made or written to.
     """
+    _check_target(folder)
     beside = folder / unfinished_name(Path(last))
     with ExitStack() as stack:
         try:
@@ -157,12 +161,38 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
             raise _cannot_write(folder / last, error) from error
 
 
+def is_address(path: Path | str) -> bool:
+    """Return whether a path is an address such as `s3://bucket/key`, of which `Path` makes a folder called `s3:`.
+
+    Examples:
+        >>> is_address("s3://bucket/key"), is_address(Path("memory://key")), is_address("C:/key"), is_address("a/b:/c")
+        (True, True, False, False)
+    """
+    first = str(path).split("/", 1)[0]
+    return len(first) > 2 and first.endswith(":")
+
+
+def check_local(path: Path | str, name: str) -> None:
+    """Refuse an address where a path on this machine is expected.
+
+    Args:
+        path: What was given.
+        name: The setting or option that it was given as.
+
+    Raises:
+        ConfigError: It is an address.
+    """
+    if is_address(path):
+        raise ConfigError(f"{name} is {_as_given(path)}, expected a path on this machine", remedy=_ONLY_LOCAL)
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be made or written to, before work is done for it; nothing is left there.
 
     Raises:
-        OutputError: It is a file, or lies under one, or may not be written to.
+        OutputError: It is a file, or under one, or an address, or may not be written to.
     """
+    _check_target(folder)
     place = folder.absolute()
     while not os.path.lexists(place):
         place = place.parent
@@ -356,6 +386,16 @@ def _room_for(path: Path) -> Iterator[None]:
         if not told or isinstance(error, OutputError):
             raise
         raise OutputError(f"cannot write {path}: {os.strerror(told[0])}", remedy=_NO_ROOM[told[0]]) from error
+
+
+def _check_target(path: Path) -> None:
+    if is_address(path):
+        raise OutputError(f"cannot write {_as_given(path)}: it is not a path on this machine", remedy=_ONLY_LOCAL)
+
+
+def _as_given(path: Path | str) -> str:
+    """Return an address as the user wrote it: `Path` takes one of its two slashes."""
+    return str(path) if isinstance(path, str) else re.sub(r"^([^/]+:)/?", r"\1//", str(path))
 
 
 def _sync(path: Path) -> None:

@@ -3,7 +3,11 @@
 import re
 
 from no_time_to_train.errors import ConfigError, ImageSizeError
+from no_time_to_train.limits import shown_number
 from no_time_to_train.registry import EncoderConfig
+
+LONGEST_SIDE = 2**15
+_MOST_DIGITS = 9
 
 
 def grid_size(height: int, width: int, config: EncoderConfig) -> tuple[int, int]:
@@ -24,6 +28,12 @@ def check_image_size(height: int, width: int, config: EncoderConfig) -> None:
         ImageSizeError: With the nearest sizes that fit.
     """
     patch = config.patch_size
+    if max(height, width) > LONGEST_SIDE:
+        raise ImageSizeError(
+            f"{config.name} got an image of {shown_number(height)} by {shown_number(width)} pixels, expected sides of "
+            f"at most {LONGEST_SIDE}",
+            remedy="resize it",
+        )
     if config.family == "dinov3_convnext":
         if min(height, width) < patch:
             raise ImageSizeError(
@@ -51,4 +61,6 @@ def read_image_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if match is None:
         raise ConfigError(f"{text!r} is no image size", remedy="write 224 or 256x384 (height x width)")
+    if max(len(side or "") for side in match.groups()) > _MOST_DIGITS:
+        raise ConfigError(f"{text:.20}... is larger than any image", remedy=f"give at most {LONGEST_SIDE} a side")
     return int(match[1]), int(match[2] or match[1])

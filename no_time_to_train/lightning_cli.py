@@ -28,8 +28,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
-from no_time_to_train.files import check_writable, without_home, write_text_atomic
+from no_time_to_train.files import check_local, check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
+from no_time_to_train.pl_wrapper.option_names import check_names
+from no_time_to_train.pl_wrapper.run_settings import check_paths, check_sizes, with_root
 from no_time_to_train.process import Stopped, catch_signals, check_arguments, is_out_of_memory, is_program, program
 from no_time_to_train.yaml_files import read_yaml
 
@@ -55,7 +57,11 @@ class NttLightningCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and keep a memory file from Lightning, which would read it as a checkpoint of its own."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError:
+            check_names(args if isinstance(args, list) else [])
+            raise
         chosen = self.config[self.config.subcommand]
         seed = chosen.get("seed_everything")
         if type(seed) is int and not 0 <= seed < 2**32:
@@ -63,6 +69,8 @@ class NttLightningCLI(LightningCLI):
         if not isinstance(chosen.trainer, Namespace):
             raise ConfigError(f"trainer is {chosen.trainer!r:.60}, expected settings by name", remedy=_CORRECT)
         given = chosen.get("ckpt_path")
+        if given is not None and not str(given).strip():
+            raise ConfigError("ckpt_path is empty", remedy="name a file, or leave it out")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
         elif given:
@@ -70,6 +78,9 @@ class NttLightningCLI(LightningCLI):
             if str(given) not in ("best", "last", "hpc"):
                 # Lightning looks into it before anything can say what is wrong with it.
                 self.checkpoint = names_in(Path(given))
+        check_paths(chosen)
+        check_sizes(chosen)
+        check_local(self.memory_path or "", "ckpt_path")
         if chosen.get("weights_only") is False:
             raise ConfigError(
                 "weights_only is false, and a checkpoint that asks for more than tensors is never loaded",
@@ -84,6 +95,9 @@ class NttLightningCLI(LightningCLI):
         if "return_predictions" in chosen:
             # They are written; nobody takes what a command line returns.
             chosen.return_predictions = False
+        # What is written of the settings keeps the name of the root, so that a rerun of it can be moved too.
+        self.save_config_kwargs["written"] = chosen
+        self.config[self.config.subcommand] = with_root(chosen)
 
     def before_instantiate_classes(self) -> None:
         """Refuse folders that cannot be written to, before anything is loaded for them.
@@ -96,8 +110,6 @@ class NttLightningCLI(LightningCLI):
         places = {"trainer.default_root_dir": chosen.trainer.default_root_dir or Path.cwd()}
         places |= {} if out_path is None else {"--out_path": Path(out_path).parent}
         for name, place in places.items():
-            if "://" in str(place):
-                continue  # fsspec's
             try:
                 check_writable(Path(place))
             except OutputError as error:
@@ -144,6 +156,13 @@ class NttLightningCLI(LightningCLI):
         if type(self.model).training_step is LightningModule.training_step:
             raise ConfigError(f"{type(self.model).__name__} is not trained", remedy="run test, validate or predict")
 
+    def after_fit(self) -> None:
+        """Say where the training has written."""
+        if self.trainer.is_global_zero:
+            output = getattr(self.model, "output", None)
+            trained = "" if output is None else f"trained model: {output}\n"
+            print(without_home(f"{trained}run: {self.trainer.default_root_dir}"))
+
 
 class _Signals(Callback):
     """Stops the run at once on a signal, with all its processes; Lightning alone would finish the batch and exit 0."""
@@ -165,6 +184,9 @@ class _SaveWholeConfig(SaveConfigCallback):
     """Writes `config.yaml` wholly or not at all, just before a run's results; bad input leaves an older one alone."""
 
     _folder: Path | None = None
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, written: Namespace, **more: Any) -> None:
+        super().__init__(parser, written, **more)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet: models and data may turn out to be missing."""

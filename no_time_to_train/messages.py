@@ -1,6 +1,8 @@
 """What a user reads of an error: one line, with a remedy."""
 
+import difflib
 import re
+from collections.abc import Sequence
 
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.redact import printable, redact
@@ -72,6 +74,19 @@ def _in_words(text: str) -> str:
 
 def _option(key: re.Match[str]) -> str:
     return f"--{key[1].replace('_', '-')}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return a question that names what was probably meant, with a space after it; empty if nothing is near.
+
+    Examples:
+        >>> nearest("points_per_sid", ["iou_thr", "points_per_side"])
+        'did you mean points_per_side? '
+        >>> nearest("colour", ["iou_thr"])
+        ''
+    """
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {found[0]}? " if found else ""
 
 
 def _own(error: BaseException | None) -> NoTimeToTrainError | None:

@@ -336,7 +336,11 @@ class Segmenter:
             EncoderMismatchError: It was filled with another encoder, or with other settings.
             NoTimeToTrainError: The file is missing or damaged.
         """
-        memory = MemoryBank.load(checked_path(path, "path"), encoder_fingerprint=self.baseline.memory_fingerprint)
+        memory = MemoryBank.load(
+            checked_path(path, "path"),
+            encoder_fingerprint=self.baseline.memory_fingerprint,
+            embed_dim=self.baseline.encoder.embed_dim,
+        )
         self._references, self._class_names = [], []
         self._take_memory(memory)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError, WeightsFormatError
-from no_time_to_train.files import without_home
+from no_time_to_train.files import check_local, without_home
 from no_time_to_train.redact import printable
 
 
@@ -134,6 +134,8 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
             f"{config_file} says neither train.dino_root nor paths.dataset_root",
             remedy="set train.dino_root to the folder that is to hold the weights",
         )
+    for key, given in (("train.dino_root", root), ("paths.dataset_root", data)):
+        check_local(given or "", f"{key} in {config_file}")
     folder = config_file.parent / (root if root is not None else Path(data or "") / default_folder(name, None).name)
     fetch(name, folder, quiet=quiet, json=json)
 

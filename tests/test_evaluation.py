@@ -14,6 +14,7 @@ from rich.console import Console
 
 from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageRecord
 from no_time_to_train.data.masks import decode_mask, encode_mask
+from no_time_to_train.errors import AnnotationError
 from no_time_to_train.evaluation import METRICS, ap_table, coco_results, comparison_table, evaluate, reports_as_json
 from no_time_to_train.matching import Instances
 
@@ -122,6 +123,87 @@ def test_agrees_with_pycocotools(seed: int, tied: bool) -> None:
             expected = by_pycocotools(dataset, results, report.iou_type, category.id)
             got = [report.per_class[category.name][name] for name in METRICS]
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+def with_other_ids(
+    dataset: CocoDataset, results: list[dict[str, Any]], ids: tuple[dict[int, int], dict[int, int], dict[int, int]]
+) -> tuple[CocoDataset, list[dict[str, Any]]]:
+    """Rename image, category and annotation ids in both."""
+    images, categories, annotations = ids
+    renamed = CocoDataset(
+        tuple(
+            replace(
+                entry,
+                id=images[entry.id],
+                neg_category_ids=tuple(categories[old] for old in entry.neg_category_ids),
+                not_exhaustive_category_ids=tuple(categories[old] for old in entry.not_exhaustive_category_ids),
+            )
+            for entry in dataset.images
+        ),
+        tuple(
+            replace(
+                entry,
+                id=annotations[entry.id],
+                image_id=images[entry.image_id],
+                category_id=categories[entry.category_id],
+            )
+            for entry in dataset.annotations
+        ),
+        tuple(replace(entry, id=categories[entry.id]) for entry in dataset.categories),
+    )
+    return renamed, [
+        {**entry, "image_id": images[entry["image_id"]], "category_id": categories[entry["category_id"]]}
+        for entry in results
+    ]
+
+
+def other_ids(records: Any, first: int, rng: np.random.Generator) -> dict[int, int]:
+    numbers = rng.permutation(len(records)) + first
+    return {entry.id: int(number) for entry, number in zip(records, numbers, strict=True)}
+
+
+@pytest.mark.parametrize("lvis", [False, True])
+@pytest.mark.parametrize("first", [0, -3, -1000, 2**40, -(2**62)])
+def test_precision_does_not_depend_on_ids(first: int, lvis: bool) -> None:
+    """The evaluator takes annotation id 0 for none, and fails on negative image ids: no file's ids reach it."""
+    rng = np.random.default_rng(abs(first) % 1000)
+    for seed, tied in ((0, False), (1, True), (2, False)):
+        dataset, results = random_case(seed, tied=tied)
+        if lvis:
+            images = [replace(i, neg_category_ids=(2, 9), not_exhaustive_category_ids=(5,)) for i in dataset.images]
+            categories = [replace(entry, frequency=kind) for entry, kind in zip(dataset.categories, "rcf", strict=True)]
+            dataset = replace(dataset, images=tuple(images), categories=tuple(categories))
+        expected = reports_as_json(evaluate(dataset, results))
+        ids = tuple(other_ids(part, first, rng) for part in (dataset.images, dataset.categories, dataset.annotations))
+        renamed, renamed_results = with_other_ids(dataset, results, ids)  # type: ignore[arg-type] # three of them
+        assert reports_as_json(evaluate(renamed, renamed_results)) == expected
+
+
+@pytest.mark.parametrize("first", [0, -3])
+def test_perfect_results_score_one_whatever_the_ids(first: int) -> None:
+    dataset, _ = random_case(1, crowds=False)
+    everything = (dataset.images, dataset.categories, dataset.annotations)
+    in_order = tuple({entry.id: first + place for place, entry in enumerate(part)} for part in everything)
+    renamed, _ = with_other_ids(dataset, [], in_order)  # type: ignore[arg-type] # three of them
+    results = [
+        result(entry.image_id, entry.category_id, 0.9, decode_mask(entry, SIZE, SIZE)) for entry in renamed.annotations
+    ]
+    assert [report.overall["AP"] for report in evaluate(renamed, results)] == [1, 1]
+
+
+def test_lvis_categories_that_are_not_evaluated_may_be_named() -> None:
+    dataset, results = random_case(0)
+    images = tuple(replace(image, neg_category_ids=(2, 77)) for image in dataset.images)
+    known = tuple(replace(image, neg_category_ids=(2,)) for image in dataset.images)
+    got, expected = (evaluate(replace(dataset, images=part), results) for part in (images, known))
+    assert reports_as_json(got) == reports_as_json(expected)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_results_of_other_annotations_are_refused(key: str) -> None:
+    dataset, results = random_case(0)
+    with pytest.raises(AnnotationError, match=f"a result has {key} 77, which memory does not have"):
+        evaluate(dataset, [{**results[0], key: 77}])
 
 
 def test_cases_hold_what_is_hard() -> None:

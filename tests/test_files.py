@@ -234,3 +234,29 @@ def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.Monke
             open_regular(Path(name))
     with pytest.raises(FileNotFoundError):
         open_regular(Path("missing"))
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/key", "memory://", "file:///tmp/key"])
+def test_an_address_is_not_made_a_folder(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def written(writer: Callable[..., Any], *more: Any) -> None:
+        with writer(Path(address), *more):
+            pass
+
+    for write in (
+        lambda: files.check_writable(Path(address)),
+        lambda: written(files.atomic_path),
+        lambda: written(files.atomic_folder),
+        lambda: written(files.atomic_files, "last.json"),
+    ):
+        with pytest.raises(OutputError, match="it is not a path on this machine"):
+            write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_with_colons_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:b", "10:30/log.txt", "sub/s3:/key"):
+        files.write_text_atomic(tmp_path / name, "")
+        files.write_text_atomic(Path(name), "")

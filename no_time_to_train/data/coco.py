@@ -15,6 +15,7 @@ from no_time_to_train.data.records import Annotation, Category, CocoDataset, Ima
 from no_time_to_train.errors import AnnotationError, DataNotFoundError
 from no_time_to_train.files import write_text_atomic
 from no_time_to_train.messages import can_be_written
+from no_time_to_train.strict_json import parse_json
 
 __all__ = [
     "Annotation",
@@ -60,8 +61,8 @@ def load_coco(path: Path) -> CocoDataset:
 
     Raises:
         DataNotFoundError: There is no such file.
-        AnnotationError: The file is no JSON, or lacks something, or has a value of a wrong type or out of range, an
-            id or a category name twice, or an annotation of an image or a category that is not there.
+        AnnotationError: The file is not valid JSON, or lacks something, or has a value of a wrong type or out of range,
+            or a key, an id or a category name twice, or an annotation of an image or a category that is not there.
     """
     document = _read_json(path)
     if not isinstance(document, dict):
@@ -99,10 +100,10 @@ def _read_json(path: Path) -> Any:
             f"the annotation file {path} {what}", remedy="check the path; expected is a JSON file in COCO's format"
         )
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # ValueError covers broken JSON, broken UTF-8 and endless numbers.
+        return parse_json(path.read_bytes())
+    except ValueError as error:  # of broken JSON, broken UTF-8, endless numbers, keys that are there twice
         raise AnnotationError(
-            f"{path} is no JSON: {error}", remedy="correct it at this place, or export the file again"
+            f"{path} is not valid JSON: {error}", remedy="correct it at this place, or export the file again"
         ) from error
     except OSError as error:
         raise DataNotFoundError(

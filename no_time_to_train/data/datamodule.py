@@ -25,6 +25,7 @@ from no_time_to_train.data.references import (
 )
 from no_time_to_train.data.splits import resolve_split
 from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageSizeError
+from no_time_to_train.limits import MOST_IN_BATCH, MOST_WORKERS, TOGETHER, check_number
 
 
 @dataclass
@@ -159,13 +160,9 @@ class ReferenceTargetDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if split is not None and class_names is not None:
             raise ConfigError("both split and class_names are given", remedy="give one of them")
-        for name, value, lowest in (
-            ("max_targets", max_targets, 1),
-            ("num_workers", num_workers, 0),
-            ("batch_size", batch_size, 1),
-        ):
-            if value is not None and value < lowest:
-                raise ConfigError(f"data.{name} is {value}, expected at least {lowest}", remedy="leave it out")
+        check_number("data.max_targets", max_targets, 1, 10**12, "leave it out for all of them")
+        check_number("data.num_workers", num_workers, 0, MOST_WORKERS, "every worker is a process")
+        check_number("data.batch_size", batch_size, 1, MOST_IN_BATCH, TOGETHER)
         self.references = references
         self.reference_images = reference_images
         self.targets = targets

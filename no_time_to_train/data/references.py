@@ -4,7 +4,7 @@ They are COCO JSON subsets, or the pickles of the original project, which name a
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ __all__ = [
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
-# A short pickle can name one long list in many places; no real set comes near.
 _MOST_BEYOND = 2  # pixels by which a tool may round a box over the border
+# A short pickle can name one long list in many places; no real set comes near.
 _MOST_REFERENCES = 1_000_000
 _OTHER_FILE = "give the COCO JSON file that the pickle was sampled from"
 _PICKLE_REMEDY = "make the set anew with: ntt sample-references"
@@ -85,7 +85,7 @@ def load_references(
         ConfigError: A pickle without `annotations`, or JSON with them, or a class named twice.
         UnknownNameError: A class that the file does not have.
         EmptyClassError: Classes without a reference.
-        EmptyMaskError: A reference without a mask whose box covers nothing of its image.
+        EmptyMaskError: A reference whose box covers nothing of its image.
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
         if annotations is None:
@@ -127,12 +127,10 @@ def load_negative_references(path: Path, class_names: Sequence[str]) -> tuple[Re
     dataset = load_coco(path)
     indices = {name: index for index, name in enumerate(class_names)}
     references = tuple(
-        Reference(dataset.images_by_id[entry.image_id], entry, indices[name], negative=True)
+        _checked(Reference(dataset.images_by_id[entry.image_id], entry, indices[name], negative=True), path)
         for entry in dataset.annotations
         if (name := dataset.categories_by_id[entry.category_id].name) in indices and not entry.iscrowd
     )
-    for reference in references:
-        _check_box(reference, path)
     if not references:
         raise ConfigError(
             f"{path} has no annotation of the memory's classes: {', '.join(class_names)}",
@@ -163,34 +161,49 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
         raise EmptyClassError(
             f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}", remedy=remedy
         )
-    for reference in references:
-        _check_box(reference, path)
+    references = [_checked(reference, path) for reference in references]
     references.sort(key=lambda reference: reference.class_index)
     return ReferenceSet(dataset.class_names, tuple(category.id for category in dataset.categories), tuple(references))
 
 
-def _check_box(reference: Reference, path: Path) -> None:
-    """Refuse a reference that is given by its box alone, of which nothing or not all lies in the image.
+def _checked(reference: Reference, path: Path) -> Reference:
+    """Return a reference with its box clipped to its image, by the pixels by which tools round boxes.
+
+    The box says what is cut out around the object, also where there is a mask.
 
     Raises:
-        EmptyMaskError: Nothing does.
-        AnnotationError: The box ends outside of the image, as two corners do that are taken for a corner and a size.
+        EmptyMaskError: The box covers nothing of the image.
+        AnnotationError: The box ends farther outside, as two corners do that are taken for a corner and a size.
     """
-    (x, y, width, height), image = reference.annotation.bbox, reference.image
-    seen = min(x + width, image.width) > max(x, 0) and min(y + height, image.height) > max(y, 0)
-    if reference.annotation.segmentation is None and not seen:
+    annotation, image = reference.annotation, reference.image
+    x, y, width, height = annotation.bbox
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
+    unmasked = annotation.segmentation is None
+    # With a mask, a line says where the object is.
+    sized = (width and height) if unmasked else (width or height)
+    if not (sized and _meets(x, width, image.width) and _meets(y, height, image.height)):
+        masked = "no mask," if unmasked else "a mask,"
         raise EmptyMaskError(
-            f"{path}: annotation {reference.annotation.id} in {image.file_name} has no mask, and its box "
-            f"{[x, y, width, height]} covers nothing of its image of {image.width}x{image.height} pixels",
+            f"{path}: annotation {annotation.id} in {image.file_name} has {masked} and its box {[x, y, width, height]} "
+            f"covers nothing of its image of {image.width}x{image.height} pixels",
             remedy="correct the box, which is x, y, width and height, or remove the annotation",
         )
-    beyond = max(x + width - image.width, y + height - image.height)
-    if reference.annotation.segmentation is None and beyond > _MOST_BEYOND and x + y > 0:
+    beyond = max(left - x, top - y, x + width - right, y + height - bottom)
+    if beyond > _MOST_BEYOND:
         raise AnnotationError(
-            f"{path}: the box {[x, y, width, height]} of annotation {reference.annotation.id} ends {beyond:g} pixels "
+            f"{path}: the box {[x, y, width, height]} of annotation {annotation.id} ends {beyond:g} pixels "
             f"outside of {image.file_name} of {image.width}x{image.height} pixels",
             remedy="give x, y, width and height, not two corners; and cut it at the image's border",
         )
+    if not beyond:
+        return reference
+    return replace(reference, annotation=replace(annotation, bbox=(left, top, right - left, bottom - top)))
+
+
+def _meets(start: float, size: float, side: int) -> bool:
+    """Return whether a stretch, or a point if its size is 0, is within a side of an image."""
+    return min(start + size, side) > max(start, 0) if size else 0 <= start <= side
 
 
 def _named_in(content: Any, path: Path) -> dict[int, list[tuple[int, int]]]:

@@ -20,6 +20,7 @@ from no_time_to_train.data.shapes_classes import BASE_CLASSES, NOVEL_CLASSES, Sh
 from no_time_to_train.data.shapes_scene import Scene, SceneInstance, check_drawable, render_scene
 from no_time_to_train.errors import ConfigError, OutputError
 from no_time_to_train.files import atomic_folder, write_text_atomic
+from no_time_to_train.limits import MOST_IMAGES, check_number
 
 __all__ = [
     "BASE_CLASSES",
@@ -118,6 +119,8 @@ def write_shapes(
             f"cannot write {shots} shots and {num_targets} targets of the classes {classes!r}",
             remedy=f"give at least one shot and one target, and classes from {', '.join(_CLASS_SETS)}",
         )
+    for name, value in (("shots", shots), ("num_targets", num_targets), ("num_base_train", num_base_train)):
+        check_number(name, value, 0, MOST_IMAGES, "every one is an image that is drawn and written")
     check_drawable(size, seed)
     root = Path(root)
     parameters = _Parameters(seed, size, shots, num_targets, num_base_train, distractors, classes)

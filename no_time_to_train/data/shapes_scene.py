@@ -11,6 +11,7 @@ from no_time_to_train.data.shapes_classes import PALETTES, ShapeClass
 from no_time_to_train.data.shapes_drawing import OUTLINES, draw_background, jitter_colour, lookup, mix, rasterise
 from no_time_to_train.data.shapes_textures import TEXTURES
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import shown_number
 
 MIN_SIZE = 32
 MAX_SIZE = 8192
@@ -75,7 +76,7 @@ def check_drawable(size: int, seed: int) -> None:
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ConfigError(
-            f"cannot draw scenes of size {size}", remedy=f"give a size of {MIN_SIZE} to {MAX_SIZE} pixels"
+            f"cannot draw scenes of size {shown_number(size)}", remedy=f"give a size of {MIN_SIZE} to {MAX_SIZE} pixels"
         )
     if seed < 0:
         raise ConfigError(f"cannot draw scenes of seed {seed}", remedy="give a seed of 0 or more")

@@ -13,6 +13,7 @@ from torch import Tensor
 from no_time_to_train.data.training_scenes import TrainingScenes, training_scenes
 from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import MOST_IN_BATCH, MOST_SCENES, TOGETHER, check_number
 
 
 class SceneBatch(NamedTuple):
@@ -103,6 +104,8 @@ class TrainingScenesDataModule(LightningDataModule):
         batch_size: int = 8,
     ) -> None:
         super().__init__()
+        check_number("data.batch_size", batch_size, 1, MOST_IN_BATCH, TOGETHER)
+        check_number("data.num_scenes", num_scenes, 1, MOST_SCENES, "every scene is written to the disk")
         if batch_size < 1 or num_val < 1 or num_scenes - num_val < batch_size:
             raise ConfigError(
                 f"{num_scenes} scenes with {num_val} for validation leave no batch of {batch_size}",

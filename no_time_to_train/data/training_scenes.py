@@ -19,8 +19,9 @@ from jaxtyping import Int16, UInt8
 
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, PALETTES, ShapeClass
 from no_time_to_train.data.shapes_scene import check_drawable, render_scene
-from no_time_to_train.errors import ConfigError, OutputError
+from no_time_to_train.errors import OutputError
 from no_time_to_train.files import atomic_folder, check_writable
+from no_time_to_train.limits import MOST_SCENES, check_number
 
 BASE_SHAPES = tuple(dict.fromkeys(kind.shape for kind in BASE_CLASSES))
 BASE_TEXTURES = tuple(dict.fromkeys(kind.texture for kind in BASE_CLASSES))
@@ -78,8 +79,7 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
         ConfigError: `count` is less than 1, or no scene can be drawn of `size` or `seed`.
         OutputError: `root` is in use for something else, holds damaged arrays, cannot be written, or has no room.
     """
-    if count < 1:
-        raise ConfigError(f"cannot draw {count} training scenes", remedy="ask for one at least")
+    check_number("the number of training scenes", count, 1, MOST_SCENES, "every scene is written to the disk")
     check_drawable(size, seed)
     root, parameters = Path(root), _Parameters(seed, size, count)
     if not _is_written(root, parameters):

@@ -18,9 +18,11 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor
 from no_time_to_train.data.image_sources import ImageSource
 from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.errors import ConfigError, ImageReadError
+from no_time_to_train.limits import check_number
 
 _MOST_UNREADABLE = 0.01
 _MOST_ELONGATED = 8
+_LONGEST_SIDE = 2**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class ViewConfig:
     hue: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not 0 < self.smallest_crop <= 1 or not 0 <= self.flip <= 1 or not 0 <= self.hue <= 0.5:
+        check_number("data.views.size", self.size, 1, _LONGEST_SIDE, "no encoder takes larger images")
+        if not 0 < self.smallest_crop <= 1 or not 0 <= self.flip <= 1 or not 0 <= self.hue <= 0.5:
             raise ConfigError(f"{self} makes no sense", remedy="correct data.views in the YAML")
         if min(self.brightness, self.contrast, self.saturation) < 0:
             raise ConfigError(f"{self} makes no sense", remedy="correct data.views in the YAML")

@@ -18,6 +18,7 @@ from no_time_to_train.data.image_sources import (
 from no_time_to_train.data.training_scenes import training_scenes
 from no_time_to_train.data.views import ViewBatches, ViewConfig, Views
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import MOST_IN_BATCH, MOST_SCENES, MOST_WORKERS, TOGETHER, check_number
 
 
 class ViewsDataModule(LightningDataModule):
@@ -68,12 +69,14 @@ class ViewsDataModule(LightningDataModule):
                 f"the images are named by {named or 'nothing'}",
                 remedy="set one of data.folders, data.scenes, or data.coco with data.coco_images",
             )
-        counts = {"batch_size": batch_size, "val_batch_size": val_batch_size, "num_val": num_val}
-        for name, value in {**counts, "num_scenes": num_scenes}.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name} is {value}, expected 1 or more", remedy="correct it in the YAML")
-        if num_workers < 0:
-            raise ConfigError(f"data.num_workers is {num_workers}", remedy="set 0 or more")
+        for name, value, most, why in (
+            ("batch_size", batch_size, MOST_IN_BATCH, TOGETHER),
+            ("val_batch_size", val_batch_size, MOST_IN_BATCH, TOGETHER),
+            ("num_val", num_val, 10**12, "they are held out of training"),
+            ("num_scenes", num_scenes, MOST_SCENES, "every scene is written to the disk"),
+        ):
+            check_number(f"data.{name}", value, 1, most, why)
+        check_number("data.num_workers", num_workers, 0, MOST_WORKERS, "every worker is a process")
         if seed < 0:
             raise ConfigError(f"data.seed is {seed}", remedy="set 0 or more")
         if val_labelled and not val_folders:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.visualization import pca_basis, pca_colours, save_panels
 
 _SIDE = 224
@@ -33,11 +33,8 @@ class FeaturePictures(Callback):
 
     def __init__(self, every_n_steps: int = 500, num_images: int = 4, dirpath: Path | None = None) -> None:
         super().__init__()
-        if every_n_steps < 1 or num_images < 1:
-            raise ConfigError(
-                f"every_n_steps {every_n_steps} and num_images {num_images}: expected 1 or more",
-                remedy="correct the YAML",
-            )
+        check_number("FeaturePictures.every_n_steps", every_n_steps, 1, 10**12, "it would never draw")
+        check_number("FeaturePictures.num_images", num_images, 1, MOST_IN_BATCH, TOGETHER)
         self.every_n_steps, self.num_images, self.dirpath = every_n_steps, num_images, dirpath
         self._drawn = -1
 

@@ -1,12 +1,14 @@
 """`ntt export`."""
 
 import json as json_module
+import re
 from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.files import without_home
 from no_time_to_train.image_sizes import read_image_size
+from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
 
 
 def export(
@@ -77,6 +79,7 @@ def _what_was_verified(verified: str) -> str:
 def _batch_size(text: str) -> int | Literal["dynamic"]:
     if text == "dynamic":
         return "dynamic"
-    if not text.isdecimal():
-        raise ConfigError(f"{text!r} is no batch size", remedy="write dynamic, or a number")
+    if not re.fullmatch(r"[0-9]{1,1000}", text):
+        raise ConfigError(f"{text!r:.40} is no batch size", remedy="write dynamic, or a number")
+    check_number("--batch-size", int(text), 1, MOST_IN_BATCH, TOGETHER)
     return int(text)

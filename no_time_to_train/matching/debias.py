@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import check_number
 from no_time_to_train.matching.precision import full_precision
 
 _COMPONENTS_PER_DIM = 500 / 1024
@@ -33,11 +34,7 @@ class DebiasConfig:
     components: int | None = None
 
     def __post_init__(self) -> None:
-        if self.components is not None and self.components < 1:
-            raise ConfigError(
-                f"debias.components is {self.components}, expected 1 or more",
-                remedy="leave it out for the published proportion",
-            )
+        check_number("debias.components", self.components, 1, 2**16, "no encoder's features are as wide")
 
 
 @dataclass

@@ -24,6 +24,7 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.files import write_bytes_atomic
 from no_time_to_train.messages import can_be_written
+from no_time_to_train.strict_json import parse_json
 
 _FORMAT = "no_time_to_train memory bank 1"
 
@@ -123,7 +124,16 @@ class MemoryBank(nn.Module):
         self.add_mean(class_index, foreground.float().mean(dim=0).detach(), negative)
 
     def add_mean(self, class_index: int, mean: Float[Tensor, " D"], negative: bool = False) -> None:
-        """Add a reference of which the mean foreground feature is known already."""
+        """Add a reference of which the mean foreground feature is known already.
+
+        Raises:
+            EncoderMismatchError: It is not as wide as the bank's.
+        """
+        if mean.shape != (self.embed_dim,):
+            raise EncoderMismatchError(
+                f"a mean feature of shape {tuple(mean.shape)}, expected ({self.embed_dim},)",
+                remedy="use the encoder that this memory bank was made for",
+            )
         self._pending.append((mean.to(self.means.device), class_index, bool(negative)))
         self._prototypes = None
         self._negative_directions = None
@@ -200,11 +210,15 @@ class MemoryBank(nn.Module):
         self._consolidate()
         return list(zip(self.means, self.classes.tolist(), self.negative.tolist(), strict=True))
 
-    def check_encoder(self, encoder_fingerprint: str) -> None:
+    def check_encoder(self, encoder_fingerprint: str, embed_dim: int | None = None) -> None:
         """Refuse features of another encoder than the bank's.
 
+        Args:
+            encoder_fingerprint: Of the encoder in use.
+            embed_dim: Width of its features, D; not checked if None.
+
         Raises:
-            EncoderMismatchError: The fingerprints differ.
+            EncoderMismatchError: The fingerprints or the widths differ.
         """
         if encoder_fingerprint != self.encoder_fingerprint:
             raise EncoderMismatchError(
@@ -212,6 +226,12 @@ class MemoryBank(nn.Module):
                 f"{encoder_fingerprint}",
                 remedy="use the encoder and settings that it was filled with, or fill it anew from the references "
                 "(Segmenter, or test_mode fill_memory)",
+            )
+        if embed_dim is not None and embed_dim != self.embed_dim:
+            raise EncoderMismatchError(
+                f"the memory bank holds features of width {self.embed_dim}, those of the encoder in use are of width "
+                f"{embed_dim}",
+                remedy="fill it anew from the references (Segmenter, or test_mode fill_memory)",
             )
 
     def save(self, path: Path | str) -> None:
@@ -229,12 +249,15 @@ class MemoryBank(nn.Module):
         write_bytes_atomic(Path(path), save(tensors, metadata))
 
     @classmethod
-    def load(cls, path: Path | str, *, encoder_fingerprint: str | None = None) -> "MemoryBank":
+    def load(
+        cls, path: Path | str, *, encoder_fingerprint: str | None = None, embed_dim: int | None = None
+    ) -> "MemoryBank":
         """Read a bank that `save` wrote; it is finalised when every class has a reference.
 
         Args:
             path: The safetensors file.
             encoder_fingerprint: The encoder in use, checked against the bank's when given.
+            embed_dim: Width of that encoder's features, likewise.
 
         Raises:
             WeightsNotFoundError: There is no such file.
@@ -255,11 +278,11 @@ class MemoryBank(nn.Module):
                 # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
                 means, classes, negative = (file.get_tensor(name).clone() for name in ("means", "classes", "negative"))
             class_names, image_size = (
-                json.loads(metadata["class_names"]),
-                json.loads(metadata.get("image_size", "null")),
+                parse_json(metadata["class_names"]),
+                parse_json(metadata.get("image_size", "null")),
             )
-            if image_size is not None and type(image_size) is not int:
-                raise ValueError("its image size is no number")
+            if image_size is not None and (type(image_size) is not int or image_size < 1):
+                raise ValueError(f"its image size is {image_size!r:.40}, expected a number of pixels")
             _check_rows(class_names, means, classes, negative)
             bank = cls(
                 class_names,
@@ -268,7 +291,7 @@ class MemoryBank(nn.Module):
                 encoder_name=metadata.get("encoder_name", ""),
                 image_size=image_size,
             )
-        except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
             if isinstance(error, WeightsFormatError):
                 raise
             raise WeightsFormatError(
@@ -277,7 +300,7 @@ class MemoryBank(nn.Module):
             ) from error
         bank.means, bank.classes, bank.negative = means, classes, negative
         if encoder_fingerprint is not None:
-            bank.check_encoder(encoder_fingerprint)
+            bank.check_encoder(encoder_fingerprint, embed_dim)
         if all(bank.counts()):
             bank.finalize()
         return bank
@@ -307,7 +330,9 @@ def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tens
     kinds = (means.dtype, classes.dtype, negative.dtype)
     if kinds != (torch.float32, torch.int64, torch.bool):
         raise ValueError(f"its tensors are of types {', '.join(map(str, kinds))}")
-    if means.ndim != 2 or classes.shape != (len(means),) or negative.shape != (len(means),):
+    if any(not name for name in class_names):
+        raise ValueError("a class has an empty name")
+    if means.ndim != 2 or not means.shape[1] or classes.shape != (len(means),) or negative.shape != (len(means),):
         raise ValueError(f"its tensors are of shapes {[tuple(part.shape) for part in (means, classes, negative)]}")
     if ((classes < 0) | (classes >= len(class_names))).any():
         raise ValueError(f"a reference is of none of its {len(class_names)} classes")

@@ -167,7 +167,7 @@ class MatchingBaseline(nn.Module, ABC):
         Raises:
             EncoderMismatchError: It was filled with another encoder, or with other settings.
         """
-        memory.check_encoder(self.memory_fingerprint)
+        memory.check_encoder(self.memory_fingerprint, self.encoder.embed_dim)
         self.memory = memory.to(self._device)
 
     @torch.inference_mode()

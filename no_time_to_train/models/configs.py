@@ -8,9 +8,15 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.files import check_local
+from no_time_to_train.image_sizes import LONGEST_SIDE
+from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.matching.debias import DebiasConfig
+from no_time_to_train.messages import nearest
 
 T = TypeVar("T")
+
+MOST_POINTS_PER_SIDE = 1024
 
 ResizePolicy = Literal["stretch", "keep_ratio"]
 Precision = Literal["fp32", "bf16"]
@@ -37,6 +43,7 @@ class EncoderConfigArgs:
     prefer_plus: bool = False
 
     def __post_init__(self) -> None:
+        check_number("encoder_cfg.img_size", self.img_size, 1, LONGEST_SIDE, "its patches are compared with each other")
         policies = get_args(ResizePolicy)
         if self.resize_policy not in policies:
             raise ConfigError(
@@ -98,8 +105,13 @@ class Sam2InferConfig:
                 f"sam2_infer_cfgs.prompt_selection is {self.prompt_selection!r}, expected grid or prior",
                 remedy="correct it in the YAML",
             )
-        for name in ("points_per_side", "testing_point_bs", "num_out_instance", "max_prompts"):
-            _require(getattr(self, name) >= 1, f"sam2_infer_cfgs.{name}", getattr(self, name), "at least 1")
+        for name, most, why in (
+            ("points_per_side", MOST_POINTS_PER_SIDE, "a grid of n points a side is n times n prompts an image"),
+            ("testing_point_bs", MOST_IN_BATCH, TOGETHER),
+            ("num_out_instance", MOST_IN_BATCH, "every instance is a mask of the image's size"),
+            ("max_prompts", MOST_POINTS_PER_SIDE**2, "every prompt is decoded"),
+        ):
+            check_number(f"sam2_infer_cfgs.{name}", getattr(self, name), 1, most, why)
         for name in ("iou_thr", "nms_thr", "prior_threshold"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"sam2_infer_cfgs.{name}", value, "between 0 and 1")
@@ -123,6 +135,8 @@ class FeatureCacheConfig:
         if self.folder == Path("None"):
             # jsonargparse 4.53 hands a null of the command line on as this text at this depth.
             object.__setattr__(self, "folder", None)
+        if self.folder is not None:
+            check_local(self.folder, "feature_cache.folder")
         _require(0 < self.max_gb < math.inf, "feature_cache.max_gb", self.max_gb, "more than 0, and finite")
 
 
@@ -160,7 +174,8 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
     known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type] # every cls here is a dataclass
     unknown = sorted(map(str, given.keys() - known))
     if unknown:
-        raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=f"it has {', '.join(sorted(known))}")
+        listed = f"{nearest(unknown[0], sorted(known))}it has {', '.join(sorted(known))}"
+        raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=listed)
     hints = get_type_hints(cls)
     for key, entry in given.items():
         # Of `X | None` the X.

@@ -13,9 +13,12 @@ from torch.nn import functional
 from torchvision.ops import nms
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.matching.boxes import mask_boxes
+from no_time_to_train.models.configs import MOST_POINTS_PER_SIDE
 from no_time_to_train.models.sam2 import ImageEmbedding, Prompts, Sam2Segmenter, SelectedMasks, point_grid
 
+_MOST_PIXELS = 2**31
 _SURE = 10.0  # the logit of pixels that are filled or wiped, as in Meta's post-processing
 
 
@@ -45,10 +48,12 @@ class AmgConfig:
     min_mask_region_area: int = 0
 
     def __post_init__(self) -> None:
-        for name, lowest in (("points_per_side", 1), ("points_per_batch", 1), ("min_mask_region_area", 0)):
-            value = getattr(self, name)
-            if value < lowest:
-                raise ConfigError(f"{name} is {value}, expected at least {lowest}", remedy=f"raise {name}")
+        for name, lowest, most, why in (
+            ("points_per_side", 1, MOST_POINTS_PER_SIDE, "a grid of n points a side is n times n prompts an image"),
+            ("points_per_batch", 1, MOST_IN_BATCH, TOGETHER),
+            ("min_mask_region_area", 0, _MOST_PIXELS, "no mask has as many pixels"),
+        ):
+            check_number(name, getattr(self, name), lowest, most, why)
         for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh"):
             value = getattr(self, name)
             if not 0 <= value <= 1:

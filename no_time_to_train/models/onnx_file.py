@@ -1,7 +1,6 @@
 """An exported encoder's ONNX file: what it says of itself, and how to run it."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import psutil
 
 from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.registry import EncoderConfig
+from no_time_to_train.strict_json import parse_json
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
 
 MODEL_FILE = "model.onnx"
@@ -59,7 +59,7 @@ class OnnxFile:
             WeightsFormatError: The file does not tell it.
         """
         try:
-            fields = json.loads(self.metadata["config"])
+            fields = parse_json(self.metadata["config"])
             values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
             return EncoderConfig(**values)
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -75,7 +75,7 @@ class OnnxFile:
         digest of the file as it was then.
         """
         try:
-            found = json.loads(self.metadata[IDENTITY])
+            found = parse_json(self.metadata[IDENTITY])
             whole = isinstance(found, dict) and found.keys() == {"fingerprint", "weights", "file"}
         except (KeyError, ValueError, RecursionError):
             return None
@@ -235,7 +235,7 @@ def hash_of_header(file: Path) -> str:
 def _check_headers(file: Path, metadata: Mapping[str, str]) -> None:
     """Refuse weights files that were written again since: their tensors may lie elsewhere now."""
     try:
-        headers = dict(json.loads(metadata.get("weights_headers", "{}")))
+        headers = dict(parse_json(metadata.get("weights_headers", "{}")))
         if any(Path(name).name != name for name in headers):
             raise ValueError(headers)
     except (ValueError, TypeError, RecursionError) as error:

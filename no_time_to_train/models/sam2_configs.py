@@ -1,7 +1,6 @@
 """The SAM2 image models by Meta's configuration names, and their transformers configurations."""
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import (
 )
 
 from no_time_to_train.errors import ConfigError, UnknownNameError
+from no_time_to_train.strict_json import parse_json
 from no_time_to_train.weights.layouts_sam2 import HieraShape
 
 _MODEL_TYPES = ("sam2", "sam2_video")
@@ -151,9 +151,9 @@ def _vision(config: Sam2Config) -> Sam2VisionConfig:
 def _read_config(path: Path) -> Sam2Config:
     remedy = "name the folder of a SAM2 model, or one of " + ", ".join(SAM2_CONFIGS)
     try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = parse_json(path.read_bytes())
         model_type = settings["model_type"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no transformers configuration: {error!r}", remedy=remedy) from error
     if model_type not in _MODEL_TYPES:
         raise ConfigError(f"{path} is of model_type {model_type!r}, expected sam2 or sam2_video", remedy=remedy)

@@ -7,6 +7,7 @@ from typing import Any
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.files import check_writable, without_home
 from no_time_to_train.image_sizes import read_image_size
+from no_time_to_train.limits import TOGETHER, check_number
 
 # Each is held in memory.
 _MOST = 1000
@@ -53,13 +54,9 @@ def compare(
 
     if image and random is not None:
         raise ConfigError("--image and --random were both given", remedy="choose one")
-    for name, values in (("--random", [random]), ("--batch-size", batch_size or [])):
-        if any(value is not None and value < 1 for value in values):
-            raise ConfigError(
-                f"{name} is {min(value for value in values if value is not None)}", remedy="give 1 or more"
-            )
-    if random is not None and random > _MOST:
-        raise ConfigError(f"--random is {random}, more than {_MOST}", remedy="give fewer")
+    check_number("--random", random, 1, _MOST, "every image is in memory")
+    for count in batch_size or []:
+        check_number("--batch-size", count, 1, _MOST, TOGETHER)
     if tolerance is not None and not tolerance >= 0:
         raise ConfigError(f"--tolerance is {tolerance}", remedy="give a number such as 1e-5")
     if report is not None:

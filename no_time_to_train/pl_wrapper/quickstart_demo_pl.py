@@ -123,9 +123,10 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         """Evaluate mean colours, and write the contact sheet."""
         targets = cast(CocoDataset, self._targets)
         seen = targets.only_images({targets.images[index].id for index, _ in self._colour_results})
-        self._by_colour = evaluate(seen, [result for _, found in self._colour_results for result in found])
+        if seen.annotations:
+            self._by_colour = evaluate(seen, [result for _, found in self._colour_results for result in found])
         contact_sheet(self._reference_pictures, self._target_pictures, self.output_dir / _SHEET)
-        return {"mean_colour": reports_as_json(self._by_colour)}
+        return {"mean_colour": reports_as_json(self._by_colour)} if self._by_colour else {}
 
     @rank_zero_only
     def _compare(self) -> None:

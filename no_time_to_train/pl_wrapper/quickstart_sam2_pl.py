@@ -12,7 +12,7 @@ from transformers import Sam2VisionConfig
 from transformers.utils import logging
 
 from no_time_to_train.data.training_datamodule import SceneBatch
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import check_number
 from no_time_to_train.models.hub_settings import preprocessor_config
 from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2, new_sam2
 from no_time_to_train.models.sam2_configs import resolve_sam2_config
@@ -59,8 +59,7 @@ class QuickstartSam2Training(QuickstartTraining):
         seed: int = 0,
     ) -> None:
         super().__init__(output, learning_rate, adamw_learning_rate, warmup_steps, smallest_crop)
-        if prompts < 1:
-            raise ConfigError(f"model.prompts is {prompts}, expected at least 1", remedy="correct it in the YAML")
+        check_number("model.prompts", prompts, 1, 1024, "an image's prompts are in memory together")
         self.prompts = prompts
         sizes = resolve_sam2_config(config)
         if init_from is None:

@@ -22,6 +22,7 @@ from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.pl_wrapper.run_settings import check_precision
 from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
 
@@ -100,6 +101,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check what the mode needs before anything large is loaded."""
+        check_precision(str(self.trainer.precision))
         if self.test_mode in _NEEDS_MEMORY and self.memory_path is None:
             raise ConfigError(
                 f"test_mode {self.test_mode} begins with a memory file", remedy="give it as --ckpt_path FILE"
@@ -182,6 +184,8 @@ class Sam2MatcherLightningModel(LightningModule):
         self._finish_memory()
         if self.test_mode in _WRITES_MEMORY:
             self._write_memory(cast(Path, self.out_path))
+        elif self.test_mode == "vis_memory":
+            self._say(f"pictures: {self.output_dir / 'memory'}")
         elif self.test_mode in ("full", "test"):
             self._write_results()
 
@@ -293,11 +297,13 @@ class Sam2MatcherLightningModel(LightningModule):
             "seconds_per_image": seconds,
         }
         reports = []
-        if targets.annotations:
-            # Lightning's limit on batches leaves images out.
-            seen = targets.only_images({targets.images[index].id for index in indices})
+        # Lightning's limit on batches leaves images out.
+        seen = targets.only_images({targets.images[index].id for index in indices})
+        if seen.annotations:
             reports = evaluate(seen, results)
             self._show(reports, "average precision, in points" + (", of RANDOM weights" if random else ""))
+        else:
+            self._say("nothing is annotated in these images: no average precision")
         metrics |= reports_as_json(reports) | self._further_metrics()
         write_text_atomic(self.output_dir / METRICS, json.dumps(metrics, indent=1) + "\n")
         if random:

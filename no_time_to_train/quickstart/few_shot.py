@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from no_time_to_train.data.shapes import write_shapes
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.limits import MOST_IMAGES, check_number
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.live import find_live_encoder, write_live
 from no_time_to_train.quickstart.report import CONFIG, TEST_SEED, build_baseline, fill_memories, measure
@@ -37,8 +38,9 @@ class FewShotAp(Callback):
         seed: int = TEST_SEED,
     ) -> None:
         super().__init__()
-        if min(every_n_validations, num_targets, shots) < 1:
-            raise ConfigError("FewShotAp counts from 1", remedy="correct the YAML")
+        check_number("FewShotAp.every_n_validations", every_n_validations, 1, 10**12, "it would never measure")
+        check_number("FewShotAp.num_targets", num_targets, 1, MOST_IMAGES, "every target is matched")
+        check_number("FewShotAp.shots", shots, 1, MOST_IMAGES, "every shot is an image")
         self.settings, self.every_n_validations = settings, every_n_validations
         self.num_targets, self.shots, self.seed = num_targets, shots, seed
         self._validations = 0

@@ -26,6 +26,7 @@ from no_time_to_train.data.shapes import BASE_CLASSES, NOVEL_CLASSES, ShapesPath
 from no_time_to_train.data.shapes_scene import check_drawable
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.evaluation import Result, coco_results, evaluate
+from no_time_to_train.limits import MOST_IMAGES, check_number
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
 from no_time_to_train.models.configs import as_config, settings_of
@@ -95,6 +96,7 @@ def quickstart_report(
         raise ConfigError(
             f"cannot measure {num_images} images and {draws} draws", remedy="take 2 images and one draw at least"
         )
+    check_number("the number of images", num_images, 2, MOST_IMAGES, "every one is drawn and matched")
     check_drawable(_SIZE, seed)
     baseline = build_baseline(config)
     with tempfile.TemporaryDirectory() as folder:

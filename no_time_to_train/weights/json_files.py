@@ -1,11 +1,11 @@
 """JSON from files that anybody may have written."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.files import read_regular
+from no_time_to_train.strict_json import parse_json
 
 FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 
@@ -18,12 +18,12 @@ def parse_object(content: str | bytes, source: Path | str) -> dict[str, Any]:
         source: Where it is from, for messages.
 
     Raises:
-        WeightsFormatError: It is no JSON, or none that can be read, or no object.
+        WeightsFormatError: It is not valid JSON, or has a key twice, or is not an object.
     """
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise WeightsFormatError(f"{source} is no JSON: {error}", remedy=FETCH_AGAIN) from error
+        found = parse_json(content)
+    except ValueError as error:
+        raise WeightsFormatError(f"{source} is not valid JSON: {error}", remedy=FETCH_AGAIN) from error
     if not isinstance(found, dict):
         raise WeightsFormatError(f"{source} holds a {type(found).__name__}, expected an object", remedy=FETCH_AGAIN)
     return found

@@ -1,7 +1,6 @@
 """Where the bytes of tensors lie in files, so that they can be copied without being loaded."""
 
 import errno
-import json
 import math
 import os
 import struct
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import WeightsFormatError
+from no_time_to_train.strict_json import parse_json
 from no_time_to_train.weights import eqx
 from no_time_to_train.weights.files import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
 
@@ -185,7 +185,7 @@ def locate_tensors(path: Path) -> dict[str, StoredTensor]:
     for file in stored.files:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
         for name, entry in header.items():
             if name in stored.tensors:
                 begin, end = entry["data_offsets"]

@@ -44,8 +44,12 @@ CASES = [
     written("that is no text", b"\xff\xfe\x00\x01", ["own.yaml", "correct it"]),
     written("that makes an object", "model: !!python/object/apply:os.system ['touch x']\n", ["own.yaml", "correct it"]),
     added("a key twice", "trainer:\n  devices: 1\n  devices: 2\n", ["own.yaml", "devices", "twice", "correct it"]),
-    added("an unknown part", "modell:\n  a: 1\n", ["modell", "--help"]),
-    added("an unknown setting of the trainer", "trainer:\n  device: 2\n", ["device", "--help"]),
+    added("an unknown part", "modell:\n  a: 1\n", ["own.yaml: modell is not a setting", "did you mean model?"]),
+    added(
+        "an unknown setting of the trainer",
+        "trainer:\n  device: 2\n",
+        ["trainer has no setting 'device'"],
+    ),
     added("a trainer that is a list", "trainer: [1]\n", ["trainer is [1]", "expected settings by name"]),
     added("devices in words", "trainer:\n  devices: many\n", ["`devices`", "int > 0", "correct it"]),
     Case(
@@ -55,13 +59,13 @@ CASES = [
     ),
     Case("match: no YAML at all", lambda f: ["run_lightening"], ["model", "pl_configs/"]),
     option("an unknown subcommand", "tset", says=["tset", "--help"]),
-    option("an unknown option", "--colour", "red", says=["colour", "--help"]),
+    option("an unknown option", "--colour", "red", says=["colour is not a setting of a run", "it takes"]),
     Case("match: fit", lambda f: f.match("fit", "--trainer.max_epochs", "1"), ["is not trained", "run test"]),
     # Model ---------------------------------------------------------------------------------------------------------
     added("an unknown class", "model:\n  class_path: no_time_to_train.Nothing\n", ["model", "Nothing", "--help"]),
     added("a class that is no module", "model:\n  class_path: pathlib.Path\n", ["model", "Path", "--help"]),
     option("an unknown encoder", f"{CFG}.encoder_cfg.name", "dinov3_smal", says=["did you mean dinov3_small"]),
-    option("no size", f"{CFG}.encoder_cfg.img_size", "0", says=["0x0", "use 16x16"]),
+    option("no size", f"{CFG}.encoder_cfg.img_size", "0", says=["img_size is 0", "at least 1"]),
     option("a size between patches", f"{CFG}.encoder_cfg.img_size", "100", says=["100x100", "use 96x96"]),
     option("a size in words", f"{CFG}.encoder_cfg.img_size", "large", says=["img_size", "large"]),
     option(

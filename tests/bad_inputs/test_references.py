@@ -80,15 +80,15 @@ CASES = [
     Case(
         "references: cut off",
         lambda f: f.predict("--references", f.cut(f.shop.data.references)),
-        ["references.json is no JSON", "export the file again"],
+        ["references.json is not valid JSON", "export the file again"],
     ),
     Case(
         "references: an image",
         lambda f: f.predict("--references", f.shop.data.images / "001.jpg"),
-        ["001.jpg is no JSON", "export the file again"],
+        ["001.jpg is not valid JSON", "export the file again"],
     ),
-    file("empty", "", ["r.json is no JSON", "export the file again"]),
-    file("nested without end", "[" * 100_000, ["r.json is no JSON", "export the file again"]),
+    file("empty", "", ["r.json is not valid JSON", "export the file again"]),
+    file("nested without end", "[" * 100_000, ["r.json is not valid JSON", "export the file again"]),
     file("a list", "[]", ["the document: expected an object, got []", IN_PLACE]),
     file("a number", "7", ["the document: expected an object, got 7", IN_PLACE]),
     coco("no images", ["expected the list 'images'", IN_PLACE], whole(images=DROP)),
@@ -129,12 +129,12 @@ CASES = [
     coco("no category", ["annotations[0]: expected category_id as an integer", IN_PLACE], annotation(category_id=None)),
     coco(
         "NaN in a box",
-        ["annotations[0]: expected finite numbers in bbox, got nan"],
+        ["references.json is not valid JSON: NaN is not a JSON number"],
         annotation(bbox=[1, 2, 3, float("nan")]),
     ),
     coco(
         "an endless box",
-        ["annotations[0]: expected finite numbers in bbox, got inf"],
+        ["references.json is not valid JSON: Infinity is not a JSON number"],
         annotation(bbox=[1, 2, float("inf"), 3]),
     ),
     coco("a box of three numbers", ["annotations[0]: expected bbox [x, y, width, height]"], annotation(bbox=[1, 2, 3])),
@@ -241,7 +241,7 @@ CASES = [
     Case(
         "negative references: cut off",
         lambda f: f.predict("--negative-references", f.cut(f.shop.data.negatives)),
-        ["negatives.json is no JSON", "export the file again"],
+        ["negatives.json is not valid JSON", "export the file again"],
     ),
     pickled(Runs(), "was not loaded", "system", "use a COCO JSON"),
     pickled([1, 2], "expected a dict", "ntt sample-references"),
@@ -278,7 +278,7 @@ CASES = [
     Case(
         "targets: cut off",
         lambda f: f.match("--data.targets", f.cut(f.shop.data.targets)),
-        ["targets.json is no JSON", "export the file again"],
+        ["targets.json is not valid JSON", "export the file again"],
     ),
     Case(
         "targets: RLE of another size",

@@ -150,7 +150,7 @@ CASES = [
     fit("an empty batch in validation", "--data.val_batch_size", "-1", says=["val_batch_size is -1", "1 or more"]),
     fit("nothing held out", "--data.num_val", "0", says=["num_val is 0", "1 or more"]),
     fit("negative workers", "--data.num_workers", "-2", says=["num_workers is -2", "0 or more"]),
-    fit("views without size", "--data.views.size", "0", says=["size=0", "data.views"]),
+    fit("views without size", "--data.views.size", "0", says=["data.views.size is 0", "at least 1"]),
     fit("a hue of 0.9", "--data.views.hue", "0.9", says=["hue=0.9", "data.views"]),
     fit(
         "an unknown augmentation",

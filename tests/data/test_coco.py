@@ -105,7 +105,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_what_is_no_json_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(AnnotationError, match=r"a\.json is no JSON: .*correct it at this place"):
+    with pytest.raises(AnnotationError, match=r"a\.json is not valid JSON: .*correct it at this place"):
         load_coco(path)
 
 
@@ -156,8 +156,11 @@ def without(where: str) -> Callable[[Document], None]:
         (without("annotations.0.bbox"), r"annotations\[0\]: expected bbox \[x, y, width, height\], got nothing"),
         (replaced("annotations.0.bbox", [1, 2, 3]), r"annotations\[0\]: expected bbox .*, got \[1, 2, 3\]"),
         (replaced("annotations.0.bbox", [1, 2, 3, "4"]), r"annotations\[0\]: expected finite numbers in bbox, got '4'"),
-        (replaced("annotations.0.bbox", [1, 2, 3, 1e999]), r"expected finite numbers in bbox, got inf"),
-        (replaced("annotations.0.bbox", [1, float("nan"), 3, 4]), r"expected finite numbers in bbox, got nan"),
+        (replaced("annotations.0.bbox", [1, 2, 3, 1e999]), "is not valid JSON: Infinity is not a JSON number: line 1"),
+        (
+            replaced("annotations.0.bbox", [1, float("nan"), 3, 4]),
+            "is not valid JSON: NaN is not a JSON number: line 1",
+        ),
         (replaced("annotations.0.bbox", [10**400, 2, 3, 4]), r"expected finite numbers in bbox, got an integer of mo"),
         (replaced("annotations.0.bbox", [1, 2, -3, 4]), r"expected a bbox of no negative width or height"),
         (replaced("annotations.0.area", "big"), r"annotations\[0\]: expected finite numbers in area, got 'big'"),
@@ -172,6 +175,22 @@ def test_what_is_wrong_and_where_is_said(tmp_path: Path, edit: Callable[[Documen
         load_coco(write(content, tmp_path))
     assert str(tmp_path / "coco.json") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"name": "cat"', '"name": "cat", "name": "dog"', "key 'name' is there twice .* with 'cat' and 'dog'"),
+        ('"id": 7, ', '"id": 7, "id": 3, ', "the key 'id' is there twice in one object, with 7 and 3"),
+        ('"area": 4', '"area": 1e999', r"annotations\[0\]: expected finite numbers in area, got inf"),
+        ('"images"', '"images": [], "images"', "the key 'images' is there twice in one object, with a list and a list"),
+    ],
+)
+def test_nothing_is_guessed_from_odd_json(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write(document(), tmp_path)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(AnnotationError, match=message):
+        load_coco(path)
 
 
 def places(node: Any) -> list[tuple[str | int, ...]]:

@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from no_time_to_train.data.references import ReferenceSet, load_references
-from no_time_to_train.errors import AnnotationError, ConfigError, DataNotFoundError, EmptyClassError, UnknownNameError
+from no_time_to_train.data.references import ReferenceSet, load_negative_references, load_references
+from no_time_to_train.errors import (
+    AnnotationError,
+    ConfigError,
+    DataNotFoundError,
+    EmptyClassError,
+    EmptyMaskError,
+    UnknownNameError,
+)
 from tests.data.coco_documents import annotation, document, write
 
 
@@ -174,3 +181,64 @@ def test_one_list_named_in_a_million_places_does_not_hang(tmp_path: Path) -> Non
     assert path.stat().st_size < 100_000
     with pytest.raises(AnnotationError, match="at most 1000000 references"):
         load_references(path, annotations=write(document(), tmp_path))
+
+
+def boxed(folder: Path, box: list[float], mask: bool) -> Path:
+    """Write references of which the first, in an image of 8x6 pixels, has that box, with its mask or without."""
+    content = document()
+    content["annotations"][0]["bbox"] = box
+    if not mask:
+        del content["annotations"][0]["segmentation"]
+    return write(content, folder)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize(
+    ("box", "clipped"),
+    [
+        ([1, 1, 2.5, 2], (1, 1, 2.5, 2)),
+        ([0, 0, 8, 6], (0, 0, 8, 6)),
+        ([-0.5, -1, 8.5, 7.5], (0, 0, 8, 6)),
+        ([7, 4, 2, 3], (7, 4, 1, 2)),
+        ([-2, 1, 4, 2], (0, 1, 2, 2)),
+    ],
+)
+def test_boxes_are_clipped_by_what_tools_round(
+    box: list[float], clipped: tuple[float, ...], mask: bool, tmp_path: Path
+) -> None:
+    path = boxed(tmp_path, box, mask)
+    assert load_references(path).references[0].annotation.bbox == clipped
+    assert load_negative_references(path, ["cat"])[0].annotation.bbox == clipped
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize(
+    ("box", "beyond"),
+    [
+        ([-2.5, 1, 5, 2], "2.5"),
+        ([1, -40, 2, 42], "40"),
+        ([1, 1, 2, 9], "4"),
+        ([0, 0, 80, 60], "72"),
+        ([5, 1, 6, 2], "3"),
+    ],
+)
+def test_boxes_that_end_outside_are_refused(box: list[float], beyond: str, mask: bool, tmp_path: Path) -> None:
+    path = boxed(tmp_path, box, mask)
+    for read in (load_references, lambda path: load_negative_references(path, ["cat"])):
+        with pytest.raises(AnnotationError, match=f"annotation 11 ends {beyond} pixels outside of a.jpg of 8x6"):
+            read(path)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize(
+    "box", [[9, 1, 2, 2], [8, 1, 2, 2], [-5, 1, 2, 2], [1, 600, 2, 2], [0, 0, 0, 0], [-1, -1, 1, 1]]
+)
+def test_boxes_of_nothing_are_refused(box: list[float], mask: bool, tmp_path: Path) -> None:
+    with pytest.raises(EmptyMaskError, match=r"annotation 11 in a.jpg has .* covers nothing of its image of 8x6"):
+        load_references(boxed(tmp_path, box, mask))
+
+
+def test_a_line_with_a_mask_is_a_place(tmp_path: Path) -> None:
+    assert load_references(boxed(tmp_path, [3, 1, 0, 4], True)).references[0].annotation.bbox == (3, 1, 0, 4)
+    with pytest.raises(EmptyMaskError, match="has no mask"):
+        load_references(boxed(tmp_path, [3, 1, 0, 4], False))

@@ -58,7 +58,7 @@ def test_foreign_folders_and_bad_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="something else"):
         training_scenes(tmp_path / "mine", count=1)
-    with pytest.raises(ConfigError, match="0 training scenes"):
+    with pytest.raises(ConfigError, match="training scenes is 0"):
         training_scenes(tmp_path / "none", count=0)
     with pytest.raises(ConfigError, match="scenes of size 8"):
         training_scenes(tmp_path / "small", count=1, size=8)

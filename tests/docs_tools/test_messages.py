@@ -132,7 +132,7 @@ def test_every_class_is_on_the_page(package: Package) -> None:
         assert inspect.getdoc(kind) or name
     assert page.count("### ") - page.count("#### ") == len(inspect.getmembers(errors, inspect.isclass))
     assert "<dt><code>there is no reference yet</code></dt>\n<dd>add_reference or load_memory first</dd>" in page
-    assert "<var>&lt;path&gt;</var> is no JSON: <var>&lt;reason&gt;</var>" in page
+    assert "<var>&lt;path&gt;</var> is not valid JSON: <var>&lt;reason&gt;</var>" in page
 
 
 def test_no_message_is_empty(found: list[Message]) -> None:

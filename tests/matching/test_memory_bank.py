@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from no_time_to_train.errors import (
@@ -119,6 +120,45 @@ def test_references_without_direction_are_refused(value: float, tmp_path: Path) 
         MemoryBank.load(tmp_path / "useless.safetensors")
     with pytest.raises(WeightsFormatError, match=r"mean feature that is zero .*ntt inspect"):
         useless.finalize()
+
+
+def test_a_bank_of_another_width_is_refused(tmp_path: Path) -> None:
+    """Also where its fingerprint is the encoder's: the file was changed since."""
+    filled().save(tmp_path / "bank.safetensors")
+    path = tmp_path / "bank.safetensors"
+    assert MemoryBank.load(path, encoder_fingerprint="encoder-1", embed_dim=4).embed_dim == 4
+    with pytest.raises(EncoderMismatchError, match="features of width 4, those of the encoder in use are of width 8"):
+        MemoryBank.load(path, encoder_fingerprint="encoder-1", embed_dim=8)
+    with pytest.raises(EncoderMismatchError, match=r"mean feature of shape \(8,\), expected \(4,\)"):
+        filled().add_mean(0, torch.zeros(8))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "message"),
+    [
+        ({"class_names": '["boat", "boat"]'}, {}, "different names"),
+        ({"class_names": '["boat", ""]'}, {}, "a class has an empty name"),
+        ({"class_names": '{"boat": 1, "boat": 2}'}, {}, "is there twice"),
+        ({"class_names": "[NaN]"}, {}, "NaN is not a JSON number"),
+        ({"image_size": "-592"}, {}, "its image size is -592"),
+        ({"image_size": "0"}, {}, "its image size is 0"),
+        ({"image_size": "true"}, {}, "its image size is True"),
+        ({}, {"means": torch.zeros(5, 0)}, "its tensors are of shapes"),
+        ({}, {"means": torch.zeros(4, 4)}, "its tensors are of shapes"),
+        ({}, {"classes": torch.tensor([0, 1, 1, 1, 2])}, "a reference is of none of its 2 classes"),
+    ],
+)
+def test_inconsistent_banks_are_refused(
+    metadata: dict[str, str], tensors: dict[str, torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bank.safetensors"
+    filled().save(path)
+    with safe_open(path, framework="pt") as file:
+        whole = {name: file.get_tensor(name) for name in ("means", "classes", "negative")}
+        described = dict(file.metadata())
+    save_file(whole | tensors, path, described | metadata)
+    with pytest.raises(WeightsFormatError, match=f"no whole memory bank: .*{message}"):
+        MemoryBank.load(path)
 
 
 def test_rows_fill_an_equal_bank() -> None:

@@ -45,6 +45,33 @@ def test_demo_compares_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFix
     assert 0 <= metrics["mean_colour"]["segm"]["AP"] <= 1
 
 
+def test_without_truth_there_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = arguments(tmp_path)
+    assert main(args) == 0
+    references = tmp_path / "shapes" / "references.json"
+    data = "no_time_to_train.data.datamodule.ReferenceTargetDataModule"
+    args = args[: args.index("--data.root")]
+    folders = [f"--data.{part}_images={tmp_path / 'shapes' / 'images'}" for part in ("reference", "target")]
+    capsys.readouterr()
+    for targets in ("null", str(unannotated(tmp_path))):
+        given = [*args, "--data", data, "--data.references", str(references), "--data.targets", targets, *folders]
+        assert main(given) == 0
+        said = capsys.readouterr().out
+        assert "nothing is annotated in these images: no average precision" in said
+        assert "colour" not in said
+        assert " - " not in said
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert "segm" not in metrics
+        assert "mean_colour" not in metrics
+
+
+def unannotated(folder: Path) -> Path:
+    document = json.loads((folder / "shapes" / "targets.json").read_text())
+    document["annotations"] = []
+    (folder / "bare.json").write_text(json.dumps(document))
+    return folder / "bare.json"
+
+
 def test_demo_refuses_another_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [*arguments(tmp_path), "--model.test_mode", "fill_memory", "--out_path", str(tmp_path / "m.safetensors")]
     assert main(given) == 2

@@ -144,7 +144,7 @@ def test_key_biases_of_zero_are_left_out_and_others_kept(tmp_path: Path) -> None
 def test_broken_settings_beside_the_weights(tmp_path: Path, name: str) -> None:
     huggingface_folder(tmp_path)
     assert read_source(tmp_path).model_config["num_attention_heads"] == 2
-    for content, message in ((b'{"num_att', "is no JSON"), (b"\xff", "is no JSON"), (b"[1]", "holds a list")):
+    for content, message in ((b'{"num_att', "is not valid JSON"), (b"\xff", "is not valid"), (b"[1]", "holds a list")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsFormatError, match=rf"{name} {message}"):
             read_source(tmp_path)

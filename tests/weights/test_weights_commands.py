@@ -52,7 +52,7 @@ def test_without_a_folder_of_its_own_it_lies_in_the_datasets(default_hub: Hub, t
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ([], "holds a list"),
         ({}, "set train.dino_root"),
         ({"train": 3}, "train in"),

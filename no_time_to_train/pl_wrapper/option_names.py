@@ -1,0 +1,161 @@
+"""Settings that no class takes, found in configurations and options, with the names that there are."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from lightning.pytorch import Trainer
+
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.messages import nearest
+from no_time_to_train.yaml_files import read_yaml
+
+_DATA_MODULES = (
+    "no_time_to_train.data.datamodule.ReferenceTargetDataModule",
+    "no_time_to_train.data.shapes_datamodule.ShapesDataModule",
+    "no_time_to_train.data.views_datamodule.ViewsDataModule",
+    "no_time_to_train.data.training_datamodule.TrainingScenesDataModule",
+)
+_PARTS = ("model", "data", "trainer")
+# What else a run takes, and what belongs to jsonargparse.
+_OTHERS = ("seed_everything", "out_path", "ckpt_path", "weights_only", "verbose", "return_predictions")
+_FOREIGN = ("config", "c", "help", "h", "print_config", "optimizer", "lr_scheduler")
+
+
+def check_names(args: Sequence[str]) -> None:
+    """Say of the first setting that nothing takes what there is in its place.
+
+    Called when the parser has refused settings, of whose names it says less.
+
+    Args:
+        args: The command line, with its configuration files.
+
+    Raises:
+        ConfigError: There is such a setting; not where the fault is another one.
+    """
+    documents = [(f"{name}: ", read_yaml(Path(name))) for name in _configurations(args)]
+    given = [("", _nested(*option)) for option in _options(args)]
+    classes: dict[str, Any] = {"trainer": Trainer}
+    for _, document in documents + given:
+        for part in ("model", "data"):
+            value = document.get(part)
+            named = value if isinstance(value, str) else value.get("class_path") if isinstance(value, dict) else None
+            if isinstance(named, str):
+                classes[part] = _class(named)
+    known = (*_PARTS, *_OTHERS)
+    for source, document in documents + given:
+        for key, value in document.items():
+            if key in _PARTS:
+                _check(value, classes.get(key), key, source)
+            elif key not in (*_OTHERS, *_FOREIGN):
+                raise ConfigError(f"{source}{key} is not a setting of a run", remedy=_instead(key, known))
+
+
+def _check(value: Any, owner: Any, place: str, source: str) -> None:
+    """Look into what is set of a class.
+
+    Args:
+        value: What is set.
+        owner: The class, or None if it is not known.
+        place: The name of the setting.
+        source: The file, for messages.
+
+    Raises:
+        ConfigError: A name that the class does not take.
+    """
+    if isinstance(value, list):
+        for entry in value:
+            _check(entry, owner, place, source)
+        return
+    if not isinstance(value, dict):
+        return
+    if "class_path" in value:
+        owner = _class(value["class_path"])
+    # On the command line, init_args may be left out.
+    given = {key: entry for key, entry in value.items() if key not in ("class_path", "init_args", "dict_kwargs")}
+    inner = value.get("init_args")
+    given |= inner if isinstance(inner, dict) else {}
+    taken = _settings(owner)
+    if taken is None:
+        return
+    for key, entry in given.items():
+        if key.rstrip("+") not in taken:
+            raise ConfigError(
+                f"{source}{place} has no setting {key!r}: {_name(owner)} does not take it",
+                remedy=_elsewhere(key, owner, taken) if place == "data" else _instead(key, taken),
+            )
+        _check(entry, taken[key.rstrip("+")], f"{place}.{key}", source)
+
+
+def _settings(owner: Any) -> Mapping[str, Any] | None:
+    """Return the names that a class takes with the class of each that has settings of its own; None if unknown."""
+    if not inspect.isclass(owner):
+        return None
+    if is_dataclass(owner):
+        hints = get_type_hints(owner)
+        return {entry.name: _owner_in(hints[entry.name]) for entry in fields(owner)}
+    parameters = list(inspect.signature(owner).parameters.values())
+    if any(parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) for parameter in parameters):
+        return None
+    hints = {} if owner is Trainer else get_type_hints(owner.__init__)
+    return {parameter.name: _owner_in(hints.get(parameter.name)) for parameter in parameters}
+
+
+def _owner_in(hint: Any) -> Any:
+    """Return the dataclass that a setting is made of, also of one that may be None."""
+    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def _name(owner: Any) -> str:
+    return str(owner.__name__)
+
+
+def _instead(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    names = sorted(known)
+    return f"{nearest(key, names)}it takes {', '.join(names)}"
+
+
+def _elsewhere(key: str, owner: Any, taken: Mapping[str, Any]) -> str:
+    """Name the data modules that take a setting which this one does not."""
+    others = [path for path in _DATA_MODULES if key in (_settings(_class(path)) or ())]
+    if not others:
+        return _instead(key, taken)
+    return f"take another data module, which does: --data {' or '.join(others)}; {_name(owner)} {_takes(taken)}"
+
+
+def _takes(taken: Mapping[str, Any]) -> str:
+    return f"takes {', '.join(sorted(taken))}"
+
+
+def _configurations(args: Sequence[str]) -> Iterator[str]:
+    for place, arg in enumerate(args):
+        if arg.startswith("--config="):
+            yield arg.removeprefix("--config=")
+        elif arg in ("-c", "--config") and place + 1 < len(args):
+            yield args[place + 1]
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options that have a dotted name or belong to a part, with their values."""
+    for place, arg in enumerate(args):
+        match = re.fullmatch(r"--([\w.+-]+)(?:=(.*))?", arg, re.DOTALL)
+        if match and match[1].split(".")[0].rstrip("+") not in _FOREIGN:
+            following = args[place + 1] if place + 1 < len(args) else ""
+            yield match[1], following if match[2] is None else match[2]
+
+
+def _nested(name: str, value: str) -> dict[str, Any]:
+    first, _, rest = name.partition(".")
+    return {first: _nested(rest, value) if rest else value}

@@ -1,0 +1,114 @@
+"""Checks of a run's settings after they are parsed and before anything is built from them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.files import check_local
+from no_time_to_train.limits import check_number, shown_number
+
+ROOT = "${trainer.default_root_dir}"
+_MOST_DEVICES = 1024
+_MOST_NODES = 2**16
+_MATCHING_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+# What settings of other libraries, which take text for a path, are called.
+_PATHS = re.compile(r"(dir|dirpath|path|file|folder|root|output)$")
+
+
+def check_paths(settings: Namespace) -> None:
+    """Refuse addresses such as `s3://bucket/run` where files are read or written: they would become local folders.
+
+    Args:
+        settings: Of a subcommand, as they are parsed.
+
+    Raises:
+        ConfigError: A path is an address.
+    """
+    for name, value in _leaves(settings, ""):
+        if isinstance(value, Path) or (isinstance(value, str) and _PATHS.search(name)):
+            check_local(value, name.replace(".init_args", ""))
+
+
+def with_root(settings: Namespace) -> Namespace:
+    """Return settings in which `${trainer.default_root_dir}` at the beginning of a path is filled in.
+
+    So one setting moves all files of a run, whatever a configuration says of its parts.
+
+    Args:
+        settings: Of a subcommand, as they are parsed; left as they are.
+    """
+    root = str(settings.trainer.get("default_root_dir") or ".")
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, Namespace):
+            return Namespace(**{key: filled(entry) for key, entry in vars(value).items()})
+        if isinstance(value, dict):
+            return {key: filled(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [filled(entry) for entry in value]
+        if isinstance(value, str | Path) and str(value).startswith(ROOT):
+            return type(value)(root + str(value).removeprefix(ROOT))
+        return value
+
+    found = filled(settings)
+    assert isinstance(found, Namespace)
+    return found
+
+
+def check_sizes(settings: Namespace) -> None:
+    """Refuse numbers beyond all reason, before processes are started or anything is allocated for them.
+
+    The classes that take a setting have narrower bounds of their own.
+
+    Args:
+        settings: Of a subcommand, as they are parsed.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    devices = settings.trainer.get("devices")
+    if isinstance(devices, str) and re.fullmatch(r"-?[0-9]{1,1000}", devices):
+        devices = int(devices)
+    if type(devices) is int:
+        check_number("trainer.devices", devices, -1, _MOST_DEVICES, "every device has a process")
+    check_number("trainer.num_nodes", settings.trainer.get("num_nodes"), 1, _MOST_NODES, "every node is a machine")
+    for name, value in _leaves(settings, ""):
+        if type(value) is int and abs(value) >= 2**63:
+            raise ConfigError(
+                f"{name.replace('.init_args', '')} is {shown_number(value)}, expected one that has 64 bits",
+                remedy="lower it",
+            )
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision of the trainer's that the matching baselines do not compute in.
+
+    Args:
+        precision: As the trainer names it.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if precision not in _MATCHING_PRECISIONS:
+        raise ConfigError(
+            f"trainer.precision is {precision}, expected one of {', '.join(_MATCHING_PRECISIONS)}",
+            remedy="prompts and matching are computed in fp32; for faster models set model_cfg.precision to bf16",
+        )
+
+
+def _leaves(settings: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield every value with its dotted name; entries of a list have the name of the list."""
+    if isinstance(settings, Namespace):
+        settings = vars(settings)
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _leaves(value, name)
+    else:
+        yield name, settings
