@@ -44,7 +44,7 @@ def bind_weights(
             continue
         tensor = _tensor(value.name, value.shape, weights[value.name], folder)
         if as_computed and value.dtype is not None and tensor.dtype != value.dtype:
-            tensor = _computed(tensor, value.dtype)
+            tensor = _computed(tensor, value.dtype, value.shape)
         if tensor.dtype != value.dtype:
             cast = ir.node("Cast", [value], attributes={"to": value.dtype}, name=f"{value.name}.cast")
             cast.outputs[0].name = f"{value.name}.cast"
@@ -56,11 +56,11 @@ def bind_weights(
         graph.register_initializer(value)
 
 
-def _computed(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
+def _computed(tensor: ir.TensorProtocol, dtype: ir.DataType, shape: ir.Shape) -> ir.TensorProtocol:
     def load() -> ir.TensorProtocol:
         return ir.tensor(tensor.numpy().astype(dtype.numpy()), name=tensor.name)
 
-    return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(tensor.shape), name=tensor.name)
+    return ir.LazyTensor(load, dtype=dtype, shape=shape, name=tensor.name)
 
 
 def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path | None) -> ir.TensorProtocol:

@@ -345,4 +345,5 @@ def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tens
 def _have_direction(rows: Float[Tensor, "R D"]) -> Bool[Tensor, " R"]:
     """Return for each row whether it can be L2-normalized: its length is finite and not zero."""
     lengths = torch.linalg.vector_norm(rows, dim=1)
-    return lengths.isfinite() & (lengths > 0)
+    fits: Tensor = lengths.isfinite() & (lengths > 0)
+    return fits

@@ -107,11 +107,6 @@ def build_encoder(
         ConfigError: Weights were named for a file that has its own, or a dtype for an ONNX file.
         UnknownEncoderError: It is neither a path nor the name of an entry.
     """
-    if not isinstance(name, str):
-        raise ConfigError(
-            f"an encoder is named by a text, got {type(name).__name__}",
-            remedy="give a registry name such as dinov3_small, a weights file or folder, or onnx:DIR",
-        )
     if is_file_of_weights(name):
         if ckpt_path is not None:
             raise ConfigError(

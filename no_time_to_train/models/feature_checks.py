@@ -31,7 +31,7 @@ def check_features(features: Float[Tensor, "h w D"], image: UInt8[Tensor, "3 H W
     spread = (features.amax((0, 1)) - features.amin((0, 1))).amax()
     if bool(spread > _ALIKE * features.abs().amax()):
         return
-    colors = F.adaptive_avg_pool2d(image.float(), features.shape[:2])
+    colors = F.adaptive_avg_pool2d(image.float(), (features.shape[0], features.shape[1]))
     if bool((colors.amax((1, 2)) - colors.amin((1, 2))).amax() > _CONTRAST):
         raise _useless(network, "the same feature at every place of an image that is not flat")
 

@@ -30,6 +30,8 @@ RUNNING_PAGES = [page for page in PAGES if any(block.runs for block in blocks_of
 CHECKED = {"bash", "python", "json", "yaml"}
 # Output and drawings.
 SHOWN = {"", "text", "mermaid"}
+# For programs that are not installed with this package.
+FOREIGN = {"js"}
 
 
 def of_language(language: str, *, all_of_them: bool = False) -> list[Any]:
@@ -39,7 +41,7 @@ def of_language(language: str, *, all_of_them: bool = False) -> list[Any]:
 
 def test_every_block_is_of_a_known_kind() -> None:
     for block in BLOCKS:
-        assert block.language in CHECKED | SHOWN, block
+        assert block.language in CHECKED | SHOWN | FOREIGN, block
         if block.language in SHOWN:
             commands = ("$ ", ".venv/", "python ", "ntt ", "make ", "import ", "from ")
             assert not any(line.lstrip().startswith(commands) for line in block.text.splitlines()), block

@@ -12,7 +12,14 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, Dinov2Config, Dinov2WithRegistersConfig
+from transformers import (
+    AutoModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    PreTrainedModel,
+)
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
@@ -87,8 +94,12 @@ def sources(folder: Path) -> dict[str, Path]:
     """Return weights of every family, by the names of transformers' modules where they are not Meta's."""
     found = {name: golden(name) for name in ("vit_mlp", "vit_swiglu", "convnext")}
     for gated in (False, True):
-        for kind, config in (("plain", Dinov2Config), ("registers", Dinov2WithRegistersConfig)):
-            model = AutoModel.from_config(config(**DINOV2, use_swiglu_ffn=gated))
+        settings = {**DINOV2, "use_swiglu_ffn": gated}
+        models: dict[str, PreTrainedModel] = {
+            "plain": Dinov2Model(Dinov2Config(**settings)),
+            "registers": Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**settings)),
+        }
+        for kind, model in models.items():
             place = folder / f"dinov2_{kind}_{gated}"
             model.config.save_pretrained(place)
             save_file(model.state_dict(), place / "model.safetensors", metadata={"format": "pt"})

@@ -352,14 +352,6 @@ def test_a_registry_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
-def test_objects_are_no_names() -> None:
-    encoder: Any = build_torch_encoder("dinov3_quickstart_tiny", random_init=True)
-    with pytest.raises(ConfigError, match=r"named by a text, got FeatureEncoder \(give a registry name") as said:
-        build_encoder(encoder)
-    assert "\n" not in str(said.value)
-
-
-@pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 def test_another_familys_size_is_answered_with_the_default() -> None:
     """592 is DINOv3's; 588 would fit DINOv2, but 518 gives its grid of 37x37."""
     with pytest.raises(ImageSizeError, match=r"leave img_size out for its default of 518, or use 588x588"):

@@ -31,6 +31,7 @@ from no_time_to_train.models.onnx_file import (
 )
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.weights import hashes
+from no_time_to_train.weights.inspect import sha256_of
 from tests.golden_files import golden
 from tests.parity.planted import forget_hashes
 from tests.tiny import write_config
@@ -172,8 +173,12 @@ def test_older_files_are_checked_by_their_identity(exported: Path, tmp_path: Pat
 def test_weights_are_hashed_once(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(exported, tmp_path / "again")
     hashed: list[Path] = []
-    original = hashes.sha256_of
-    monkeypatch.setattr(hashes, "sha256_of", lambda file: hashed.append(file) or original(file))
+
+    def counting(file: Path) -> str:
+        hashed.append(file)
+        return sha256_of(file)
+
+    monkeypatch.setattr(hashes, "sha256_of", counting)
     for _ in range(2):
         assert not build_encoder(f"onnx:{folder}").fingerprint.startswith("onnx-")
     assert len(hashed) == 1

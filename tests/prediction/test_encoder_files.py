@@ -12,6 +12,7 @@ from no_time_to_train import Segmenter
 from no_time_to_train.cli import main
 from no_time_to_train.data.shapes import write_shapes
 from no_time_to_train.errors import UnknownEncoderError
+from no_time_to_train.models.configs import EncoderConfigArgs
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.prediction.models import choose_models
@@ -45,7 +46,9 @@ def test_yaml_takes_a_file() -> None:
     def module(name: str) -> Any:
         return Sam2MatcherLightningModel(
             MatcherConfig(
-                name="matching_baseline_noAMG", sam2_cfg_file=str(QUICKSTART / "sam2"), encoder_cfg={"name": name}
+                name="matching_baseline_noAMG",
+                sam2_cfg_file=str(QUICKSTART / "sam2"),
+                encoder_cfg=EncoderConfigArgs(name),
             )
         )
 
