@@ -60,7 +60,7 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
 
     Raises:
         DataNotFoundError: A path is not there, or there is no image in a folder.
-        ConfigError: Two images have one name, or they are on several drives.
+        ConfigError: The paths are on several drives.
     """
     root = common_folder(paths)
     endings = Image.registered_extensions().keys() | _OTHER_ENDINGS
@@ -79,12 +79,7 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
         else:
             raise DataNotFoundError(f"there is no image and no folder {path}", remedy="check the path")
         for image in images:
-            other = found.setdefault(image.name, image)
-            if os.path.realpath(other.path) != os.path.realpath(image.path):
-                raise ConfigError(
-                    f"{other.path} and {image.path} would both be called {image.name}",
-                    remedy="name the folder above both, or run twice",
-                )
+            found.setdefault(image.name, image)
     return list(found.values())
 
 
