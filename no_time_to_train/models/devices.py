@@ -16,7 +16,7 @@ def checked_device(device: Any) -> torch.device:
     Raises:
         ConfigError: There is no such device.
     """
-    remedy = "give cpu, which always works, or cuda on a machine with an NVIDIA GPU"
+    remedy = "cpu always works"
     if not isinstance(device, str | torch.device):
         raise ConfigError(f"device is {device!r:.60}, expected a name such as cpu", remedy=remedy)
     try:
@@ -25,5 +25,5 @@ def checked_device(device: Any) -> torch.device:
         torch.zeros(1, device=chosen).cpu()
     except (RuntimeError, AssertionError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        raise ConfigError(f"device {str(device)!r}: {lines[0]}", remedy=remedy) from error
+        raise ConfigError(f"device {device}: {lines[0]}", remedy=remedy) from error
     return chosen

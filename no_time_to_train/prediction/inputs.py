@@ -53,11 +53,10 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
 
     Raises:
         DataNotFoundError: A path is not there, or there is no image in a folder.
-        ConfigError: Two images have one name, or they are on several drives.
+        ConfigError: The paths are on several drives.
     """
     root = common_folder(paths)
     found: dict[str, InputImage] = {}
-    names: dict[str, InputImage] = {}
     for path in paths:
         if path.is_dir():
             inside = list_images(path, skip=but)
@@ -69,15 +68,7 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
         else:
             raise DataNotFoundError(f"there is no image and no folder {path}", remedy="check the path")
         for real, image in images.items():
-            if real in found:
-                continue
-            other = names.setdefault(image.name, image)
-            if other is not image:
-                raise ConfigError(
-                    f"{other.path} and {image.path} would both be called {image.name}",
-                    remedy="name the folder above both, or run twice",
-                )
-            found[real] = image
+            found.setdefault(real, image)
     return list(found.values())
 
 

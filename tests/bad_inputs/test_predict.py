@@ -113,11 +113,6 @@ CASES = [
         lambda f: f.predict("--images", f.folder("empty", "notes.txt")),
         ["no images in", "empty", "name a folder that holds"],
     ),
-    Case(
-        "predict: two images of one name",
-        lambda f: f.predict("--images", f.shop.data.images / "005.jpg", f.text("005.jpg", "other")),
-        ["would both be called 005.jpg", "name the folder above both"],
-    ),
     option("a score below 0", "--min-score", "-0.1", says=["min_score is -0.1", "0.3 is usual"]),
     option("a score above 1", "--min-score", "30", says=["min_score is 30.0", "0.3 is usual"]),
     option("a score that is no number", "--min-score", ".nan", says=["min_score is nan", "0.3 is usual"]),
