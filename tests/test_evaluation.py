@@ -182,7 +182,7 @@ def test_precision_does_not_depend_on_ids(first: int, lvis: bool) -> None:
 @pytest.mark.parametrize("first", [0, -3])
 def test_perfect_results_score_one_whatever_the_ids(first: int) -> None:
     dataset, _ = random_case(1, crowds=False)
-    everything = (dataset.images, dataset.categories, dataset.annotations)
+    everything: tuple[Any, ...] = (dataset.images, dataset.categories, dataset.annotations)
     in_order = tuple({entry.id: first + place for place, entry in enumerate(part)} for part in everything)
     renamed, _ = with_other_ids(dataset, [], in_order)  # type: ignore[arg-type] # three of them
     results = [

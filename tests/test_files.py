@@ -244,12 +244,13 @@ def test_an_address_is_not_made_a_folder(address: str, tmp_path: Path, monkeypat
         with writer(Path(address), *more):
             pass
 
-    for write in (
+    attempts: tuple[Callable[[], None], ...] = (
         lambda: files.check_writable(Path(address)),
         lambda: written(files.atomic_path),
         lambda: written(files.atomic_folder),
         lambda: written(files.atomic_files, "last.json"),
-    ):
+    )
+    for write in attempts:
         with pytest.raises(OutputError, match="it is not a path on this machine"):
             write()
     assert not list(tmp_path.iterdir())

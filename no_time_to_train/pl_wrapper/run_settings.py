@@ -45,7 +45,8 @@ def with_root(settings: Namespace) -> Namespace:
 
     def filled(value: Any) -> Any:
         if isinstance(value, Namespace):
-            return Namespace(**{key: filled(entry) for key, entry in vars(value).items()})
+            entries = {key: filled(entry) for key, entry in vars(value).items()}
+            return Namespace(**entries)  # type: ignore[no-untyped-call] # jsonargparse's has no types
         if isinstance(value, dict):
             return {key: filled(entry) for key, entry in value.items()}
         if isinstance(value, list):
