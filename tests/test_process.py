@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,7 +96,7 @@ def test_the_main_job_tells_a_scheduler_that_it_was_stopped(tmp_path: Path) -> N
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         folder = tmp_path / str(status)
         process = start_main_job(data, folder)
-        wait_for(lambda folder=folder: list(folder.glob("overlays/*.png")), process)
+        wait_for_overlays(folder, process)
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
         assert process.returncode == status, err
@@ -109,7 +108,7 @@ def test_the_main_job_tells_a_scheduler_that_it_was_stopped(tmp_path: Path) -> N
 def test_two_processes_are_stopped_as_one(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", targets=60)
     process = start_main_job(data, tmp_path / "run", "--trainer.devices", "2", "--trainer.strategy", "ddp")
-    wait_for(lambda: list((tmp_path / "run").glob("overlays/*.png")), process)
+    wait_for_overlays(tmp_path / "run", process)
     process.terminate()
     _, err = process.communicate(timeout=120)  # the other process holds the pipe as long as it is there
     assert process.returncode == 143, err
@@ -135,9 +134,10 @@ def start_main_job(data: TinyData, folder: Path, *more: str) -> subprocess.Popen
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
+def wait_for_overlays(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the run has written a picture, so that it is at work on its targets."""
+    deadline = time.monotonic() + 240
+    while not list(folder.glob("overlays/*.png")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)

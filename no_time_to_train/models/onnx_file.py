@@ -114,7 +114,7 @@ def check_weights(file: OnnxFile) -> None:
         WeightsFormatError: The bytes differ, or the recorded hashes cannot be read.
     """
     try:
-        expected = dict(json.loads(file.metadata.get(WEIGHTS_HASHES, "{}")))
+        expected = dict(parse_json(file.metadata.get(WEIGHTS_HASHES, "{}")))
     except (ValueError, TypeError, RecursionError) as error:
         raise WeightsFormatError(
             f"{file.path} is damaged: its {WEIGHTS_HASHES} are not valid JSON", remedy=EXPORT_AGAIN
