@@ -111,7 +111,7 @@ CASES = [
             *("sample-references", "--annotations", f.shop.data.targets, "--shots", "1"),
             *("--output", f.disk("size=1m,nr_inodes=1") / "refs.json"),
         ],
-        ["cannot write", "No space left", "name a file in a folder"],
+        ["cannot write", "No space left", "make room"],
     ),
     Case(
         "sample-references: a disk that is read-only",
