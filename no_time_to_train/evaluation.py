@@ -13,6 +13,7 @@ from rich.table import Table
 
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.masks import encode_masks
+from no_time_to_train.data.truth import check_masks
 from no_time_to_train.errors import AnnotationError
 from no_time_to_train.matching import Instances
 
@@ -78,8 +79,12 @@ def evaluate(dataset: CocoDataset, results: Sequence[Result]) -> list[ApReport]:
         results: As `coco_results` writes them.
 
     Raises:
-        AnnotationError: A result is of an image or a category that the annotations do not have.
+        AnnotationError: A result is of an image or a category that the annotations do not have, or a mask of theirs is
+            malformed.
+        MaskSizeError: A mask is of another size than its image.
     """
+    # The evaluator takes malformed masks for empty ones or for boxes, or fails.
+    check_masks(dataset)
     kinds: list[IouType] = ["bbox"]
     if all(annotation.segmentation is not None for annotation in dataset.annotations):
         kinds.append("segm")
@@ -128,7 +133,10 @@ def _evaluate(dataset: CocoDataset, document: dict[str, Any], results: Sequence[
     """Evaluate renumbered results; the categories of `document` are numbered by their place in `dataset`."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    lvis = any(image.neg_category_ids or image.not_exhaustive_category_ids for image in dataset.images)
+    # Of a part of the images no one may have a list.
+    lvis = any(category.frequency for category in dataset.categories) or any(
+        image.neg_category_ids or image.not_exhaustive_category_ids for image in dataset.images
+    )
     if lvis:
         # LVIS counts a class only where it was looked for. faster-coco-eval 1.8 means to leave the others out too, and
         # fails on an image of which nothing is left.

@@ -186,7 +186,8 @@ class Segmenter:
         # Label, mean feature, and whether it is negative, in the order in which they came.
         self._references: list[tuple[str, Float[Tensor, " D"], bool]] = []
         self._class_names: list[str] = []
-        self._stale = True
+        # Made of these references; None after a change.
+        self._memory: MemoryBank | None = None
         if baseline.memory is not None:
             self._take_memory(baseline.memory)
 
@@ -353,20 +354,21 @@ class Segmenter:
         if label not in self._class_names:
             self._class_names.append(label)
         self._references.append((label, mean, negative))
-        self._stale = True
+        self._memory = None
 
     def _remember(self) -> MemoryBank:
         """Bring the references into the baseline's memory."""
         if not self._references:
             raise ConfigError("there is no reference yet", remedy="add_reference or load_memory first")
-        if self._stale or self.baseline.memory is None:
+        if self._memory is None:
             memory = self.baseline.start_memory(self._class_names)
             for label, mean, negative in self._references:
                 memory.add_mean(self._class_names.index(label), mean, negative)
             memory.finalize()
-            self._stale = False
-        assert self.baseline.memory is not None
-        return self.baseline.memory
+            self._memory = memory
+        # Another segmenter of the same baseline puts its own there.
+        self.baseline.memory = self._memory.to(self.baseline.encoder.device)
+        return self._memory
 
     def _mask_of_points(self, pixels: Tensor, points: list[tuple[float, float]]) -> Bool[Tensor, "H W"]:
         """Let SAM2 draw the object that lies under all the points."""

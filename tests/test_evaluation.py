@@ -277,6 +277,28 @@ def test_lvis_rules_leave_classes_out_that_were_not_looked_for() -> None:
     assert aps[0] < aps[1] == 1
 
 
+def test_a_part_of_lvis_of_which_no_image_has_a_list_is_evaluated_by_its_rules_too() -> None:
+    """As by `--data.max_targets`: what was not looked for is not wrong."""
+    mask = rectangle(10, 10, 40, 40)
+    annotation = Annotation(1, 1, 1, (10, 10, 40, 40), 1600, encode_mask(mask))
+    images = tuple(ImageRecord(number, f"{number}.jpg", SIZE, SIZE) for number in (1, 2))
+    results = [result(1, 1, 0.5, mask), result(2, 1, 0.9, mask)]
+    aps = [
+        evaluate(CocoDataset(images, (annotation,), (Category(1, "class", frequency),)), results)[0].overall["AP"]
+        for frequency in ("f", None)
+    ]
+    assert aps[1] < aps[0] == 1
+
+
+@pytest.mark.parametrize("segmentation", [[[10.0, 10, 30, 30]], {"size": [SIZE, SIZE], "counts": [5, 5]}])
+def test_malformed_masks_are_refused(segmentation: Any) -> None:
+    """The evaluator would take them for empty masks, of which nothing is found."""
+    dataset, results = random_case(0)
+    broken = replace(dataset.annotations[0], segmentation=segmentation)
+    with pytest.raises(AnnotationError, match=f"annotation {broken.id}: expected"):
+        evaluate(replace(dataset, annotations=(broken, *dataset.annotations[1:])), results)
+
+
 def test_reports_are_json_and_a_table() -> None:
     dataset, results = random_case(3)
     reports = evaluate(dataset, results)

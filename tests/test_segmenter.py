@@ -163,6 +163,16 @@ def test_a_baseline_is_taken_with_its_memory(segmenter: Segmenter) -> None:
     assert same(Segmenter.of(segmenter.baseline).predict(picture(3)), expected)
 
 
+def test_segmenters_of_one_baseline_keep_their_own_references(segmenter: Segmenter) -> None:
+    expected = filled(segmenter).predict(picture(3))
+    segmenter.baseline.memory = None
+    other = Segmenter.of(segmenter.baseline)
+    other.add_reference(picture(2), mask=mask(), label="blue")
+    other.predict(picture(3))
+    assert same(segmenter.predict(picture(3)), expected)
+    assert other.predict(picture(3)).class_names == ("blue",)
+
+
 def test_a_least_score(folder: Path) -> None:
     segmenter = filled(build(folder, sam2_infer_cfgs={"points_per_side": 4, "iou_thr": 0.0, "nms_thr": 1.0}))
     found = segmenter.predict(picture(3))

@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
-from no_time_to_train.data.images import load_image, load_mask, to_rgb
+from no_time_to_train.data.images import foreground_of, load_image, load_mask, to_mask, to_rgb
 from no_time_to_train.errors import ImageReadError, ImageSizeError, MaskSizeError
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -53,7 +53,8 @@ def as_mask(value: ImageLike, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
     """Bring a mask to booleans; whatever is not zero is foreground. Probabilities and logits are refused.
 
     Args:
-        value: A path or a Pillow image, of which any channel but alpha counts; or an array or a tensor (H, W).
+        value: A path or a Pillow image, of which any channel but alpha counts, and of a palette the index; or an array
+            or a tensor (H, W).
         size: Height and width of its image.
 
     Raises:
@@ -63,21 +64,14 @@ def as_mask(value: ImageLike, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
     if isinstance(value, str | Path):
         mask = torch.from_numpy(load_mask(Path(value)))
     elif isinstance(value, Image.Image):
-        mask = torch.from_numpy(np.array(value.convert("RGB")).any(axis=2))
+        mask = torch.from_numpy(to_mask(value, "a mask"))
     else:
         values = _array_of(value, "a mask")
         if values.dtype.kind not in "biuf":
             raise ImageReadError(
                 f"a mask of {values.dtype}, expected booleans or whole numbers", remedy="give mask.astype(bool)"
             )
-        foreground = np.asarray(values != 0)
-        inside = values[foreground]
-        if values.dtype.kind == "f" and (inside != inside[:1]).any():
-            raise ImageReadError(
-                f"a mask of floats from {values.min():g} to {values.max():g}, expected 0 and one other value",
-                remedy="say what is foreground, such as mask > 0.5 of probabilities, mask > 0 of logits",
-            )
-        mask = torch.from_numpy(foreground)
+        mask = torch.from_numpy(foreground_of(values, "a mask"))
     if tuple(mask.shape) != size:
         raise MaskSizeError(
             f"a mask of shape {tuple(mask.shape)} for an image of {size[0]}x{size[1]} (height, width)",

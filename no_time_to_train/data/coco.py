@@ -173,7 +173,8 @@ def _annotation(entry: dict[str, Any]) -> Annotation:
         _integer(entry, "category_id"),
         (x, y, width, height),
         _finite(entry["area"], "area") if "area" in entry else width * height,
-        segmentation or None,  # Tools write an empty list where they have only a box.
+        # Tools write an empty list where they have only a box, or a list of one.
+        None if segmentation in ([], [[]], {}) else segmentation,
         _flag(entry, "iscrowd"),
         _flag(entry, "negative"),
     )

@@ -1,6 +1,7 @@
 """References and targets for Lightning."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.image_files import list_images
 from no_time_to_train.data.images import image_size, load_image
-from no_time_to_train.data.masks import check_rle_size, decode_mask
+from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import (
     Reference,
     ReferenceSet,
@@ -24,8 +25,11 @@ from no_time_to_train.data.references import (
     load_references,
 )
 from no_time_to_train.data.splits import resolve_split
+from no_time_to_train.data.truth import check_masks, doubts_of
 from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageSizeError
 from no_time_to_train.limits import MOST_IN_BATCH, MOST_WORKERS, TOGETHER, check_number
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -200,18 +204,15 @@ class ReferenceTargetDataModule(LightningDataModule):
         Raises:
             ConfigError: `target_images` is not set.
             DataNotFoundError: The folder or the JSON is missing.
-            AnnotationError: The JSON is malformed.
+            AnnotationError: The JSON is malformed, or a mask in it is.
+            MaskSizeError: A mask is of another size than its image.
         """
         _folder(self.target_images, "target_images")
         if self.targets is not None and not self.targets.is_file():
             raise DataNotFoundError(f"data.targets: there is no file {self.targets}", remedy="check the path")
         if self.targets is not None and self._targets is None:
             self._targets = load_coco(self.targets)
-            # Average precision would come out wrong without a word.
-            for annotation in self._targets.annotations:
-                if isinstance(annotation.segmentation, dict):
-                    image = self._targets.images_by_id[annotation.image_id]
-                    check_rle_size(annotation.id, annotation.segmentation, image.height, image.width)
+            check_masks(self._targets)
 
     def target_dataset(self, class_names: Sequence[str]) -> CocoDataset:
         """Read the targets' records, once, and their annotations of these classes where there are any.
@@ -228,6 +229,9 @@ class ReferenceTargetDataModule(LightningDataModule):
             else:
                 dataset = self._targets.select(names)
             self._target_datasets[names] = dataset.first(self.max_targets)
+            if self.trainer is None or self.trainer.is_global_zero:
+                for doubt in doubts_of(self._target_datasets[names]):
+                    log.warning(doubt)
         return self._target_datasets[names]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:

@@ -72,11 +72,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
         ImageReadError: It cannot be decoded, or has no 8-bit or 16-bit range.
     """
-    try:
-        image.load()
-    except Exception as error:  # Pillow's decoders raise whatever their parsers run into.
-        raise ImageReadError(f"{name} cannot be decoded: {error}", remedy="check where it comes from") from error
-    return _checked_rgb(_upright(image), name)
+    return _checked_rgb(_decoded(image, name), name)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -106,15 +102,59 @@ def load_mask(path: Path) -> Bool[np.ndarray, "H W"]:
         The mask, bool, height H and width W as seen: the EXIF orientation is applied.
 
     Raises:
-        ImageReadError: As for `load_image`, except that float images are read.
+        ImageReadError: As for `load_image`, except that float images of one value and 0 are read.
     """
-    image = _read(path)
+    return _foreground_in(_read(path), f"the mask {path}")
+
+
+def to_mask(image: Image.Image, name: str) -> Bool[np.ndarray, "H W"]:
+    """Take an image that is read already for a mask, as `load_mask` does, the right way up.
+
+    Args:
+        image: In any mode.
+        name: What to call it in errors.
+
+    Raises:
+        ImageReadError: It cannot be decoded, or is of floats of many values.
+    """
+    return _foreground_in(_decoded(image, name), name)
+
+
+def foreground_of(values: np.ndarray, name: str) -> Bool[np.ndarray, "H W"]:
+    """Return where numbers or booleans are not zero. Probabilities and logits are refused.
+
+    Args:
+        values: Of a mask.
+        name: What to call it in errors.
+
+    Raises:
+        ImageReadError: They are floats of more than one value besides 0.
+    """
+    foreground = np.asarray(values != 0)
+    inside = values[foreground]
+    if values.dtype.kind == "f" and (inside != inside[:1]).any():
+        raise ImageReadError(
+            f"{name} of floats from {values.min():g} to {values.max():g}, expected 0 and one other value",
+            remedy="say what is foreground, such as mask > 0.5 of probabilities, mask > 0 of logits",
+        )
+    return foreground
+
+
+def _foreground_in(image: Image.Image, name: str) -> Bool[np.ndarray, "H W"]:
     if image.mode not in _COLOUR_CHANNELS and not image.mode.startswith(("1", "I", "F")):
         image = image.convert("RGB")
     pixels = np.asarray(image)
     if pixels.ndim == 2:
-        return np.asarray(pixels != 0)
+        return foreground_of(pixels, name)
     return np.asarray(pixels[..., : _COLOUR_CHANNELS[image.mode]].any(axis=-1))
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise whatever their parsers run into.
+        raise ImageReadError(f"{name} cannot be decoded: {error}", remedy="check where it comes from") from error
+    return _upright(image)
 
 
 def _read(path: Path) -> Image.Image:

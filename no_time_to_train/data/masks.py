@@ -49,13 +49,26 @@ def decode_mask(annotation: Annotation, height: int, width: int) -> Bool[np.ndar
     return _decode_polygons(annotation.id, segmentation, height, width)
 
 
-def check_rle_size(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> None:
-    """Refuse RLE of another size than its image, without decoding it.
+def check_mask(annotation: Annotation, height: int, width: int) -> None:
+    """Refuse a mask that `decode_mask` would refuse, without drawing it.
+
+    Args:
+        annotation: One without a mask passes.
+        height: H of the annotation's image, in pixels.
+        width: W of the annotation's image, in pixels.
 
     Raises:
-        MaskSizeError: It is.
-        AnnotationError: It tells no size.
+        MaskSizeError: The RLE is of another size than the image.
+        AnnotationError: The polygons or the RLE are malformed.
     """
+    if isinstance(annotation.segmentation, dict):
+        _checked_runs(annotation.id, annotation.segmentation, height, width)
+    elif annotation.segmentation is not None:
+        _check_polygons(annotation.id, annotation.segmentation, height, width)
+
+
+def _check_rle_size(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> None:
+    """Refuse RLE of another size than its image, without decoding it."""
     size = rle.get("size")
     if not isinstance(size, list | tuple) or len(size) != 2 or any(type(side) is not int for side in size):
         raise AnnotationError(
@@ -185,6 +198,12 @@ def _compressed(runs: Int64[np.ndarray, " runs"], numbers: Int64[np.ndarray, " N
 
 
 def _decode_polygons(annotation_id: int, polygons: Sequence[Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    _check_polygons(annotation_id, polygons, height, width)
+    united = coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width))
+    return _decode_rle(annotation_id, united, height, width)
+
+
+def _check_polygons(annotation_id: int, polygons: Sequence[Any], height: int, width: int) -> None:
     farthest = min(_FARTHEST_IN_IMAGE_SIZES * max(height, width), _FARTHEST_PIXEL)
     for index, polygon in enumerate(polygons):
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
@@ -200,8 +219,6 @@ def _decode_polygons(annotation_id: int, polygons: Sequence[Any], height: int, w
                     f"for an image of {width}x{height} pixels, got {repr(value)[:40]}",
                     remedy=_REMEDY,
                 )
-    united = coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width))
-    return _decode_rle(annotation_id, united, height, width)
 
 
 def _decode_rle(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
@@ -211,7 +228,7 @@ def _decode_rle(annotation_id: int, rle: dict[str, Any], height: int, width: int
 
 
 def _checked_runs(annotation_id: int, rle: dict[str, Any], height: int, width: int) -> Int64[np.ndarray, " runs"]:
-    check_rle_size(annotation_id, rle, height, width)
+    _check_rle_size(annotation_id, rle, height, width)
     runs = _runs_of(rle.get("counts"))
     # pycocotools would fill what the runs do not cover with whatever memory holds, so it is done here.
     pixels = height * width

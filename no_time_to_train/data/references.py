@@ -12,6 +12,7 @@ from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, loa
 from no_time_to_train.data.command import sample_references_command
 from no_time_to_train.data.plain_pickle import read_plain_pickle
 from no_time_to_train.data.sampling import sample_references
+from no_time_to_train.data.truth import MOST_BEYOND, is_below_a_pixel, pixels_beyond
 from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError, EmptyMaskError
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
-_MOST_BEYOND = 2  # pixels by which a tool may round a box over the border
 # A short pickle can name one long list in many places; no real set comes near.
 _MOST_REFERENCES = 1_000_000
 _OTHER_FILE = "give the COCO JSON file that the pickle was sampled from"
@@ -173,7 +173,8 @@ def _checked(reference: Reference, path: Path) -> Reference:
 
     Raises:
         EmptyMaskError: The box covers nothing of the image.
-        AnnotationError: The box ends farther outside, as two corners do that are taken for a corner and a size.
+        AnnotationError: The box ends farther outside, as two corners do that are taken for a corner and a size. Or it
+            is of a pixel at most, as one of relative coordinates is.
     """
     annotation, image = reference.annotation, reference.image
     x, y, width, height = annotation.bbox
@@ -189,8 +190,14 @@ def _checked(reference: Reference, path: Path) -> Reference:
             f"covers nothing of its image of {image.width}x{image.height} pixels",
             remedy="correct the box, which is x, y, width and height, or remove the annotation",
         )
-    beyond = max(left - x, top - y, x + width - right, y + height - bottom)
-    if beyond > _MOST_BEYOND:
+    if is_below_a_pixel(annotation) or (unmasked and width == height == 1):
+        raise AnnotationError(
+            f"{path}: the box {[x, y, width, height]} of annotation {annotation.id} in {image.file_name} is of a pixel "
+            "at most",
+            remedy="give x, y, width and height in pixels, not as parts of the image's size",
+        )
+    beyond = pixels_beyond(annotation, image)
+    if beyond > MOST_BEYOND:
         raise AnnotationError(
             f"{path}: the box {[x, y, width, height]} of annotation {annotation.id} ends {beyond:g} pixels "
             f"outside of {image.file_name} of {image.width}x{image.height} pixels",

@@ -16,7 +16,7 @@ from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNot
 from no_time_to_train.models.features import Encoder, EncoderFeatures
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import TIMM_IDS, EncoderConfig, resolve_encoder
+from no_time_to_train.registry import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.entries import architecture_of, entry_of, stated_normalisation, wrong_architecture
 from no_time_to_train.weights.files import SUFFIXES
@@ -67,9 +67,15 @@ class FeatureEncoder(Encoder):
     def fingerprint(self) -> str:
         """Identity of architecture and weights: the entry's name and a hash over every parameter and buffer.
 
+        A normalisation that is not the registry's counts too, since a folder may state any.
+
         Computed anew at each access, so that it is true after training too; it reads all weights once.
         """
         settings = {name: getattr(self.model.config, name, None) for name in _NOT_IN_TENSORS}
+        normalisation = (self.image_mean, self.image_std)
+        entry = ENCODER_CONFIGS.get(self.config.name)
+        if entry is None or normalisation != (entry.image_mean, entry.image_std):
+            settings["normalisation"] = normalisation
         # The rotary frequencies are a buffer that is not persistent, yet they decide the features.
         digest = weights_digest(self, json.dumps(settings, sort_keys=True, default=str))
         return f"{self.config.name}-{digest[:16]}"

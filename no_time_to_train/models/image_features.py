@@ -13,7 +13,7 @@ from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.feature_checks import check_features
 from no_time_to_train.models.features import Encoder
-from no_time_to_train.models.fingerprint import weights_digest
+from no_time_to_train.models.fingerprint import sam2_digest
 from no_time_to_train.models.mask_outlines import pack_masks, unpack_masks
 from no_time_to_train.models.preprocessing import encoder_pixels
 from no_time_to_train.models.sam2 import Sam2Segmenter
@@ -151,7 +151,7 @@ class ImageFeatures:
         return self._once("encoder", lambda: self._encoder.fingerprint)
 
     def _sam2_fingerprint(self) -> str:
-        return self._once("sam2", lambda: weights_digest(self._sam2))
+        return self._once("sam2", lambda: sam2_digest(self._sam2, self._sam2.model.config.to_dict()))
 
     def _once(self, name: str, compute: Callable[[], str]) -> str:
         if name not in self._fingerprints:

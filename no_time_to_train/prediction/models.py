@@ -12,7 +12,7 @@ from no_time_to_train.models.configs import FeatureCacheConfig, as_config, setti
 from no_time_to_train.models.devices import checked_device
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.feature_cache import content_key
-from no_time_to_train.models.fingerprint import weights_digest
+from no_time_to_train.models.fingerprint import sam2_digest
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.registry import resolve_encoder
@@ -95,7 +95,8 @@ def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> s
     settings = replace(
         config, encoder_cfg=encoder, encoder_ckpt_path=None, sam2_ckpt_path=None, feature_cache=FeatureCacheConfig()
     )
-    weights = (segmenter.baseline.memory_fingerprint, weights_digest(segmenter.baseline.sam2))
+    sam2 = segmenter.baseline.sam2
+    weights = (segmenter.baseline.memory_fingerprint, sam2_digest(sam2, sam2.model.config.to_dict()))
     return content_key(*map(str, (__version__, weights, settings, rows, min_score)))[:16]
 
 

@@ -100,6 +100,33 @@ def test_every_form_is_the_same_mask(tmp_path: Path) -> None:
         assert torch.equal(as_mask(form, (5, 7)), torch.from_numpy(mask))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "F"])
+def test_masks_of_pillow_are_those_of_their_files(mode: str, tmp_path: Path) -> None:
+    mask = np.eye(5, 7, dtype=bool)
+    values = mask.astype({"I": np.int32, "I;16": np.uint16, "F": np.float32}.get(mode, np.uint8))
+    image = Image.fromarray(values * 255 if mode in ("1", "LA", "RGB", "RGBA") else values)
+    if mode == "P":
+        # White is index 0, the background; black is the object.
+        image.putpalette([255] * 3 + [0] * 765)
+    elif image.mode != mode:
+        image = image.convert(mode)
+    path = tmp_path / "mask.tif"
+    image.save(path)
+    assert image.mode == mode
+    assert np.array_equal(as_mask(image, (5, 7)).numpy(), mask)
+    assert np.array_equal(as_mask(path, (5, 7)).numpy(), mask)
+    quarter = Image.fromarray(mask.astype(np.float32) / 4)
+    assert np.array_equal(as_mask(quarter, (5, 7)).numpy(), mask)
+
+
+def test_files_of_probabilities_are_no_mask(tmp_path: Path) -> None:
+    image = Image.fromarray(np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7))
+    image.save(tmp_path / "mask.tif")
+    for value in (image, tmp_path / "mask.tif"):
+        with pytest.raises(ImageReadError, match=r"mask.* of floats from 0 to 1"):
+            as_mask(value, (5, 7))
+
+
 @pytest.mark.parametrize("value", [np.linspace(0, 1, 35).reshape(5, 7), torch.randn(5, 7), np.full((5, 7), np.nan)])
 def test_probabilities_are_no_mask(value: Any) -> None:
     with pytest.raises(ImageReadError, match=r"mask > 0.5 of probabilities"):

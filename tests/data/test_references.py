@@ -242,3 +242,11 @@ def test_a_line_with_a_mask_is_a_place(tmp_path: Path) -> None:
     assert load_references(boxed(tmp_path, [3, 1, 0, 4], True)).references[0].annotation.bbox == (3, 1, 0, 4)
     with pytest.raises(EmptyMaskError, match="has no mask"):
         load_references(boxed(tmp_path, [3, 1, 0, 4], False))
+
+
+@pytest.mark.parametrize(
+    ("box", "mask"), [([0.1, 0.2, 0.5, 0.9], True), ([0, 0, 0.9, 0.2], False), ([0, 0, 1, 1], False)]
+)
+def test_boxes_of_relative_coordinates_are_refused(box: list[float], mask: bool, tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"annotation 11 in a.jpg is of a pixel at most \(give .* in pixels"):
+        load_references(boxed(tmp_path, box, mask))

@@ -1,3 +1,5 @@
+import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -316,6 +318,19 @@ def test_fingerprint_sees_heads_that_tensors_do_not_tell(small_folder: Path) -> 
     before = encoder.fingerprint
     encoder.model.config.num_attention_heads = 12
     assert encoder.fingerprint != before
+
+
+def test_fingerprint_sees_a_normalisation_that_the_folder_states(small_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stated"
+    shutil.copytree(small_folder, folder)
+    prints = []
+    for mean in ([0.485, 0.456, 0.406], [0.5, 0.5, 0.5]):
+        stated = {"image_mean": mean, "image_std": [0.229, 0.224, 0.225]}
+        (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+        prints.append(build_encoder(str(folder)).fingerprint)
+    # The registry's own is that of a file without any.
+    assert prints[0] == build_torch_encoder("dinov3_small", small_folder / "model.safetensors").fingerprint
+    assert prints[0] != prints[1]
 
 
 def test_fingerprint_sees_one_weight_and_the_rotary_buffer() -> None:

@@ -15,7 +15,7 @@ from no_time_to_train.models.sam2 import build_sam2
 from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from tests.tiny import write_config
+from tests.tiny import config_settings, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 
@@ -104,6 +104,16 @@ def test_other_features_are_not_taken_for_these(folder: Path, tmp_path: Path, ch
     assert other.cache is not None
     assert other.cache.hits == 0
     assert other.cache.written == 1
+
+
+def test_what_only_the_configuration_of_sam2_says_is_seen(folder: Path, tmp_path: Path) -> None:
+    """The window and the blocks that attend to everything show in no tensor."""
+    images, settings = pictures(1), config_settings()
+    settings["vision_config"]["backbone_config"]["global_attention_blocks"] = []
+    other = write_config(tmp_path / "other", settings)
+    embeddings = [features(each, tmp_path / "cache").embeddings(images)[0].features for each in (folder, other, folder)]
+    assert not torch.equal(embeddings[0], embeddings[1])
+    assert torch.equal(embeddings[0], embeddings[2])
 
 
 def test_proposals_are_kept_as_masks(folder: Path, tmp_path: Path) -> None:
