@@ -1,6 +1,7 @@
 """What goes wrong while a model is trained: signals, full disks, numbers that are not finite."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -12,7 +13,11 @@ import torch
 
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import OutputError
+from no_time_to_train.lightning_cli import main
+from tests.pl_wrapper import test_distill_pl
 from tests.pl_wrapper.test_distill_pl import ROOT, settings
+
+pytestmark = test_distill_pl.pytestmark
 
 # The second process waits for the first one, which writes the checkpoint, in a barrier.
 STOPPING = """
@@ -52,7 +57,7 @@ def test_a_training_of_two_processes_is_stopped_by_a_signal(scenes: Path, tmp_pa
 
 
 def test_no_room_for_a_checkpoint(tmp_path: Path) -> None:
-    """torch's writer of zip files has an error of its own for a full disk, which names neither the file nor the fault."""
+    """torch's writer of zip files has an error of its own for a full disk, which names neither file nor fault."""
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"the last one")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -65,3 +70,34 @@ def test_no_room_for_a_checkpoint(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("last.ckpt", b"the last one")]
+
+
+def test_a_training_that_diverges_keeps_the_last_good_checkpoint(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings(tmp_path, scenes, max_steps=5, limit_val_batches=0)
+    assert main(["fit", "--config", str(path)]) == 0
+    last, student = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "student" / "model.safetensors"
+    good = last.read_bytes(), student.read_bytes()
+    capsys.readouterr()
+    more = ["--trainer.max_steps", "10", "--model.optimizer.learning_rate", "1e38", "--ckpt_path", "last"]
+    more += ["--trainer.gradient_clip_val", "null"]
+    assert main(["fit", "--config", str(path), *more]) == 2
+    assert re.search(r"diverged: model\..* holds NaN or Inf .*\(lower the learning rate", capsys.readouterr().err)
+    assert (last.read_bytes(), student.read_bytes()) == good
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("weight_decay", ".nan", r"optimizer\.weight_decay is nan, expected 0 or more, and finite"),
+        ("weight_decay", ".inf", r"optimizer\.weight_decay is inf"),
+        ("learning_rate", "0", r"optimizer\.learning_rate is 0\.0, expected more than 0"),
+    ],
+)
+def test_rates_that_make_no_sense(
+    option: str, value: str, message: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings(tmp_path, scenes)
+    assert main(["fit", "--config", str(path), f"--model.optimizer.{option}", value]) == 2
+    assert re.search(message, capsys.readouterr().err)
