@@ -381,11 +381,21 @@ def _room_for(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        told = _no_room_in(error)
+        if told is None or isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {path}: {os.strerror(told)}", remedy=_NO_ROOM[told]) from error
+
+
+def _no_room_in(error: BaseException | None) -> int | None:
+    """Return the number of the system's error for lack of room that an error is, or was raised after."""
+    while error is not None:
         code = getattr(error, "errno", None)
         told = [number for number in _NO_ROOM if number == code or os.strerror(number) in str(error)]
-        if not told or isinstance(error, OutputError):
-            raise
-        raise OutputError(f"cannot write {path}: {os.strerror(told[0])}", remedy=_NO_ROOM[told[0]]) from error
+        if told:
+            return told[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _check_target(path: Path) -> None:

@@ -167,11 +167,14 @@ class NttLightningCLI(LightningCLI):
 class _Signals(Callback):
     """Stops the run at once on a signal, with all its processes; Lightning alone would finish the batch and exit 0."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put this program's handlers in the place of Lightning's, which it has installed by now."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handlers, which it installs after `on_fit_start` and before these.
+
+        Its own for SIGTERM broadcasts to the other processes, and never returns where they wait for something else.
+        """
         catch_signals()
 
-    on_test_start = on_predict_start = on_validation_start = on_fit_start
+    on_sanity_check_start = on_test_start = on_predict_start = on_validation_start = on_train_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the processes that Lightning has launched; SIGTERM would not reach one that waits in a collective."""

@@ -84,8 +84,10 @@ class LossConfig:
             )
         if not self.layer:
             object.__setattr__(self, "layers", {})
-        if any(block < 0 for pair in self.layers.items() for block in pair):
-            raise ConfigError(f"loss.layers are {self.layers}, expected blocks from 0 on", remedy="correct the YAML")
+        if any(type(block) is not int or block < 0 for pair in self.layers.items() for block in pair):
+            raise ConfigError(
+                f"loss.layers are {self.layers}, expected numbers of blocks, from 0 on", remedy="correct the YAML"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +109,14 @@ class OptimizerConfig:
     final_share: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < float("inf") or self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ConfigError(
-                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay} and warmup_steps "
-                f"{self.warmup_steps} make no sense together",
-                remedy="a rate above 0, the others 0 or more",
-            )
+        for name, holds, expected in (
+            ("learning_rate", 0 < self.learning_rate < float("inf"), "more than 0, and finite"),
+            ("weight_decay", 0 <= self.weight_decay < float("inf"), "0 or more, and finite"),
+            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
+        ):
+            if not holds:
+                value = getattr(self, name)
+                raise ConfigError(f"optimizer.{name} is {value}, expected {expected}", remedy="correct it in the YAML")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(
                 f"betas are {self.betas}, expected 0 or more and below 1", remedy="0.9 and 0.98 are usual"

@@ -103,6 +103,7 @@ class DistillationModule(EndsInFolder):
 
     def on_fit_start(self) -> None:
         """Put the licence's notice where checkpoints will be, which exports and conversions carry along."""
+        super().on_fit_start()
         folders = {
             Path(part.dirpath)
             for part in self.trainer.checkpoint_callbacks

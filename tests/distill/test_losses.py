@@ -188,8 +188,9 @@ def test_teachers_and_students() -> None:
         (lambda: StudentConfig(), "the student is named twice, or not at all"),
         (lambda: LossConfig(cls=-1.0), "loss.cls is -1.0"),
         (lambda: LossConfig(cls=0.0, patches=0.0), "leaves the last blocks untrained"),
-        (lambda: LossConfig(layers={-1: 2}), "expected blocks from 0 on"),
-        (lambda: OptimizerConfig(learning_rate=0.0), "make no sense together"),
+        (lambda: LossConfig(layers={1.5: 2}), "expected numbers of blocks"),  # type: ignore[dict-item] # as YAML may be
+        (lambda: LossConfig(layers={-1: 2}), "expected numbers of blocks, from 0 on"),
+        (lambda: OptimizerConfig(learning_rate=0.0), "expected more than 0"),
         (lambda: OptimizerConfig(final_share=2.0), "final_share is 2.0"),
     ],
 )
