@@ -3,9 +3,13 @@
 import difflib
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.redact import printable, redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CHECK_PATH = "check the path, its permissions and the space that is left"
 _NOISE = (
@@ -32,6 +36,16 @@ def can_be_written(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def plain_console() -> "Console":
+    """Return a console for standard output that prints text and tables as they are.
+
+    Paths and names of classes may hold `[/x]` or `:smile:`, which rich takes for its own markup otherwise.
+    """
+    from rich.console import Console  # `ntt --help` prints without it
+
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def in_one_line(error: BaseException, remedy: str) -> str:

@@ -12,7 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "no_time_to_train"
 # From the ground up. Rooms of one floor may not import each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "leftovers", "redact"),
-    ("files", "distributed", "registry", "yaml_files", "strict_json", "limits", "messages", "pages", "process"),
+    (
+        "files",
+        "distributed",
+        "registry",
+        "yaml_files",
+        "strict_json",
+        "limits",
+        "messages",
+        "pages",
+        "process",
+        "run_locks",
+    ),
     ("matching", "weights", "data", "image_sizes"),
     ("models", "jax_models"),
     ("evaluation", "visualization", "export"),

@@ -90,13 +90,17 @@ def predict(
         raise DataNotFoundError(f"there is no folder {reference_images}", remedy="check --reference-images")
     from rich.console import Console
 
+    from no_time_to_train.data.stamps import FileStamp
     from no_time_to_train.matching import MemoryBank
+    from no_time_to_train.messages import CHECK_PATH, in_one_line, plain_console
     from no_time_to_train.prediction.advice import advice
     from no_time_to_train.prediction.inputs import common_folder, find_images
     from no_time_to_train.prediction.left_over import find_left_over, remove_left_over_of, told
     from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
     from no_time_to_train.prediction.report import ReferenceFiles, write_report
     from no_time_to_train.prediction.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
+    from no_time_to_train.redact import printable
+    from no_time_to_train.run_locks import sole_run
 
     found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
     if memory is not None:
@@ -117,66 +121,64 @@ def predict(
         if negative_references is not None:
             segmenter.add_references(negative_references, reference_images, negative=True)
     run = name_run(segmenter, config, min_score)
-    outcome = predict_images(
-        segmenter,
-        found,
-        output,
-        run=run,
-        image_root=common_folder(images),
-        min_score=min_score,
-        overlays=not no_overlays,
-        polygons=polygons,
-        strict=strict,
-        console=Console(stderr=True),
-    )
-    if format is not None and outcome.dataset is not None:
-        paths = {image.name: image.path for image in found}
-        files = [paths[image.file_name] for image in outcome.dataset.images]
-        write_coco_folder(output / COCO_FOLDER, outcome.dataset, files, polygons=polygons)
-    if report:
-        shown = None
-        if references is not None and reference_images is not None:
-            shown = ReferenceFiles(references, reference_images, negative_references)
-        write_report(
-            output / REPORT,
+    with sole_run(output, "ntt predict", remedy="wait until it has ended, or name another --output"):
+        outcome = predict_images(
             segmenter,
-            config,
-            outcome,
             found,
+            output,
             run=run,
+            image_root=common_folder(images),
             min_score=min_score,
-            references=shown,
-            settings=settings or (),
+            overlays=not no_overlays,
+            polygons=polygons,
+            strict=strict,
+            console=Console(stderr=True),
         )
-    console = Console(soft_wrap=True)
+        if report:
+            shown = None
+            if references is not None and reference_images is not None:
+                shown = ReferenceFiles(references, reference_images, negative_references)
+            write_report(
+                output / REPORT,
+                segmenter,
+                config,
+                outcome,
+                found,
+                run=run,
+                min_score=min_score,
+                references=shown,
+                settings=settings or (),
+            )
+        if format is not None and outcome.dataset is not None:
+            paths = {image.name: image.path for image in found}
+            sources = [(paths[entry["file_name"]], FileStamp.from_json(entry["stamp"])) for entry in outcome.entries]
+            write_coco_folder(output / COCO_FOLDER, outcome.dataset, sources, polygons=polygons)
+        unreadable = {image.name for image, _ in outcome.unreadable}
+        left_over = find_left_over(output, [image for image in found if image.name not in unreadable])
+        if clean:
+            remove_left_over_of(output, left_over)
+    console = plain_console()
     console.print(summary(outcome, segmenter.class_names))
     for line in advice(outcome, segmenter.class_names, config, min_score):
-        console.print(line, highlight=False, markup=False)
+        console.print(printable(line))
     if segmenter.baseline.random_weights:
         console.print(f"random weights ({', '.join(segmenter.baseline.random_weights)}): the instances mean nothing")
     kept = f", {outcome.kept} of them from an earlier run" if outcome.kept else ""
-    console.print(
-        f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {output / RESULTS}",
-        highlight=False,
-        markup=False,
-    )
+    console.print(f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {output / RESULTS}")
     if report:
-        console.print(f"to look at: {output / REPORT}", highlight=False, markup=False)
+        console.print(f"to look at: {output / REPORT}")
     if format is not None:
-        console.print(f"for annotation tools: {output / COCO_FOLDER}", highlight=False, markup=False)
+        console.print(f"for annotation tools: {output / COCO_FOLDER}")
     for _, error in outcome.unreadable:
-        print(f"left out: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"left out: {in_one_line(error, CHECK_PATH)}", file=sys.stderr)
     for image in outcome.changed:
         print(
-            f"changed: {' '.join(str(image.path).split())} was written to or removed after it was read; the result is "
-            "of what was read (run the same command again)",
+            f"changed: {printable(' '.join(str(image.path).split()))} was written to or removed after it was read; the "
+            "result is of what was read (run the same command again)",
             file=sys.stderr,
         )
-    left_over = find_left_over(output, found)
-    if clean:
-        remove_left_over_of(output, left_over)
     if left_over:
-        print(told(left_over, removed=clean), file=sys.stderr)
+        print(printable(told(left_over, removed=clean)), file=sys.stderr)
     if not outcome.entries:
         raise ConfigError(f"none of {len(found)} images could be read", remedy="the lines above say why")
     return 0

@@ -34,7 +34,7 @@ def find_left_over(output: Path, images: Sequence[InputImage]) -> list[LeftOver]
 
     Args:
         output: The folder that was written to.
-        images: All that are looked at now, unreadable ones included.
+        images: All that have a result now. What an earlier run wrote of one that cannot be read any more is left over.
     """
     journal, overlays = Journal(output / INSTANCES, "", (), 0.0), os.path.realpath(output / OVERLAYS)
     owned = {journal.path(image) for image in images}
@@ -77,7 +77,7 @@ def told(found: Sequence[LeftOver], *, removed: bool) -> str:
     names += f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     images = "1 image" if len(found) == 1 else f"{len(found)} images"
     if removed:
-        return f"removed: what earlier runs wrote of {images} that this one does not look at: {names}"
+        return f"removed: what earlier runs wrote of {images} that predictions.json does not have: {names}"
     return (
         f"left over: {INSTANCES}/ and {OVERLAYS}/ have {images} of earlier runs that predictions.json does not have: "
         f"{names} (--clean removes them)"

@@ -9,6 +9,7 @@ from typing import Any
 
 from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.data.records import Category, ImageRecord
+from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import DataNotFoundError, OutputError
 from no_time_to_train.files import atomic_folder, atomic_path, remove_file, remove_folder
 from no_time_to_train.prediction.inputs import InputImage
@@ -60,7 +61,9 @@ def write_results(output: Path, dataset: FoundDataset, *, polygons: bool, stale:
             remove_coco_folder(output / COCO_FOLDER)
 
 
-def write_coco_folder(folder: Path, dataset: FoundDataset, images: Sequence[Path], *, polygons: bool) -> None:
+def write_coco_folder(
+    folder: Path, dataset: FoundDataset, images: Sequence[tuple[Path, FileStamp]], *, polygons: bool
+) -> None:
     """Write a dataset with its images as annotation tools open it, wholly or not at all.
 
     The folder gets `annotations/instances_default.json` and `images/default/`. Images are hard links, which take no
@@ -70,18 +73,18 @@ def write_coco_folder(folder: Path, dataset: FoundDataset, images: Sequence[Path
     Args:
         folder: The folder; an earlier one of this function is replaced.
         dataset: What was found.
-        images: The file of each of the dataset's images, in their order.
+        images: The file of each of the dataset's images, in their order, and the stamp of what was looked at.
         polygons: Write masks as polygons instead of RLE.
 
     Raises:
         OutputError: The folder holds something else, or cannot be written.
-        DataNotFoundError: An image is not there any more.
+        DataNotFoundError: An image is not there any more, or is another one by now.
     """
     check_coco_folder(folder)
     names = _distinct([image.file_name for image in dataset.images])
     with atomic_folder(folder) as beside:
-        for path, name in zip(images, names, strict=True):
-            _link_or_copy(path, beside / _IMAGES / name)
+        for (path, stamp), name in zip(images, names, strict=True):
+            _link_or_copy(path, stamp, beside / _IMAGES / name)
         dataset.with_image_root(beside / _IMAGES, names).write(beside / _ANNOTATIONS, polygons=polygons)
 
 
@@ -158,9 +161,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _link_or_copy(path: Path, target: Path) -> None:
+def _link_or_copy(path: Path, stamp: FileStamp, target: Path) -> None:
+    """Put an image where it belongs, if it is the one that was looked at: another one would get its masks."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        # Asked first, since a link changes the file's ctime.
+        is_same = stamp.settled and stamp.same_state(path)
         try:
             # Not a link to a link, which would end where that one does.
             os.link(os.path.realpath(path), target)
@@ -168,6 +174,16 @@ def _link_or_copy(path: Path, target: Path) -> None:
             raise
         except OSError:
             shutil.copyfile(path, target)
+            is_same = False
+        state = target.stat()
+        is_same = is_same and (state.st_ino, state.st_mtime_ns) == (stamp.inode, stamp.mtime_ns)
+        if not is_same and not stamp.same_content(target):
+            raise DataNotFoundError(
+                f"{path} was written to after it was looked at, and was not put into {COCO_FOLDER}/",
+                remedy="run the same command again",
+            )
+    except DataNotFoundError:
+        raise
     except FileNotFoundError as error:
         raise DataNotFoundError(
             f"{path} was removed before it could be put into {COCO_FOLDER}/", remedy="run the same command again"

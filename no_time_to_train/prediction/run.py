@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,7 +20,8 @@ from no_time_to_train.files import atomic_path, remove_file
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.prediction.places import place_of
-from no_time_to_train.prediction.results import found_dataset, write_results
+from no_time_to_train.prediction.results import COCO_FOLDER, found_dataset, remove_coco_folder, write_results
+from no_time_to_train.redact import printable
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 
 INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "report.html"
@@ -100,6 +100,7 @@ def predict_images(
         candidates = segmenter.predict(pixels)
         found = candidates.above(min_score)
         # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
+        remove_coco_folder(output / COCO_FOLDER)
         for old in (output / RESULTS, output / REPORT, journal.path(image), drawn):
             remove_file(old)
         if overlays:
@@ -108,10 +109,11 @@ def predict_images(
                 found.draw(pixels).save(temporary)
         size, best = (pixels.shape[1], pixels.shape[2]), _best_scores(candidates)
         outcome.entries.append(journal.write(image, size, _instances(found), stamp=stamp, best_scores=best))
-        if not _is_still(image, stamp):
-            outcome.changed.append(image)
     outcome.dataset = found_dataset(outcome.entries, segmenter.class_names, image_root)
     write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
+    # At the end: an image that was looked at first can be replaced for as long as the run takes.
+    stamps = {entry["file_name"]: FileStamp.from_json(entry["stamp"]) for entry in outcome.entries}
+    outcome.changed = [image for image in images if image.name in stamps and not _is_still(image, stamps[image.name])]
     return outcome
 
 
@@ -134,7 +136,7 @@ def summary(outcome: Outcome, class_names: Sequence[str]) -> Table:
     for name in class_names:
         values = scores[name]
         cells = [f"{max(values):.2f}", f"{sum(values) / len(values):.2f}"] if values else ["-", "-"]
-        table.add_row(escape(name), str(len(values)), str(len(seen[name])), *cells)
+        table.add_row(printable(name), str(len(values)), str(len(seen[name])), *cells)
     return table
 
 

@@ -40,14 +40,16 @@ def photos(data: TinyData, tmp_path: Path) -> Path:
     return folder
 
 
-def while_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Do something once, while the first image is looked at."""
+def while_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *, at: int = 1) -> None:
+    """Do something once, while the first image is looked at, or a later one."""
+    count = 0
 
     class Watched(Segmenter):
         def predict(self, images: Any, **settings: Any) -> Any:
-            nonlocal act
-            now, act = act, lambda: None
-            now()
+            nonlocal count
+            count += not isinstance(images, list)  # It calls itself with a list of one.
+            if count == at and not isinstance(images, list):
+                act()
             return super().predict(images, **settings)
 
     monkeypatch.setattr("no_time_to_train.prediction.models.Segmenter", Watched)
@@ -87,6 +89,80 @@ def test_an_image_that_is_replaced_while_it_is_looked_at_is_looked_at_again(
     assert "changed:" not in shown.err
     assert [image["width"] for image in read(out / "predictions.json")["images"]] == [32, 64]
     assert (out / "report.html").read_text().count("data:image/jpeg") == 4 + 2
+
+
+def test_an_image_that_is_replaced_before_the_run_ends_is_named_and_not_shown_with_other_masks(
+    settings: Path,
+    data: TinyData,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("--report", "--format", "coco")
+    with monkeypatch.context() as patch:
+        while_looking(patch, lambda: other_image(photos / "a.jpg"), at=2)
+        assert predict(settings, data, out, images=[str(photos)]) == 0
+    assert re.search(r"changed: .*a\.jpg was written to or removed .*run the same command", capsys.readouterr().err)
+    (out / "instances" / "a.jpg.json").unlink()
+    (out / "instances" / "b.jpg.json").unlink()
+    with monkeypatch.context() as patch:
+        while_looking(patch, lambda: (photos / "a.jpg").write_bytes((photos / "b.jpg").read_bytes()), at=2)
+        assert predict(settings, data, out, *arguments, images=[str(photos)]) == 2
+    assert re.search(r"error: .*a\.jpg was written to .*not put into coco/.*run the same", capsys.readouterr().err)
+    assert not (out / "coco").exists()
+    assert predict(settings, data, out, *arguments, images=[str(photos)]) == 0
+    assert (out / "coco/images/default/a.jpg").read_bytes() == (photos / "b.jpg").read_bytes()
+
+
+def test_a_run_that_ends_early_leaves_no_folder_of_other_results(
+    settings: Path, data: TinyData, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    assert predict(settings, data, out, "--format", "coco", images=[str(photos)]) == 0
+    other_image(photos / "a.jpg")
+    other_image(photos / "b.jpg")
+    while_looking(monkeypatch, interrupt, at=2)
+    assert predict(settings, data, out, "--format", "coco", images=[str(photos)]) == 130
+    assert not (out / "predictions.json").exists()
+    assert not (out / "coco").exists()
+
+
+def test_two_runs_at_once_into_one_folder_are_refused(
+    settings: Path,
+    data: TinyData,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, statuses = tmp_path / "out", list[int]()
+    # The lock belongs to an open file, so that the same process shows it.
+    while_looking(monkeypatch, lambda: statuses.append(predict(settings, data, out, images=[str(photos)])))
+    assert predict(settings, data, out, images=[str(photos)]) == 0
+    assert statuses == [2]
+    assert re.search(r"error: another ntt predict is writing to .*name another --output", capsys.readouterr().err)
+    assert not list(out.glob(".*"))
+    assert predict(settings, data, out, images=[str(photos)]) == 0
+
+
+def test_results_of_an_image_that_cannot_be_read_any_more_are_named_and_removed_if_asked(
+    settings: Path, data: TinyData, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert predict(settings, data, out, images=[str(photos)]) == 0
+    (photos / "b.jpg").write_bytes(b"no image")
+    capsys.readouterr()
+    assert predict(settings, data, out, images=[str(photos)]) == 0
+    assert re.search(r"left out: .*b\.jpg is no image", (shown := capsys.readouterr().err))
+    assert re.search(r"left over: .*does not have: b\.jpg", shown)
+    assert predict(settings, data, out, "--clean", images=[str(photos)]) == 0
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert left == {"predictions.json", "instances/a.jpg.json", "overlays/a.jpg.png"}
 
 
 def test_an_image_that_is_removed_while_it_is_looked_at_does_not_stop_the_rest(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pycocotools.coco import COCO
 
 from no_time_to_train.cli import main
 from no_time_to_train.data.coco import decode_mask, encode_mask, load_coco
+from no_time_to_train.data.images import load_stamped_image
+from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import DataNotFoundError, OutputError
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.results import (
@@ -45,6 +48,10 @@ def ring() -> np.ndarray:
     mask[1:8, 1:8] = True
     mask[3:5, 3:6] = False
     return mask
+
+
+def stamped(images: list[Path]) -> list[tuple[Path, FileStamp]]:
+    return [(path, load_stamped_image(path)[1]) for path in images]
 
 
 def photographs(folder: Path, *names: str) -> list[Path]:
@@ -84,10 +91,10 @@ def test_polygons_are_the_same_masks(tmp_path: Path, ring: np.ndarray) -> None:
 
 def test_what_belonged_to_other_results_goes(tmp_path: Path, ring: np.ndarray) -> None:
     one, other = (found_dataset([entry(name, ring)], ["ring"], tmp_path) for name in ("a.png", "b.png"))
-    photographs(tmp_path, "a.png")
+    images = stamped(photographs(tmp_path, "a.png"))
     for dataset, stays in ((one, False), (one, True), (other, False)):
         (tmp_path / "report.html").touch()
-        write_coco_folder(tmp_path / "coco", one, [tmp_path / "a.png"], polygons=False)
+        write_coco_folder(tmp_path / "coco", one, images, polygons=False)
         write_results(tmp_path, dataset, polygons=False, stale=("report.html",))
         assert (tmp_path / "report.html").exists() == (tmp_path / "coco").exists() == stays
 
@@ -98,7 +105,7 @@ def test_the_folder_has_the_images_under_their_names(tmp_path: Path, ring: np.nd
     images = photographs(tmp_path / "in", *names)
     dataset = found_dataset([entry(name, ring) for name in names], ["ring"], tmp_path / "in")
     for _ in range(2):
-        write_coco_folder(tmp_path / "coco", dataset, images, polygons=False)
+        write_coco_folder(tmp_path / "coco", dataset, stamped(images), polygons=False)
     document = json.loads((tmp_path / "coco" / "annotations" / "instances_default.json").read_text())
     written = [image["file_name"] for image in document["images"]]
     assert written == ["a.jpg", "a_png_2.png", "a_png.png", "deep/er/a.png", "b.tar.png"]
@@ -120,7 +127,7 @@ def test_images_of_another_file_system_are_copied(
     (path,) = photographs(tmp_path, "a.png")
     monkeypatch.setattr(os, "link", refused)
     write_coco_folder(
-        tmp_path / "coco", found_dataset([entry("a.png", ring)], ["ring"], tmp_path), [path], polygons=False
+        tmp_path / "coco", found_dataset([entry("a.png", ring)], ["ring"], tmp_path), stamped([path]), polygons=False
     )
     copy = tmp_path / "coco" / "images" / "default" / "a.png"
     assert copy.read_bytes() == path.read_bytes()
@@ -129,13 +136,40 @@ def test_images_of_another_file_system_are_copied(
 
 def test_an_image_that_is_gone_leaves_the_earlier_folder(tmp_path: Path, ring: np.ndarray) -> None:
     dataset = found_dataset([entry(name, ring) for name in ("a.png", "b.png")], ["ring"], tmp_path)
-    images = photographs(tmp_path, "a.png", "b.png")
+    images = stamped(photographs(tmp_path, "a.png", "b.png"))
     write_coco_folder(tmp_path / "coco", dataset, images, polygons=False)
-    images[1].unlink()
+    images[1][0].unlink()
     with pytest.raises(DataNotFoundError, match=r"b\.png was removed .*run the same command again"):
         write_coco_folder(tmp_path / "coco", dataset, images, polygons=False)
     assert len(list((tmp_path / "coco" / "images" / "default").iterdir())) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "coco"]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("how", ["in place", "renamed"])
+@pytest.mark.parametrize("copies", [False, True])
+def test_an_image_that_is_another_one_by_now_is_refused(
+    tmp_path: Path, ring: np.ndarray, settled: bool, how: str, copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be shown with the masks of the one that was looked at."""
+    (path,) = photographs(tmp_path, "a.png")
+    ((_, stamp),) = stamped([path])
+    before = path.stat()
+    other = path.read_bytes().replace(b"IEND", b"IENE")
+    written = path if how == "in place" else tmp_path / "new"
+    written.write_bytes(other)
+    os.utime(written, ns=(before.st_atime_ns, before.st_mtime_ns))
+    written.replace(path)
+    if copies:
+        monkeypatch.setattr(os, "link", refuse)
+    dataset = found_dataset([entry("a.png", ring)], ["ring"], tmp_path)
+    with pytest.raises(DataNotFoundError, match=r"a\.png was written to .*run the same command again"):
+        write_coco_folder(tmp_path / "coco", dataset, [(path, replace(stamp, settled=settled))], polygons=False)
+    assert not (tmp_path / "coco").exists()
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 @pytest.mark.parametrize("content", ["train.json", "annotations/instances_default.json", "annotations/mine.json"])

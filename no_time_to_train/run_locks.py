@@ -1,0 +1,76 @@
+"""Locks that keep two runs out of one folder of results."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from no_time_to_train.errors import OutputError
+
+# What systems answer on file systems that have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextmanager
+def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
+    """Hold a folder of results for one run, so that what it holds is never of two runs at once.
+
+    The folder has a hidden file meanwhile, such as `.ntt-predict.lock`. The system releases the lock however the
+    process ends; the file that a killed process leaves is used and removed by the next run. On a file system without
+    locks no run is refused.
+
+    Args:
+        folder: Where the run writes; made if it is missing, and removed at the end if nothing was written.
+        kind: The kind of run, such as `ntt predict`. Runs of different kinds may share a folder.
+        remedy: What a user whose run is refused can do.
+
+    Raises:
+        OutputError: Another process holds the folder, or it cannot be written to.
+    """
+    path, is_new = folder / f".{kind.replace(' ', '-')}.lock", not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _open_locked(path)
+    except BlockingIOError as error:
+        raise OutputError(f"another {kind} is writing to {folder}", remedy=remedy) from error
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}", remedy="name a folder that you may write to"
+        ) from error
+    try:
+        yield
+    finally:
+        # Removed while the lock is held: a process that has opened the file by now sees that its name is gone.
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # Nothing was written.
+
+
+def _open_locked(path: Path) -> int:
+    """Return the descriptor of a file that this process has locked and that still has this name.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+        OSError: It cannot be made.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                return descriptor
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
