@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from no_time_to_train.errors import ConfigError, DataNotFoundError, NoTimeToTrainError
+from no_time_to_train.errors import ConfigError, DataNotFoundError, NoTimeToTrainError, OutputError
 from no_time_to_train.redact import redact, remember_link
 
 BAD_INPUT = 2
@@ -109,13 +109,13 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
     _Requests.process, _Requests.first = os.getpid(), None
     for arg in sys.argv[1:]:
         remember_link(arg)
-    sys.stdout, sys.stderr = _redacting(sys.stdout), _redacting(sys.stderr)
+    _open_closed_streams()
+    sys.stdout, sys.stderr = _redacting(sys.stdout, "the standard output"), _redacting(sys.stderr, "")
     catch_signals()
     try:
         _check_process()
         status = main(sys.argv[1:])
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except NoTimeToTrainError as error:
         if "--debug" in sys.argv:
             raise
@@ -220,20 +220,60 @@ def _use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 # this program again
 
 
+def _open_closed_streams() -> None:
+    """Put the null device where the process was started with a standard stream closed (`>&-`).
+
+    Else the next file that is opened gets the stream's number, and whatever a library prints is written into that file;
+    and `print` sends to the standard output what is for a standard error that is not there.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 # as long as the process
+
+
 class _Redacting:
     """A text stream that masks secrets and can print every character.
 
     Args:
         stream: The stream to write to; all but writing is its own.
+        name: For the error when it cannot be written to. If empty, what cannot be written is thrown away: whoever does
+            not read messages is not to stop the work or change its exit status.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
 
     def write(self, text: str) -> int:
         """Write text without its secrets; returns the length of what was given."""
-        self._stream.write(redact(text))
+        try:
+            self._stream.write(redact(text))
+        except OSError as error:
+            self._fail(error)
         return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if self._name and isinstance(error, BrokenPipeError):
+            raise error
+        # Python writes what is still buffered when it exits, and complains again.
+        self._stream = open(os.devnull, "w")  # noqa: SIM115, PTH123 # as long as the process
+        if self._name:
+            raise OutputError(
+                f"cannot write to {self._name}: {error.strerror or error}", remedy="make room, or send it elsewhere"
+            ) from error
 
     def writelines(self, lines: Sequence[str]) -> None:
         """Write several pieces of text."""
@@ -244,9 +284,9 @@ class _Redacting:
         return getattr(self._stream, name)
 
 
-def _redacting(stream: Any) -> TextIO:
-    if stream is None or isinstance(stream, _Redacting):  # None: the process was started with the stream closed
+def _redacting(stream: Any, name: str) -> TextIO:
+    if isinstance(stream, _Redacting):
         return cast(TextIO, stream)
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
-    return cast(TextIO, _Redacting(stream))
+    return cast(TextIO, _Redacting(stream, name))
