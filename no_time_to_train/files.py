@@ -188,7 +188,9 @@ def check_local(path: Path | str, name: str) -> None:
         raise ConfigError(f"{name} is {_as_given(path)}, expected a path on this machine", remedy=_ONLY_LOCAL)
     if str(path).split("/", 1)[0] == "~":
         # Of `--root=~/x` no shell replaces the `~`, and of JSON and YAML nobody does.
-        raise ConfigError(f"{name} is {path}, a folder called ~ in this one", remedy="write the path in full, from / on")
+        raise ConfigError(
+            f"{name} is {path}, a folder called ~ in this one", remedy="write the path in full, from / on"
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -226,16 +226,15 @@ def _open_closed_streams() -> None:
     Else the next file that is opened gets the stream's number, and whatever a library prints is written into that file;
     and `print` sends to the standard output what is for a standard error that is not there.
     """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
+            # All lower numbers are taken, so that this is the one that it gets.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 # as long as the process
+            setattr(sys, name, open(number, mode, closefd=False))  # as long as the process
 
 
 class _Redacting:
@@ -269,7 +268,7 @@ class _Redacting:
         if self._name and isinstance(error, BrokenPipeError):
             raise error
         # Python writes what is still buffered when it exits, and complains again.
-        self._stream = open(os.devnull, "w")  # noqa: SIM115, PTH123 # as long as the process
+        self._stream = open(os.devnull, "w")  # noqa: PTH123 # as long as the process
         if self._name:
             raise OutputError(
                 f"cannot write to {self._name}: {error.strerror or error}", remedy="make room, or send it elsewhere"

@@ -20,7 +20,6 @@ from no_time_to_train.strict_json import parse_json
 from no_time_to_train.weights import eqx
 from no_time_to_train.weights.files import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
 
-
 FileState = tuple[int, int, int]
 
 

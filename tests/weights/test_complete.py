@@ -185,8 +185,12 @@ def test_an_equinox_file_that_names_two_arrays_alike(tmp_path: Path) -> None:
 
 
 def test_attention_heads_that_contradict_the_tensors(tiny_folder: Path, tmp_path: Path) -> None:
-    assert_refused(with_setting(tiny_folder, tmp_path / "1", num_attention_heads=1), tmp_path, "states 1 attention heads")
-    assert_refused(with_setting(tiny_folder, tmp_path / "1.5", num_attention_heads=1.5), tmp_path, "num_attention_heads")
+    assert_refused(
+        with_setting(tiny_folder, tmp_path / "1", num_attention_heads=1), tmp_path, "states 1 attention heads"
+    )
+    assert_refused(
+        with_setting(tiny_folder, tmp_path / "1.5", num_attention_heads=1.5), tmp_path, "num_attention_heads"
+    )
     # Without stored periods the tensors do not tell.
     for heads in (7, 64):
         folder = with_setting(tiny_folder, tmp_path / str(heads), num_attention_heads=heads)
