@@ -11,9 +11,11 @@ before torch is imported.
 | 128 + N | stopped by signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP |
 """
 
+import _thread
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -26,6 +28,8 @@ BAD_INPUT = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Within this many seconds a second signal is the same request again, such as one to the process and one to its group.
 _SAME_REQUEST = 2.0
+# How often it is looked whether a request was lost.
+_LOST_SECONDS = 0.3
 # Measured: `ntt predict` with the CUDA build of torch crashes inside its libraries at 4 GB and runs at 6 GB.
 _ADDRESS_SPACE = 6_000_000_000
 _NO_MEMORY = (
@@ -60,6 +64,8 @@ class _Requests:
     process: int = 0
     first: int | None = None
     since: float = 0.0
+    answered: bool = False
+    again: bool = False
 
 
 def is_program() -> bool:
@@ -87,10 +93,41 @@ def _stop(signum: int, _: FrameType | None) -> None:
         os.kill(os.getpid(), signum)
     elif _Requests.first is None:
         _Requests.first, _Requests.since = signum, time.monotonic()
+        # Not `threading`, whose locks the main thread may hold now.
+        _thread.start_new_thread(_repeat_if_lost, (threading.get_ident(),))
         raise Stopped(signum)
+    elif _Requests.again:
+        _Requests.again = False
+        if not _Requests.answered:
+            raise Stopped(_Requests.first)
     elif time.monotonic() - _Requests.since > _SAME_REQUEST:
         # Whoever asks twice does not wait for cleaning up; the next run removes what is unfinished.
         os._exit(128 + _Requests.first)
+
+
+def _repeat_if_lost(thread: int) -> None:
+    """Raise `Stopped` again where it was lost: destructors, callbacks and some libraries swallow every exception.
+
+    Args:
+        thread: The main thread. It is cleaning up as long as it handles `Stopped`, or an error that came of it.
+    """
+    lost = 0
+    while not _Requests.answered and _Requests.first is not None:
+        time.sleep(_LOST_SECONDS)
+        handled: Any = sys._current_exceptions().get(thread)
+        error = handled[1] if isinstance(handled, tuple) else handled  # Python 3.11 gives the type and traceback too
+        while error is not None and not isinstance(error, Stopped):
+            error = error.__cause__ or error.__context__
+        lost = lost + 1 if error is None else 0
+        # Once may be by chance, between two steps of cleaning up.
+        if lost > 1 and not _Requests.answered:
+            lost, _Requests.again = 0, True
+            os.kill(os.getpid(), _Requests.first)
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    if unraisable.exc_type is not Stopped:
+        sys.__unraisablehook__(unraisable)
 
 
 def program(main: Callable[[list[str]], int], prog: str) -> int:
@@ -106,7 +143,8 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         The exit status; see the table above.
     """
     _use_utf8()
-    _Requests.process, _Requests.first = os.getpid(), None
+    _Requests.process, _Requests.first, _Requests.answered, _Requests.again = os.getpid(), None, False, False
+    sys.unraisablehook = _report_unraisable
     for arg in sys.argv[1:]:
         remember_link(arg)
     _open_closed_streams()
@@ -126,6 +164,7 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except BaseException as error:
+        _Requests.answered = True
         if _Requests.first is None and isinstance(error, KeyboardInterrupt):
             _Requests.first = signal.SIGINT
         if _Requests.first is None and is_out_of_memory(error) and "--debug" not in sys.argv:
@@ -134,6 +173,7 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         if _Requests.first is None:
             raise
         status = 1
+    _Requests.answered = True
     return _stopped(_Requests.first) if _Requests.first is not None else status
 
 

@@ -90,6 +90,67 @@ def test_asked_twice_it_ends_at_once(tmp_path: Path) -> None:
     assert process.returncode == 143
 
 
+SWALLOWING = """
+import sys, time
+from no_time_to_train.process import program
+
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+
+def in_a_destructor():
+    Slow()
+
+def in_a_library():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except:
+        pass
+
+def main(args):
+    globals()[args[0]]()
+    time.sleep(60)
+    print("went on")
+    return 0
+
+sys.exit(program(main, "x"))
+"""
+
+
+@pytest.mark.parametrize("where", ["in_a_destructor", "in_a_library"])
+def test_a_signal_is_not_lost_where_exceptions_are_swallowed(where: str) -> None:
+    """Destructors, callbacks of the garbage collector (JAX has one) and `except:` swallow it: the work went on."""
+    process = start(SWALLOWING, where)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "nothing is half-written" in err
+
+
+def test_cleaning_up_is_not_stopped_again(tmp_path: Path) -> None:
+    """It takes longer here than what is waited before a signal is taken for lost."""
+    slow = (
+        "        try:\n            print('ready', flush=True)\n            time.sleep(60)\n"
+        "        finally:\n            time.sleep(1.5)\n            try:\n                raise KeyError\n"
+        "            except KeyError:\n                time.sleep(1.5)\n            print('cleaned', flush=True)\n"
+    )
+    code = WRITING.replace('        print("ready", flush=True)\n        time.sleep(60)\n', slow)
+    assert slow in code
+    process = start(code, str(tmp_path / "a.txt"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+    assert out == "cleaned\n"
+    assert process.returncode == 143
+
+
 def test_the_main_job_tells_a_scheduler_that_it_was_stopped(tmp_path: Path) -> None:
     """Lightning alone ends with 0 after SIGTERM and with 1 after Ctrl-C, as if all were done or the input were bad."""
     data = write_dataset(tmp_path / "data", targets=40)
