@@ -22,6 +22,8 @@ _NO_ROOM = {
     errno.EDQUOT: "make room, or name a folder on another disk",
     errno.EFBIG: "raise the limit that ulimit -f shows, or name a folder on a file system that takes larger files",
 }
+# NumPy's `tofile` does not say why it could not write all.
+_CUT_BY_NUMPY = re.compile(r"\d+ requested and \d+ written")
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO (named pipe)",
@@ -184,6 +186,11 @@ def check_local(path: Path | str, name: str) -> None:
     """
     if is_address(path):
         raise ConfigError(f"{name} is {_as_given(path)}, expected a path on this machine", remedy=_ONLY_LOCAL)
+    if str(path).split("/", 1)[0] == "~":
+        # Of `--root=~/x` no shell replaces the `~`, and of JSON and YAML nobody does.
+        raise ConfigError(
+            f"{name} is {path}, a folder called ~ in this one", remedy="write the path in full, from / on"
+        )
 
 
 def check_writable(folder: Path) -> None:
@@ -392,6 +399,8 @@ def _no_room_in(error: BaseException | None) -> int | None:
     while error is not None:
         code = getattr(error, "errno", None)
         told = [number for number in _NO_ROOM if number == code or os.strerror(number) in str(error)]
+        if not told and code is None and _CUT_BY_NUMPY.fullmatch(str(error)):
+            told = [errno.ENOSPC]
         if told:
             return told[0]
         error = error.__cause__ or error.__context__

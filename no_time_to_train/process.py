@@ -11,21 +11,25 @@ before torch is imported.
 | 128 + N | stopped by signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP |
 """
 
+import _thread
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from no_time_to_train.errors import ConfigError, DataNotFoundError, NoTimeToTrainError
+from no_time_to_train.errors import ConfigError, DataNotFoundError, NoTimeToTrainError, OutputError
 from no_time_to_train.redact import redact, remember_link
 
 BAD_INPUT = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Within this many seconds a second signal is the same request again, such as one to the process and one to its group.
 _SAME_REQUEST = 2.0
+# How often it is looked whether a request was lost.
+_LOST_SECONDS = 0.3
 # Measured: `ntt predict` with the CUDA build of torch crashes inside its libraries at 4 GB and runs at 6 GB.
 _ADDRESS_SPACE = 6_000_000_000
 _NO_MEMORY = (
@@ -60,6 +64,8 @@ class _Requests:
     process: int = 0
     first: int | None = None
     since: float = 0.0
+    answered: bool = False
+    again: bool = False
 
 
 def is_program() -> bool:
@@ -87,10 +93,41 @@ def _stop(signum: int, _: FrameType | None) -> None:
         os.kill(os.getpid(), signum)
     elif _Requests.first is None:
         _Requests.first, _Requests.since = signum, time.monotonic()
+        # Not `threading`, whose locks the main thread may hold now.
+        _thread.start_new_thread(_repeat_if_lost, (threading.get_ident(),))
         raise Stopped(signum)
+    elif _Requests.again:
+        _Requests.again = False
+        if not _Requests.answered:
+            raise Stopped(_Requests.first)
     elif time.monotonic() - _Requests.since > _SAME_REQUEST:
         # Whoever asks twice does not wait for cleaning up; the next run removes what is unfinished.
         os._exit(128 + _Requests.first)
+
+
+def _repeat_if_lost(thread: int) -> None:
+    """Raise `Stopped` again where it was lost: destructors, callbacks and some libraries swallow every exception.
+
+    Args:
+        thread: The main thread. It is cleaning up as long as it handles `Stopped`, or an error that came of it.
+    """
+    lost = 0
+    while not _Requests.answered and _Requests.first is not None:
+        time.sleep(_LOST_SECONDS)
+        handled: Any = sys._current_exceptions().get(thread)
+        error = handled[1] if isinstance(handled, tuple) else handled  # Python 3.11 gives the type and traceback too
+        while error is not None and not isinstance(error, Stopped):
+            error = error.__cause__ or error.__context__
+        lost = lost + 1 if error is None else 0
+        # Once may be by chance, between two steps of cleaning up.
+        if lost > 1 and not _Requests.answered:
+            lost, _Requests.again = 0, True
+            os.kill(os.getpid(), _Requests.first)
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    if unraisable.exc_type is not Stopped:
+        sys.__unraisablehook__(unraisable)
 
 
 def program(main: Callable[[list[str]], int], prog: str) -> int:
@@ -106,16 +143,17 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         The exit status; see the table above.
     """
     _use_utf8()
-    _Requests.process, _Requests.first = os.getpid(), None
+    _Requests.process, _Requests.first, _Requests.answered, _Requests.again = os.getpid(), None, False, False
+    sys.unraisablehook = _report_unraisable
     for arg in sys.argv[1:]:
         remember_link(arg)
-    sys.stdout, sys.stderr = _redacting(sys.stdout), _redacting(sys.stderr)
+    _open_closed_streams()
+    sys.stdout, sys.stderr = _redacting(sys.stdout, "the standard output"), _redacting(sys.stderr, "")
     catch_signals()
     try:
         _check_process()
         status = main(sys.argv[1:])
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except NoTimeToTrainError as error:
         if "--debug" in sys.argv:
             raise
@@ -126,6 +164,7 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except BaseException as error:
+        _Requests.answered = True
         if _Requests.first is None and isinstance(error, KeyboardInterrupt):
             _Requests.first = signal.SIGINT
         if _Requests.first is None and is_out_of_memory(error) and "--debug" not in sys.argv:
@@ -134,6 +173,7 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         if _Requests.first is None:
             raise
         status = 1
+    _Requests.answered = True
     return _stopped(_Requests.first) if _Requests.first is not None else status
 
 
@@ -220,20 +260,59 @@ def _use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 # this program again
 
 
+def _open_closed_streams() -> None:
+    """Put the null device where the process was started with a standard stream closed (`>&-`).
+
+    Else the next file that is opened gets the stream's number, and whatever a library prints is written into that file;
+    and `print` sends to the standard output what is for a standard error that is not there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # All lower numbers are taken, so that this is the one that it gets.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # as long as the process
+
+
 class _Redacting:
     """A text stream that masks secrets and can print every character.
 
     Args:
         stream: The stream to write to; all but writing is its own.
+        name: For the error when it cannot be written to. If empty, what cannot be written is thrown away: whoever does
+            not read messages is not to stop the work or change its exit status.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
 
     def write(self, text: str) -> int:
         """Write text without its secrets; returns the length of what was given."""
-        self._stream.write(redact(text))
+        try:
+            self._stream.write(redact(text))
+        except OSError as error:
+            self._fail(error)
         return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if self._name and isinstance(error, BrokenPipeError):
+            raise error
+        # Python writes what is still buffered when it exits, and complains again.
+        self._stream = open(os.devnull, "w")  # noqa: PTH123 # as long as the process
+        if self._name:
+            raise OutputError(
+                f"cannot write to {self._name}: {error.strerror or error}", remedy="make room, or send it elsewhere"
+            ) from error
 
     def writelines(self, lines: Sequence[str]) -> None:
         """Write several pieces of text."""
@@ -244,9 +323,9 @@ class _Redacting:
         return getattr(self._stream, name)
 
 
-def _redacting(stream: Any) -> TextIO:
-    if stream is None or isinstance(stream, _Redacting):  # None: the process was started with the stream closed
+def _redacting(stream: Any, name: str) -> TextIO:
+    if isinstance(stream, _Redacting):
         return cast(TextIO, stream)
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
-    return cast(TextIO, _Redacting(stream))
+    return cast(TextIO, _Redacting(stream, name))

@@ -90,6 +90,67 @@ def test_asked_twice_it_ends_at_once(tmp_path: Path) -> None:
     assert process.returncode == 143
 
 
+SWALLOWING = """
+import sys, time
+from no_time_to_train.process import program
+
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+
+def in_a_destructor():
+    Slow()
+
+def in_a_library():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except:
+        pass
+
+def main(args):
+    globals()[args[0]]()
+    time.sleep(60)
+    print("went on")
+    return 0
+
+sys.exit(program(main, "x"))
+"""
+
+
+@pytest.mark.parametrize("where", ["in_a_destructor", "in_a_library"])
+def test_a_signal_is_not_lost_where_exceptions_are_swallowed(where: str) -> None:
+    """Destructors, callbacks of the garbage collector (JAX has one) and `except:` swallow it: the work went on."""
+    process = start(SWALLOWING, where)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "nothing is half-written" in err
+
+
+def test_cleaning_up_is_not_stopped_again(tmp_path: Path) -> None:
+    """It takes longer here than what is waited before a signal is taken for lost."""
+    slow = (
+        "        try:\n            print('ready', flush=True)\n            time.sleep(60)\n"
+        "        finally:\n            time.sleep(1.5)\n            try:\n                raise KeyError\n"
+        "            except KeyError:\n                time.sleep(1.5)\n            print('cleaned', flush=True)\n"
+    )
+    code = WRITING.replace('        print("ready", flush=True)\n        time.sleep(60)\n', slow)
+    assert slow in code
+    process = start(code, str(tmp_path / "a.txt"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+    assert out == "cleaned\n"
+    assert process.returncode == 143
+
+
 def test_the_main_job_tells_a_scheduler_that_it_was_stopped(tmp_path: Path) -> None:
     """Lightning alone ends with 0 after SIGTERM and with 1 after Ctrl-C, as if all were done or the input were bad."""
     data = write_dataset(tmp_path / "data", targets=40)
@@ -256,3 +317,78 @@ def test_a_closed_pipe_is_not_an_error() -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(60) == 141
+
+
+OPENING = """
+import os, sys
+from no_time_to_train.process import program
+
+def main(args):
+    with open(args[0], "w") as stream:
+        os.write(int(args[1]), b"from a library")
+        print("to the user", file=sys.stderr)
+        stream.write("whole")
+    return 0
+
+sys.exit(program(main, "x"))
+"""
+
+
+@pytest.mark.parametrize(("closed", "number"), [("<&-", 0), (">&-", 1), ("2>&-", 2), ("<&- >&- 2>&-", 1)])
+def test_no_file_gets_the_number_of_a_closed_stream(closed: str, number: int, tmp_path: Path) -> None:
+    """What libraries print would be written into it, and messages would go to the standard output."""
+    path = tmp_path / "written.txt"
+    command = ["bash", "-c", f'"$@" {closed}', "-", sys.executable, "-c", OPENING, str(path), str(number)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert path.read_text() == "whole"
+    assert "to the user" not in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_output_that_cannot_be_written_is_named() -> None:
+    code = (
+        "import sys\nfrom no_time_to_train.process import program\n"
+        "sys.exit(program(lambda args: print('result') or print('note', file=sys.stderr) or 0, 'x'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for stream, status in (("stdout", 2), ("stderr", 0)):
+        with Path("/dev/full").open("w") as full:
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+            done = subprocess.run(
+                [sys.executable, "-c", code], env=environment, text=True, check=False, timeout=60, **streams
+            )
+        # Messages that nobody can read do not stop the work.
+        assert done.returncode == status
+        if stream == "stdout":
+            assert "error: cannot write to the standard output: No space left on device" in done.stderr
+            assert "Traceback" not in done.stderr
+        else:
+            assert done.stdout == "result\n"
+
+
+def test_messages_that_nobody_reads_do_not_stop_the_work(tmp_path: Path) -> None:
+    """A bar of progress would else end a fetch when `2>&1 | head` has seen enough."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom no_time_to_train.process import program\n"
+        "from no_time_to_train.weights.console import FetchDisplay\n"
+        "def main(args):\n"
+        "    sys.stdin.readline()\n"
+        "    with FetchDisplay() as display:\n"
+        "        display.tell('note')\n"
+        "    Path(args[0]).write_text('done')\n"
+        "    return 0\n"
+        "sys.exit(program(main, 'x'))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "x")]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stdin is not None
+    process.stderr.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.wait(60) == 0
+    assert (tmp_path / "x").read_text() == "done"

@@ -250,6 +250,9 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
     onnx.helper.set_model_props(model, said)
     if options.precision == "fp32" and isinstance(drift, Drift):
         onnx.helper.set_model_props(model, said | {IDENTITY: _identity(job, path, digest_of(model))})
+    for piece in _files_of(job.source.leaves).values():
+        # The graph, the comparison and the hashes are of the weights as they were at first.
+        piece.check_unchanged()
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -337,9 +340,13 @@ def _metadata(job: _Job) -> dict[str, str]:
 
 def _headers(leaves: Mapping[str, StoredTensor]) -> dict[str, str]:
     """Return the hash of the header of each weights file, by its name."""
+    return {file.name: hash_of_header(file) for file in sorted(_files_of(leaves))}
+
+
+def _files_of(leaves: Mapping[str, StoredTensor]) -> dict[Path, FileRange]:
+    """Return the files that hold leaves, each with a piece of it."""
     pieces = (piece for tensor in leaves.values() for piece in tensor.pieces)
-    files = {piece.file for piece in pieces if isinstance(piece, FileRange)}
-    return {file.name: hash_of_header(file) for file in sorted(files)}
+    return {piece.file: piece for piece in pieces if isinstance(piece, FileRange)}
 
 
 def _hashes(place: Place) -> str:

@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from no_time_to_train.errors import OutputError
+from no_time_to_train.errors import OutputError, WeightsFormatError
 from no_time_to_train.files import atomic_folder
 from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.convert import hub_tensors, meta_tensors, transformers_tensors
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.equinox_source import periods_of, read_equinox_source, rope_periods
-from no_time_to_train.weights.files import read_stored
+from no_time_to_train.weights.files import PICKLE_SUFFIXES, read_stored
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.layouts import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
 from no_time_to_train.weights.licence import carry_notice
@@ -88,14 +88,39 @@ def write_weights(source: Path, folder: Path) -> bool:
 
 
 def _write_meta(source: Path, destination: Path) -> None:
+    if destination.suffix not in PICKLE_SUFFIXES:
+        raise OutputError(f"{destination} is not the name of a file in Meta's layout", remedy="let it end in .pth")
     stored, located = read_stored(source, headers_only=True), locate_tensors(source)
     found = source_of(stored, source)
+    _check_kept_by_meta(found)
     layout = _META[found.architecture.family]
     periods = periods_of(stored, located)
     if layout is META_DINOV3_VIT and periods is None:
         periods = rope_periods(entry_of(found), float(found.model_config.get("rope_theta", 100)))
     tensors = transformers_tensors(located, str(source))
     write_pickle(destination, meta_tensors(tensors, layout, rope_periods=periods, source=str(source)))
+
+
+def _check_kept_by_meta(source: WeightsSource) -> None:
+    """Refuse settings that Meta's layout has no place for: read again, the file would give other features.
+
+    Raises:
+        WeightsFormatError: There are some.
+    """
+    heads_are_told = source.architecture.family != "dinov2"  # of a DINOv3 ViT by the RoPE periods
+    architecture = source.architecture if heads_are_told else replace(source.architecture, num_heads=None)
+    bare = replace(source, architecture=architecture, model_config={}, preprocessor={})
+    with torch.device("meta"):
+        own = build_model(source.architecture, num_heads=entry_of(source).num_heads, settings=source.model_config)
+        again = build_model(architecture, num_heads=entry_of(bare).num_heads)
+    for name in ("layer_norm_eps", "hidden_act", "num_attention_heads"):
+        given, taken = getattr(own.config, name, None), getattr(again.config, name, None)
+        if given != taken:
+            raise WeightsFormatError(
+                f"{source.path} has the {name} {given}, for which Meta's layout has no place: it would be read as "
+                f"{taken}",
+                remedy="convert it to hf instead, or to equinox",
+            )
 
 
 def write_config(folder: Path, source: WeightsSource, *, key_bias: bool) -> None:

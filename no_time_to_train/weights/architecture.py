@@ -41,7 +41,9 @@ def read_architecture(
             f"{source} lacks {error.args[0]}, without which its architecture cannot be told",
             remedy="fetch the file again, it may be incomplete",
         ) from error
-    except (IndexError, ZeroDivisionError, ValueError) as error:
+    except ValueError as error:
+        raise WeightsFormatError(f"{source} is damaged: {error}", remedy="fetch the file again") from error
+    except (IndexError, ZeroDivisionError) as error:
         raise WeightsFormatError(
             f"{source} holds tensors of shapes that no encoder has", remedy="fetch the file again"
         ) from error
@@ -102,6 +104,11 @@ def _vit(
     first_ffn = f"{blocks}.0.mlp.{'fc1' if dinov2 and not gated else 'up_proj'}.weight"
     registers = tensors.get("embeddings.register_tokens")
     positions = tensors.get("embeddings.position_embeddings")
+    if rope_periods is not None and (not rope_periods.numel() or embed_dim % (4 * rope_periods.numel())):
+        raise ValueError(
+            f"it has {rope_periods.numel()} RoPE periods, expected a quarter of the width of an attention head, "
+            f"by which its width of {embed_dim} can be divided"
+        )
     return Architecture(
         family=layout.family,
         embed_dim=embed_dim,
@@ -133,5 +140,12 @@ def _convnext(tensors: Mapping[str, Tensor]) -> Architecture:
 
 
 def _count(names: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the blocks whose names match, by the highest index."""
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    """Count the blocks whose names match, by the highest index.
+
+    Raises:
+        ValueError: It is higher than there are tensors: what is done for each block would take all time and memory.
+    """
+    highest = max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    if highest >= len(names):
+        raise ValueError(f"its blocks are numbered up to {highest}, and it holds only {len(names)} tensors")
+    return 1 + highest

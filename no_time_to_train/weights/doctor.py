@@ -18,15 +18,19 @@ from no_time_to_train.errors import (
     DiskFullError,
     NetworkError,
     NoTimeToTrainError,
+    OutputError,
+    ShapeMismatchError,
 )
 from no_time_to_train.files import without_home
+from no_time_to_train.redact import printable
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
+from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.download import Retries
 from no_time_to_train.weights.exchange import ask, opened, read
 from no_time_to_train.weights.fetch import CHECKPOINTS, default_folder
 from no_time_to_train.weights.hub import current_token, endpoint, is_link, shown_endpoint, token_header
 from no_time_to_train.weights.inspect import inspect_weights
-from no_time_to_train.weights.manifest import check_folder
+from no_time_to_train.weights.manifest import check_folder, read_manifest
 from no_time_to_train.weights.remote import Kind, Plan, plan_hub, repository_of
 from no_time_to_train.weights.responses import (
     TOKEN_PAGE,
@@ -98,7 +102,7 @@ def examine(encoder: str | None, root: Path | None, *, source: Kind | None = Non
         reached,
         _looked("disk", lambda: _disk(folder, plan)),
         _looked("cache", lambda: _cache(folder, repository)),
-        _files_looked_at(folder, encoder),
+        _files_looked_at(folder, encoder, source),
     ]
     # They are made to be shown to others.
     return [replace(entry, found=without_home(entry.found), remedy=without_home(entry.remedy)) for entry in findings]
@@ -133,7 +137,7 @@ def _looked(check: str, look: Callable[[], str]) -> Finding:
         return Finding(check, "fine", look())
     except NoTimeToTrainError as error:
         return Finding(check, "failed", error.message, error.remedy)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError is of a path that cannot be one
         return Finding(check, "failed", str(error), "check the path and its permissions")
 
 
@@ -199,11 +203,15 @@ def _disk(folder: Path | None, plan: Plan | None) -> str:
     place = (folder or CHECKPOINTS).resolve()
     while not place.exists():
         place = place.parent
+    if not place.is_dir():
+        if folder is None or place != folder.resolve():
+            raise OutputError(f"{place} is not a folder", remedy="name another folder with --root")
+        place = place.parent
     free = shutil.disk_usage(place).free
     if plan is not None and not (folder and folder.is_dir()) and free < plan.size:
         raise DiskFullError(
             f"{plan.source} needs {plan.size:,} bytes, and the disk of {place} has {free:,} free",
-            remedy=f"make room for {(plan.size - free) / 1e9:.1f} GB, or name a folder on another disk with --root",
+            remedy=f"make room for {plan.size - free:,} bytes, or name a folder on another disk with --root",
         )
     if not os.access(place, os.W_OK):
         raise DiskFullError(f"{place} cannot be written", remedy="name another folder with --root")
@@ -226,9 +234,13 @@ def _cache(folder: Path | None, repository: str | None) -> str:
     return "; ".join(said) or "nothing of it is there yet"
 
 
-def _files_looked_at(folder: Path | None, encoder: str | None) -> Finding:
+def _files_looked_at(folder: Path | None, encoder: str | None, source: Kind | None) -> Finding:
     if folder is None:
         return _left_out("files", "no encoder and no folder is named")
+    try:
+        _check_whose(folder, encoder, source)
+    except NoTimeToTrainError as error:
+        return Finding("files", "failed", error.message, error.remedy)
     finding = _looked("files", lambda: _files(folder))
     if finding.state == "failed" and encoder is not None:
         return replace(finding, remedy=f"ntt fetch {encoder} --root {folder}")
@@ -238,3 +250,31 @@ def _files_looked_at(folder: Path | None, encoder: str | None) -> Finding:
 def _files(folder: Path) -> str:
     report = inspect_weights(folder, headers_only=True) if folder.is_file() else check_folder(folder)
     return f"{folder} is whole, {report.encoder or report.description}"
+
+
+def _check_whose(folder: Path, encoder: str | None, source: Kind | None) -> None:
+    """Refuse weights that are there and are another encoder's; what is wrong with them otherwise is told later.
+
+    Raises:
+        ShapeMismatchError: They are.
+    """
+    if encoder is None:
+        return
+    try:
+        manifest = read_manifest(folder) if folder.is_dir() else None
+        report = inspect_weights(folder, headers_only=True)
+    except (NoTimeToTrainError, OSError):
+        return
+    _, repository, entry = repository_of(encoder, source)
+    if entry is not None:
+        other = report.architecture is None or not matches(entry, report.architecture)
+        # Tensors do not tell all entries apart; what was fetched does.
+        other = other or (manifest is not None and manifest.encoder not in (None, entry.name))
+    else:
+        other = manifest is not None and manifest.source != repository
+    if other:
+        held = (manifest.encoder or manifest.source) if manifest is not None else report.encoder or report.description
+        raise ShapeMismatchError(
+            f"{folder} holds another encoder, {printable(held)}, expected {encoder}",
+            remedy="name another folder with --root, or move this one away",
+        )

@@ -75,14 +75,20 @@ def stated_normalisation(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
     """Return the mean and standard deviation that a `preprocessor_config.json` states; None if it states none."""
     mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
-    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3):
+    if mean is None and std is None:
         return None
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (*mean, *std)) or 0 in std:
+    lists = isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3
+    if not lists or not all(map(_is_finite, (*mean, *std))) or min(std) <= 0:
         raise WeightsFormatError(
-            f"the preprocessor states the mean {mean} and standard deviation {std}, expected three numbers each",
+            f"the preprocessor states the mean {mean} and standard deviation {std}, expected three numbers each, "
+            "deviations above 0",
             remedy="correct preprocessor_config.json, or fetch the folder again",
         )
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def architecture_of(entry: EncoderConfig) -> Architecture:

@@ -14,7 +14,7 @@ from no_time_to_train.weights.convert import equinox_tensors, transformers_tenso
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import StoredTensors, read_stored
 from no_time_to_train.weights.layouts_jax import EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
-from no_time_to_train.weights.load import source_of, stored_periods
+from no_time_to_train.weights.load import check_periods, source_of, stored_periods
 from no_time_to_train.weights.ranges import StoredTensor, locate_tensors
 from no_time_to_train.weights.source import Architecture
 
@@ -112,7 +112,7 @@ def periods_of(stored: StoredTensors, located: Mapping[str, StoredTensor]) -> Te
     if periods is None or not periods.is_meta:
         return periods
     (name,) = (name for name, tensor in stored.tensors.items() if tensor is periods)
-    return located[name].load()
+    return check_periods(located[name].load(), stored.files[0])
 
 
 def rope_periods(entry: EncoderConfig, base: float) -> Tensor:

@@ -134,6 +134,8 @@ def read_eqx(path: Path) -> EquinoxFile:
             f"{path} is no Equinox file of this package", remedy="write one with: ntt convert SRC DST.eqx --to equinox"
         )
     arrays = list(_arrays(path, len(line)))
+    if len(set(map(str, names))) != len(names):
+        raise WeightsFormatError(f"{path} names two of its arrays alike", remedy=FETCH_AGAIN)
     if len(arrays) != len(names):
         raise WeightsFormatError(f"{path} holds {len(arrays)} arrays, expected {len(names)}", remedy=FETCH_AGAIN)
     return EquinoxFile(path, dict(zip(map(str, names), arrays, strict=True)), header, "Equinox file")

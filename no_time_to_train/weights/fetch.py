@@ -13,6 +13,7 @@ from no_time_to_train.errors import (
     ConfigError,
     LocalEntryNotFoundError,
     NoTimeToTrainError,
+    ShapeMismatchError,
 )
 from no_time_to_train.files import put_in_place, write_text_atomic
 from no_time_to_train.redact import remember_link
@@ -81,6 +82,7 @@ def fetch_dinov3(dino_root: Path | str, model_name: str = DEFAULT_MODEL) -> Path
         AccessPendingError: Access to the repository is not granted yet.
         AccessRejectedError: Access was refused, or the link has expired.
         RepositoryNotFoundError: There is no such repository, or nothing behind the link.
+        ShapeMismatchError: What came is another encoder.
         LocalEntryNotFoundError: What came is not whole, or is at hand and damaged while the network is switched off.
         ChecksumMismatchError: A file came with another hash.
         DiskFullError: The disk has not the room.
@@ -297,7 +299,13 @@ def _finish(staging: Path, plan: Plan) -> WeightsReport:
         },
     ).write(staging)
     try:
-        return check_folder(staging)
+        report = check_folder(staging)
+        if plan.entry is not None and not (report.architecture and matches(plan.entry, report.architecture)):
+            raise ShapeMismatchError(
+                f"{plan.source} holds {report.encoder or report.description}, expected {plan.entry.name}",
+                remedy="check HF_ENDPOINT: a mirror may hold other files; or name another repository",
+            )
+        return report
     except NoTimeToTrainError:
         # Every byte is as the server announced it: another try would bring the same.
         shutil.rmtree(staging)

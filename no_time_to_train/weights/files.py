@@ -174,7 +174,17 @@ def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
                 f"{index} names a shard outside its folder: {shard}", remedy="fetch the folder from a trusted source"
             )
         files.append(find_weights_file(index.parent / shard))
-        tensors.update(_read_safetensors(files[-1], headers_only=headers_only)[0])
+        held = _read_safetensors(files[-1], headers_only=headers_only)[0]
+        elsewhere = next((name for name in held if weight_map.get(name, shard) != shard), None)
+        if elsewhere is not None:
+            raise WeightsFormatError(
+                f"{files[-1]} holds {elsewhere}, which {index.name} says is in {weight_map[elsewhere]}",
+                remedy=FETCH_AGAIN,
+            )
+        twice = next((name for name in held if name in tensors), None)
+        if twice is not None:
+            raise WeightsFormatError(f"{twice} is in two shards of {index}", remedy=FETCH_AGAIN)
+        tensors.update(held)
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise WeightsFormatError(

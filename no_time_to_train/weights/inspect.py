@@ -22,6 +22,7 @@ from no_time_to_train.weights.layouts_sam2 import (
     video_only,
 )
 from no_time_to_train.weights.load import is_finite, source_of
+from no_time_to_train.weights.ranges import check_unchanged, state_of
 from no_time_to_train.weights.source import Architecture
 
 _BLOCK = 1 << 24
@@ -109,6 +110,7 @@ def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsR
     """
     path = Path(path)
     stored = read_stored(path, headers_only=headers_only)
+    states = {entry: state_of(entry) for entry in stored.files}
     raw = stored.tensors
     found = _as_sam2(raw, path) or _as_encoder(stored, path)
     dtypes: dict[str, int] = {}
@@ -119,6 +121,8 @@ def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsR
     if not headers_only:
         contents["sha256"] = {entry.name: sha256_of(entry) for entry in stored.files}
         contents["not_finite"] = tuple(name for name, tensor in raw.items() if not is_finite(tensor))
+    for entry, state in states.items():
+        check_unchanged(entry, state)
     return WeightsReport(
         path=path,
         container=stored.container,

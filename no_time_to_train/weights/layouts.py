@@ -236,18 +236,25 @@ def to_transformers(tensors: Mapping[str, Tensor], layout: Layout, source: str) 
     if layout is META_DINOV3_VIT:
         tensors = _with_masked_bias(tensors, source)
     mapped: dict[str, Tensor] = {}
-    unknown = []
+    unknown, count = [], 0
     for name, tensor in tensors.items():
         prefix, rule = find_rule(name, layout)
         if rule is None:
             unknown.append(name)
         elif isinstance(rule, str):
             mapped[prefix + rule] = tensor
+            count += 1
         elif isinstance(rule, Split):
             check_parts(name, tensor.shape, rule, source)
             for part, value in zip(rule.names, tensor.chunk(len(rule.names)), strict=True):
                 mapped[prefix + part] = value
+            count += len(rule.names)
     refuse_unknown(unknown, layout, source)
+    if count > len(mapped):
+        raise KeyMismatchError(
+            f"{source} holds {count - len(mapped)} tensors of the layout {layout.name} twice, under several names",
+            remedy="check that the file holds one encoder alone",
+        )
     return {
         name: tensor.reshape(shape_in_transformers(name, tensor.shape, layout.family))
         for name, tensor in mapped.items()

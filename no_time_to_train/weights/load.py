@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from no_time_to_train.weights.json_files import FETCH_AGAIN, parse_object, read_
 from no_time_to_train.weights.layout import Layout
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT
-from no_time_to_train.weights.source import WeightsSource
+from no_time_to_train.weights.shapes import check_complete
+from no_time_to_train.weights.source import Architecture, WeightsSource
 
 # Where a safetensors file keeps the RoPE periods of Meta's file that it was made from, as JSON.
 ROPE_PERIODS = "rope_periods"
@@ -137,12 +139,14 @@ def source_of(stored: StoredTensors, path: Path) -> WeightsSource:
     _drop_zero_key_biases(tensors)
     config, preprocessor = _settings_beside(stored, layout, path)
     _check_settings(config, path)
+    architecture = read_architecture(
+        tensors, layout, str(path), rope_periods=periods, untied_norm="local_cls_norm.weight" in raw
+    )
+    check_complete(tensors, architecture, str(path))
     return WeightsSource(
         path=path,
         layout=layout.name,
-        architecture=read_architecture(
-            tensors, layout, str(path), rope_periods=periods, untied_norm="local_cls_norm.weight" in raw
-        ),
+        architecture=_with_stated_heads(architecture, config, path),
         tensors=tensors,
         rope_periods=None if periods is None else periods.float(),
         model_config=config,
@@ -168,17 +172,63 @@ def stored_periods(stored: StoredTensors) -> Tensor | None:
     computed = stored.header.get("rope_periods") == "computed"
     for name in _PERIODS:
         if name in stored.tensors and not computed:
-            return stored.tensors[name]
+            return check_periods(stored.tensors[name], stored.files[0])
     if ROPE_PERIODS not in stored.metadata:
         return None
     content = parse_object(stored.metadata[ROPE_PERIODS], f"{ROPE_PERIODS} in {stored.files[0]}")
     kinds = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.bfloat16, torch.float16)}
     try:
-        return torch.tensor(content["values"], dtype=kinds[content["dtype"]])
+        periods = torch.tensor(content["values"], dtype=kinds[content["dtype"]])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsFormatError(
             f"{stored.files[0]} holds RoPE periods that are no numbers", remedy="convert the original weights again"
         ) from error
+    return check_periods(periods, stored.files[0])
+
+
+def check_periods(periods: Tensor, file: Path) -> Tensor:
+    """Return RoPE periods, unless they are not positive numbers: features are divided by them.
+
+    Args:
+        periods: As they are stored. Of a tensor on the meta device nothing is known.
+        file: Where they are from, for messages.
+
+    Raises:
+        WeightsFormatError: One is zero, negative, NaN or infinite.
+    """
+    if not periods.is_meta:
+        values = periods.float().flatten()
+        wrong = values[~(values.isfinite() & (values > 0))]
+        if len(wrong):
+            raise WeightsFormatError(
+                f"{file} holds RoPE periods that are not positive numbers, such as {wrong[0].item()}",
+                remedy=FETCH_AGAIN,
+            )
+    return periods
+
+
+def _with_stated_heads(architecture: Architecture, config: Mapping[str, Any], path: Path) -> Architecture:
+    """Return the architecture with the attention heads that `config.json` states, where the tensors do not tell them.
+
+    Raises:
+        WeightsFormatError: It states others than the tensors tell, or the width cannot be shared by so many.
+    """
+    stated = config.get("num_attention_heads")
+    if architecture.family == "dinov3_convnext" or stated is None:
+        return architecture
+    if architecture.num_heads not in (None, stated):
+        raise WeightsFormatError(
+            f"{path} states {stated} attention heads, its RoPE periods are those of {architecture.num_heads}",
+            remedy="correct num_attention_heads in config.json",
+        )
+    width, unit = architecture.embed_dim, stated * (4 if architecture.family == "dinov3_vit" else 1)
+    if width % unit:
+        multiple = " whose width is a multiple of 4" if architecture.family == "dinov3_vit" else ""
+        raise WeightsFormatError(
+            f"a width of {width} cannot be shared by {stated} attention heads{multiple}",
+            remedy="check num_attention_heads in config.json",
+        )
+    return replace(architecture, num_heads=stated)
 
 
 def _check_settings(config: dict[str, Any], path: Path) -> None:
@@ -194,7 +244,8 @@ def _check_settings(config: dict[str, Any], path: Path) -> None:
         if name == "hidden_act":
             fits = isinstance(value, str)
         else:
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+            kinds = (int,) if name == "num_attention_heads" else (int, float)
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < math.inf
         if not fits:
             raise WeightsFormatError(
                 f"{path} states {name} as {value!r}, which no encoder takes", remedy="correct it, or fetch it again"

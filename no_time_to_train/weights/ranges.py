@@ -15,10 +15,42 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from no_time_to_train.errors import WeightsFormatError
+from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.strict_json import parse_json
 from no_time_to_train.weights import eqx
 from no_time_to_train.weights.files import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
+
+FileState = tuple[int, int, int]
+
+
+def state_of(file: Path) -> FileState:
+    """Return a file's inode, size and time of the last write.
+
+    Raises:
+        WeightsNotFoundError: It is not there any more.
+    """
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise WeightsNotFoundError(
+            f"{file} was removed while it was read: {error.strerror}", remedy="run it again when the file stays"
+        ) from error
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def check_unchanged(file: Path, state: FileState) -> None:
+    """Refuse a file that was written or replaced since.
+
+    Args:
+        file: The file.
+        state: As `state_of` gave it.
+
+    Raises:
+        WeightsFormatError: It was.
+        WeightsNotFoundError: It was removed.
+    """
+    if state_of(file) != state:
+        raise WeightsFormatError(f"{file} changed while it was read", remedy="run it again when nothing writes to it")
 
 
 @dataclass(frozen=True)
@@ -29,11 +61,21 @@ class FileRange:
         file: The file.
         offset: First byte.
         length: Number of bytes.
+        state: State of the file when its header was read; see `state_of`.
     """
 
     file: Path
     offset: int
     length: int
+    state: FileState
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was written or replaced since its header was read: other bytes are there now.
+
+        Raises:
+            WeightsFormatError: It was.
+        """
+        check_unchanged(self.file, self.state)
 
 
 @dataclass(frozen=True)
@@ -95,7 +137,7 @@ class StoredTensor:
 
 def of_values(tensor: Tensor) -> StoredTensor:
     """Make a stored tensor of values in memory."""
-    plain = tensor.detach().cpu().contiguous()
+    plain = tensor.detach().cpu().contiguous().resolve_neg().resolve_conj()
     content = plain.flatten().view(torch.uint8).numpy().tobytes()
     return StoredTensor(plain.dtype, tuple(plain.shape), (content,))
 
@@ -123,7 +165,9 @@ def read_piece(piece: Piece) -> bytes:
         return piece.compute()
     with piece.file.open("rb") as stream:
         stream.seek(piece.offset)
-        return stream.read(piece.length)
+        content = stream.read(piece.length)
+    piece.check_unchanged()
+    return content
 
 
 def parts_of(piece: Piece, size: int) -> Iterator[bytes | int]:
@@ -150,6 +194,7 @@ def parts_of(piece: Piece, size: int) -> Iterator[bytes | int]:
                 raise WeightsFormatError(f"{piece.file} ended early", remedy="fetch the file again")
             yield part
             position += len(part)
+    piece.check_unchanged()
 
 
 def _hole_at(descriptor: int, position: int, end: int) -> int:
@@ -177,12 +222,16 @@ def locate_tensors(path: Path) -> dict[str, StoredTensor]:
         return _in_pickle(stored.files[0])
     if stored.files[0].suffix in eqx.SUFFIXES:
         found_file = eqx.read_eqx(stored.files[0])
+        state = state_of(found_file.data)
         return {
-            name: StoredTensor(array.dtype, array.shape, (FileRange(found_file.data, array.offset, array.num_bytes),))
+            name: StoredTensor(
+                array.dtype, array.shape, (FileRange(found_file.data, array.offset, array.num_bytes, state),)
+            )
             for name, array in found_file.arrays.items()
         }
     found: dict[str, StoredTensor] = {}
     for file in stored.files:
+        state = state_of(file)
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = parse_json(stream.read(length))
@@ -190,12 +239,13 @@ def locate_tensors(path: Path) -> dict[str, StoredTensor]:
             if name in stored.tensors:
                 begin, end = entry["data_offsets"]
                 tensor = stored.tensors[name]
-                where = FileRange(file, 8 + length + begin, end - begin)
+                where = FileRange(file, 8 + length + begin, end - begin, state)
                 found[name] = StoredTensor(tensor.dtype, tuple(tensor.shape), (where,))
     return found
 
 
 def _in_pickle(file: Path) -> dict[str, StoredTensor]:
+    state = state_of(file)
     # A fake load notes where in the file each storage begins.
     with FakeTensorMode():
         tensors = pickled_tensors(load_tensors(file), file).tensors
@@ -203,11 +253,12 @@ def _in_pickle(file: Path) -> dict[str, StoredTensor]:
     found = {}
     for name, fake in tensors.items():
         start = getattr(fake.untyped_storage(), "_checkpoint_offset", None)
-        if start is None or not fake.is_contiguous():
+        # The bytes of a negated view are those of what it negates.
+        if start is None or not fake.is_contiguous() or fake.is_neg() or fake.is_conj():
             values = values or read_stored(file).tensors
             found[name] = of_values(values[name])
         else:
             size = fake.dtype.itemsize
-            where = FileRange(file, start + fake.storage_offset() * size, fake.numel() * size)
+            where = FileRange(file, start + fake.storage_offset() * size, fake.numel() * size, state)
             found[name] = StoredTensor(fake.dtype, tuple(fake.shape), (where,))
     return found

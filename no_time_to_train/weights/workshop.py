@@ -198,7 +198,7 @@ def check_room(staging: Path, plan: Plan) -> None:
     if needed > free:
         error = DiskFullError(
             f"{plan.source} needs {needed:,} more bytes, and the disk of {staging.parent.parent} has {free:,} free",
-            remedy=f"make room for {(needed - free) / 1e9:.1f} GB, or name a folder on another disk with --root",
+            remedy=f"make room for {needed - free:,} bytes, or name a folder on another disk with --root",
         )
         error.errno = errno.ENOSPC
         raise error

@@ -1,16 +1,24 @@
 """A Hub on this machine with one small encoder, and a client that finds it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import close_session
+from safetensors.torch import save_file
 
 from no_time_to_train.models.conversion import convert_weights
+from no_time_to_train.registry import ENCODER_CONFIGS
+from no_time_to_train.weights.entries import architecture_of
+from no_time_to_train.weights.shapes import shapes_of
 from tests.golden_files import golden
 from tests.weights.hub_server import TOKEN, Hub, running_hub
 
 REPOSITORY = "someone/dinov3-tiny"
+SMALL = ("facebook/dinov3-vits16-pretrain-lvd1689m", "timm/vit_small_patch16_dinov3.lvd1689m")
+WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +26,18 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder of 0.4 MB as a Hugging Face folder."""
     folder = convert_weights(golden("vit_mlp_released"), tmp_path_factory.mktemp("tiny") / "hf", "hf")
     (folder / "LICENSE.md").write_text("a licence")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A folder of the size and names of dinov3_small, 43 MB of zeros."""
+    folder = tmp_path_factory.mktemp("small") / "hf"
+    folder.mkdir()
+    shapes = shapes_of(architecture_of(ENCODER_CONFIGS["dinov3_small"]))
+    save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}, folder / WEIGHTS)
+    (folder / "config.json").write_text('{"model_type": "dinov3_vit", "hidden_size": 384}')
+    shutil.copy(tiny_folder / "preprocessor_config.json", folder)
     return folder
 
 

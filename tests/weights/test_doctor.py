@@ -47,6 +47,31 @@ def test_nothing_fetched_yet(hub: Hub, tmp_path: Path) -> None:
     assert not (tmp_path / "dino").exists()
 
 
+def test_weights_of_another_encoder_are_not_fine(
+    hub: Hub, tiny_folder: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    """`ntt fetch` refuses the folder."""
+    fetch(REPOSITORY, tmp_path / "dino", quiet=True)
+    hub.add("someone/other", tiny_folder)
+    finding = examine("someone/other", tmp_path / "dino")[-1]
+    assert finding.state == "failed"
+    assert f"holds another encoder, {REPOSITORY}, expected someone/other" in finding.found
+    # Tensors alone tell it too, of a folder that came by other means.
+    shutil.copytree(tiny_folder, tmp_path / "copied")
+    finding = examine("dinov3_small", tmp_path / "copied")[-1]
+    assert finding.state == "failed"
+    assert "expected dinov3_small" in finding.found
+    shutil.copytree(small_folder, tmp_path / "small")
+    assert examine("dinov3_small", tmp_path / "small")[-1].state == "fine"
+
+
+def test_a_folder_below_a_file(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert states(examine(REPOSITORY, tmp_path / "file" / "dino"))["disk"] == "failed"
+    assert "is not a folder" in as_text(examine(REPOSITORY, tmp_path / "file" / "dino"))
+    assert states(examine(REPOSITORY, Path("a\0b")))["disk"] == "failed"
+
+
 def test_without_an_encoder_access_and_files_are_left_out(hub: Hub) -> None:
     found = states(examine(None, None))
     assert found == {

@@ -19,6 +19,7 @@ from no_time_to_train.errors import (
     NetworkError,
     OutputError,
     RepositoryNotFoundError,
+    ShapeMismatchError,
     WeightsNotFoundError,
 )
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
@@ -30,7 +31,7 @@ from no_time_to_train.weights.manifest import MANIFEST, read_manifest
 from no_time_to_train.weights.remote import entry_of_link
 from no_time_to_train.weights.workshop import WORKSHOP
 from tests.golden_files import golden
-from tests.weights.conftest import REPOSITORY
+from tests.weights.conftest import REPOSITORY, SMALL
 from tests.weights.fetching import AT_ONCE, WEIGHTS, corrupt_last_byte, fetch_tiny, meta_name, same_files
 from tests.weights.hub_server import TOKEN, Fault, Hub, running_hub
 
@@ -206,14 +207,22 @@ def test_folders_with_something_else_are_left_alone(hub: Hub, tmp_path: Path) ->
         fetch_tiny(tmp_path / "file" / "below")
 
 
-def test_a_folder_of_another_encoder_is_left_alone(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
-    for repository in ("facebook/dinov3-vits16-pretrain-lvd1689m", "facebook/dinov3-vitb16-pretrain-lvd1689m", "a/b"):
-        hub.repositories[repository], hub.revisions[repository] = dict(hub.repositories[REPOSITORY]), "3" * 40
+def test_a_folder_of_another_encoder_is_left_alone(hub: Hub, small_folder: Path, tmp_path: Path) -> None:
+    for repository in (SMALL[0], "facebook/dinov3-vitb16-pretrain-lvd1689m", "a/b"):
+        hub.add(repository, small_folder, revision="3" * 40)
     fetch_tiny(tmp_path / "small", "dinov3_small")
     for name in ("dinov3_base", "a/b"):
         with pytest.raises(OutputError, match="another encoder, dinov3_small"):
             fetch_tiny(tmp_path / "small", name)
-    assert same_files(tmp_path / "small", tiny_folder)
+    assert same_files(tmp_path / "small", small_folder)
+
+
+def test_a_repository_that_holds_another_encoder(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+    """It was told as "fetched and checked, dinov3_small"."""
+    hub.add(SMALL[0], tiny_folder)
+    with pytest.raises(ShapeMismatchError, match=r"holds dinov3_vit, width 64.* expected dinov3_small"):
+        fetch_tiny(tmp_path / "small", "dinov3_small")
+    assert not (tmp_path / "small").exists()
 
 
 def test_weights_that_were_not_fetched_are_left_alone(
@@ -328,11 +337,11 @@ def test_timms_copies(hub: Hub, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    model = timm.create_model("vit_small_patch16_dinov3", embed_dim=96, depth=2, num_heads=3, num_classes=0)
+    model = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
     folder = tmp_path / "made"
     folder.mkdir()
     save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
-    config = {"architecture": "vit_small_patch16_dinov3", "num_features": 96}
+    config = {"architecture": "vit_small_patch16_dinov3", "num_features": 384}
     (folder / "config.json").write_text(json.dumps(config))
     hub.add("timm/vit_small_patch16_dinov3.lvd1689m", folder)
     root = tmp_path / "dino"
@@ -342,7 +351,7 @@ def test_timms_copies(hub: Hub, tmp_path: Path) -> None:
     assert validate_dinov3(root, deep=True)
     with torch.inference_mode():
         features = build_encoder_from_checkpoint(root)(torch.zeros(1, 3, 32, 32))
-    assert features.patches.shape == (1, 2, 2, 96)
+    assert features.patches.shape == (1, 2, 2, 384)
     with pytest.raises(WeightsNotFoundError, match="timm has no"):
         fetch("dinov3_large_plus", root, source="timm")
 
@@ -363,13 +372,11 @@ def test_the_commands(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "did you mean dinov3_small?" in capsys.readouterr().err
 
 
-def test_configurations_find_what_was_fetched(hub: Hub) -> None:
+def test_configurations_find_what_was_fetched(hub: Hub, small_folder: Path) -> None:
     """Without a folder named, weights come to where `encoder_ckpt_path: null` looks for them."""
     small, content = resolve_encoder("dinov3_small"), golden("vit_mlp_released").read_bytes()
-    files = hub.repositories[REPOSITORY]
-    assert small.hub_id is not None
-    for repository in (small.hub_id, "timm/vit_small_patch16_dinov3.lvd1689m"):
-        hub.repositories[repository], hub.revisions[repository] = files, "1" * 40
+    for repository in SMALL:
+        hub.add(repository, small_folder)
     name = meta_name(content)
     hub.repositories["weights"] = {name: content}
     fetch("small", quiet=True)

@@ -27,7 +27,7 @@ from no_time_to_train.weights.remote import Kind, plan_hub
 from no_time_to_train.weights.workshop import WORKSHOP
 from tests.bad_inputs.table import permissions_bind
 from tests.golden_files import golden
-from tests.weights.conftest import REPOSITORY
+from tests.weights.conftest import REPOSITORY, SMALL
 from tests.weights.fetching import AT_ONCE, WEIGHTS
 from tests.weights.hub_server import TOKEN, Fault, Hub
 
@@ -286,9 +286,9 @@ def test_odd_refusals(hub: Hub, tmp_path: Path, fault: Fault) -> None:
             fetch_quietly(REPOSITORY, tmp_path / "dino")
 
 
-def test_the_doctor_looks_where_a_fetch_puts(hub: Hub) -> None:
-    for repository in ("facebook/dinov3-vits16-pretrain-lvd1689m", "timm/vit_small_patch16_dinov3.lvd1689m"):
-        hub.repositories[repository], hub.revisions[repository] = hub.repositories[REPOSITORY], "1" * 40
+def test_the_doctor_looks_where_a_fetch_puts(hub: Hub, small_folder: Path) -> None:
+    for repository in SMALL:
+        hub.add(repository, small_folder)
     sources: tuple[Kind | None, ...] = (None, "timm")
     for source in sources:
         finding = examine("small", None, source=source)[-1]
