@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from no_time_to_train.errors import LocalEntryNotFoundError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
@@ -77,14 +77,17 @@ def stated_normalisation(
     mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
     if mean is None and std is None:
         return None
-    lists = isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3
-    if not lists or not all(map(_is_finite, (*mean, *std))) or min(std) <= 0:
+    if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
         raise WeightsFormatError(
             f"the preprocessor states the mean {mean} and standard deviation {std}, expected three numbers each, "
             "deviations above 0",
             remedy="correct preprocessor_config.json, or fetch the folder again",
         )
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def _are_three_numbers(values: object) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and len(values) == 3 and all(map(_is_finite, values))
 
 
 def _is_finite(value: object) -> bool:
