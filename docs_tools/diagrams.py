@@ -55,6 +55,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("messages", "in one line"),
         ("pages", "of HTML"),
         ("process", "signals, exit status"),
+        ("run_locks", "one run a folder"),
     ),
     (
         ("errors", "what failed, and what mends it"),
