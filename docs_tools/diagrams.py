@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 960
 _LINE = 16
+_MOST_IN_A_ROW = 6
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1d2b2a; text-anchor: middle }
 .name { font-weight: 600; font-size: 14px }
@@ -127,10 +129,14 @@ def floors() -> str:
     """Draw which part may import which: each only from floors below its own."""
     parts, y = [], 40
     for floor in FLOORS:
-        width = (WIDTH - 40 - 12 * (len(floor) - 1)) // len(floor)
-        for index, (name, note) in enumerate(floor):
-            parts += Box(20 + index * (width + 12), y, width, name, (note,), "work").drawn()
-        y += 62
+        # Rows of a floor with many boxes are closer to each other than floors are.
+        boxes = math.ceil(len(floor) / math.ceil(len(floor) / _MOST_IN_A_ROW))
+        for row in (floor[begin : begin + boxes] for begin in range(0, len(floor), boxes)):
+            width = (WIDTH - 40 - 12 * (len(row) - 1)) // len(row)
+            for index, (name, note) in enumerate(row):
+                parts += Box(20 + index * (width + 12), y, width, name, (note,), "work").drawn()
+            y += 54
+        y += 8
     lane = '<text class="lane" x="20" y="26">A file imports only from floors below its own</text>'
     return _picture([lane, *parts], y + 8, "The package's folders and modules, floor over floor")
 
