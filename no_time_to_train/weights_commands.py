@@ -67,7 +67,8 @@ def fetch(
         print(json_module.dumps(asdict(done) | {"path": str(done.path)}, indent=2))
     else:
         state = "is there and whole" if done.was_there else "fetched and checked"
-        print(f"{without_home(str(done.path))}: {state}, {done.encoder or 'in no registry entry'}, {done.size:,} bytes")
+        encoder = printable(done.encoder or "in no registry entry")
+        print(f"{without_home(str(done.path))}: {state}, {encoder}, {done.size:,} bytes")
 
 
 def validate(root: Path, deep: bool = False) -> None:

@@ -73,7 +73,9 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
         difference = max(np.abs(states - expected).max(), np.abs(pooled - expected[:, 0]).max())
         largest = float(np.maximum(largest, difference / max(1.0, np.abs(expected).max())))  # keeps NaN
         product = (states * expected).sum(-1)
-        cosines.append((product / (np.linalg.norm(states, axis=-1) * np.linalg.norm(expected, axis=-1))).ravel())
+        norms = np.linalg.norm(states, axis=-1) * np.linalg.norm(expected, axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # `check_drift` tells of tokens that are zero
+            cosines.append((product / norms).ravel())
     every = np.concatenate(cosines)
     return Drift(largest, float(every.min()), float(every.mean()), tuple(shapes))
 
@@ -94,6 +96,11 @@ def check_drift(drift: Drift, precision: str) -> None:
     if math.isnan(drift.largest):
         raise ExportError(
             "the encoder gives values that are no numbers", remedy="ntt inspect says which of its tensors hold such"
+        )
+    if math.isnan(drift.least_cosine):
+        raise ExportError(
+            "the encoder gives tokens of zeros, which say nothing of an image",
+            remedy="check the weights with ntt inspect: all of them may be zero",
         )
     least = LEAST_COSINE.get(precision)
     fits = drift.largest <= FP32_DRIFT if least is None else drift.least_cosine >= least

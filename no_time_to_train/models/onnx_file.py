@@ -1,6 +1,7 @@
 """An exported encoder's ONNX file: what it says of itself, and how to run it."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class OnnxFile:
         try:
             fields = parse_json(self.metadata["config"])
             values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-            return EncoderConfig(**values)
+            return _checked(EncoderConfig(**values))
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsFormatError(
                 f"{self.path} does not tell which encoder it is", remedy="export the encoder with ntt export"
@@ -80,6 +81,28 @@ class OnnxFile:
         except (KeyError, ValueError, RecursionError):
             return None
         return found if whole else None
+
+
+def _checked(entry: EncoderConfig) -> EncoderConfig:
+    """Return an entry that a file states, unless its values are none that an encoder has.
+
+    Raises:
+        ValueError: They are not.
+    """
+    sizes = (entry.embed_dim, entry.depth, entry.patch_size, entry.default_img_size)
+    counts = (entry.num_heads, entry.ffn_dim, entry.num_storage_tokens)
+    if any(type(value) is not int or value < 1 for value in sizes):
+        raise ValueError(sizes)
+    if any(type(value) is not int or value < 0 for value in counts):
+        raise ValueError(counts)
+    for values in (entry.image_mean, entry.image_std):
+        if not isinstance(values, tuple) or len(values) != 3:
+            raise ValueError(values)
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise ValueError(values)
+    if min(entry.image_std) <= 0 or not isinstance(entry.name, str) or not entry.name.isprintable():
+        raise ValueError(entry.name)
+    return entry
 
 
 def check_runtime(file: OnnxFile, installed: str = onnxruntime.__version__) -> None:

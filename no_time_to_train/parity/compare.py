@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.parity.blocks import StageDrift, measure_stages
@@ -174,6 +174,12 @@ def compare_features(
         outputs = [tuple(array.astype(np.float64) for array in backend.outputs(pixels)) for backend in backends]
         alike = len({states.shape for states, _ in outputs}) == 1
         stages = measure_stages(backends, pixels) if blocks and alike else ()
+    for backend, (states, _) in zip(backends, outputs, strict=True):
+        if not states.any():
+            raise WeightsFormatError(
+                f"{backend.name} gives zeros for every token: they agree with others and say nothing",
+                remedy="check the weights with ntt inspect: all of them may be zero",
+            )
     tokens = [states for states, _ in outputs]
     if len({array.shape for array in tokens}) > 1 or len({backend.num_prefix for backend in backends}) > 1:
         shapes = ", ".join(f"{one.name} {array.shape}" for one, array in zip(backends, tokens, strict=True))

@@ -9,6 +9,7 @@ from rich.table import Table
 from no_time_to_train.parity.blocks import StageDrift
 from no_time_to_train.parity.numbers import small_number
 from no_time_to_train.parity.report import Result
+from no_time_to_train.redact import printable
 
 _WIDTH = 200
 
@@ -31,7 +32,7 @@ def in_words(result: Result) -> str:
             lines.append(f"     {case.report}")
     if result.known_answer is not None:
         lines.append(f"{_verdict(result.known_answer.ok)} {result.known_answer}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _away(cosine: float) -> float:

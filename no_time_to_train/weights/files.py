@@ -299,7 +299,8 @@ def _state_dict_in(loaded: Any, file: Path) -> dict[str, Tensor]:
             f"{file} holds no state dict: expected a mapping of names to tensors, got {type(loaded).__name__}",
             remedy="save the model's state_dict()",
         )
-    return {str(key): value for key, value in loaded.items()}
+    # A negated or conjugated view has the bytes of what it is a view of.
+    return {str(key): value.resolve_conj().resolve_neg() for key, value in loaded.items()}
 
 
 def _trained_model_in(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:

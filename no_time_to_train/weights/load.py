@@ -93,13 +93,13 @@ def assign_tensors(
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Tell whether all values are finite; of a tensor without values nothing is known."""
+    """Tell whether all values are finite in float32; of a tensor without values nothing is known."""
     if tensor.is_meta or not tensor.is_floating_point():
         return True
     if tensor.element_size() == 1:
         tensor = tensor.float()  # of eight bits torch adds nothing up
     # A sum reads the values once and keeps nothing; it may overflow where no value does.
-    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.float().isfinite().all())
 
 
 def _assign(model: nn.Module, name: str, old: Tensor, new: Tensor) -> None:

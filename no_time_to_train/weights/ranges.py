@@ -137,7 +137,7 @@ class StoredTensor:
 
 def of_values(tensor: Tensor) -> StoredTensor:
     """Make a stored tensor of values in memory."""
-    plain = tensor.detach().cpu().contiguous().resolve_neg().resolve_conj()
+    plain = tensor.detach().cpu().contiguous()
     content = plain.flatten().view(torch.uint8).numpy().tobytes()
     return StoredTensor(plain.dtype, tuple(plain.shape), (content,))
 
@@ -163,6 +163,7 @@ def read_piece(piece: Piece) -> bytes:
         return piece
     if isinstance(piece, Computed):
         return piece.compute()
+    piece.check_unchanged()
     with piece.file.open("rb") as stream:
         stream.seek(piece.offset)
         content = stream.read(piece.length)
@@ -179,6 +180,7 @@ def parts_of(piece: Piece, size: int) -> Iterator[bytes | int]:
     if not isinstance(piece, FileRange):
         yield read_piece(piece)
         return
+    piece.check_unchanged()
     with piece.file.open("rb", buffering=0) as stream:
         position, end = piece.offset, piece.offset + piece.length
         while position < end:
@@ -253,8 +255,7 @@ def _in_pickle(file: Path) -> dict[str, StoredTensor]:
     found = {}
     for name, fake in tensors.items():
         start = getattr(fake.untyped_storage(), "_checkpoint_offset", None)
-        # The bytes of a negated view are those of what it negates.
-        if start is None or not fake.is_contiguous() or fake.is_neg() or fake.is_conj():
+        if start is None or not fake.is_contiguous():
             values = values or read_stored(file).tensors
             found[name] = of_values(values[name])
         else:

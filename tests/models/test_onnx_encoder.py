@@ -1,6 +1,7 @@
 """Exported files as encoders: the same instances as torch's, and files that are none."""
 
 import copy
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -230,6 +231,32 @@ def test_files_that_are_none(exported: Path, tmp_path: Path) -> None:
     onnx.save(unknown, exported / "unknown.onnx")
     with pytest.raises(WeightsFormatError, match=r"onnxruntime .* refuses"):
         build_encoder(f"onnx:{exported / 'unknown.onnx'}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_mean": ["a", 1, 2]},
+        {"image_mean": [0.5]},
+        {"image_std": [0, 0, 0]},
+        {"image_std": 0.5},
+        {"patch_size": 0},
+        {"patch_size": 16.0},
+        {"embed_dim": True},
+        {"num_storage_tokens": -3},
+        {"default_img_size": -5},
+        {"name": "dino\x1b[31m"},
+        {"name": 5},
+    ],
+)
+def test_what_a_file_states_is_checked(change: dict[str, object], exported: Path) -> None:
+    model = onnx.load(exported / "model.onnx", load_external_data=False)
+    stated = {entry.key: entry.value for entry in model.metadata_props}
+    stated["config"] = json.dumps(json.loads(stated["config"]) | change)
+    onnx.helper.set_model_props(model, stated)
+    onnx.save(model, exported / "changed.onnx")
+    with pytest.raises(WeightsFormatError, match="does not tell which encoder it is"):
+        build_encoder(f"onnx:{exported / 'changed.onnx'}")
 
 
 def test_devices_that_are_not_here(exported: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from no_time_to_train.cli import main
@@ -82,6 +83,22 @@ def test_faults_are_named_and_end_in_1(exported: Path, tmp_path: Path, capsys: p
     assert "torch-onnx drift apart: patches by" in capsys.readouterr().out
     assert main(["compare", *given, "--tolerance", "1.0"]) == 0
     capsys.readouterr()
+
+
+def test_zeros_agree_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They were within every tolerance, and exported as verified."""
+    tensors = torch.load(golden("vit_mlp_untied"), weights_only=True)
+    keep = ("periods", "bias_mask")
+    zeros = {name: value if name.endswith(keep) else value * 0 for name, value in tensors.items()}
+    torch.save(zeros, tmp_path / "zeros.pth")
+    weights = str(tmp_path / "zeros.pth")
+    assert main(["compare", "--weights", weights, weights, *SIZE]) == 2
+    assert "torch gives zeros for every token" in capsys.readouterr().err
+    assert main(["export", weights, "--output", str(tmp_path / "onnx")]) == 2
+    captured = capsys.readouterr().err
+    assert "tokens of zeros, which say nothing of an image" in captured
+    assert "RuntimeWarning" not in captured
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_photographs(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

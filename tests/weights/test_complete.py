@@ -241,3 +241,22 @@ def test_unexpected_tensors_are_told(tiny_folder: Path, tmp_path: Path) -> None:
     folder = changed(tiny_folder, tmp_path / "x", lambda tensors: tensors.update(bias))
     with pytest.raises(KeyMismatchError, match=r"gate_proj\.bias"):
         inspect_weights(folder)
+
+
+def test_negated_views_are_read_by_torch(tmp_path: Path) -> None:
+    """The fingerprint reads their bytes."""
+    name = "blocks.0.attn.proj.weight"
+    path = pickled(tmp_path / "x.pth", lambda tensors: tensors.update({name: torch._neg_view(-tensors[name])}))
+    plain = build_encoder_from_checkpoint(golden("vit_mlp_released"))
+    assert build_encoder_from_checkpoint(path).fingerprint == plain.fingerprint
+
+
+def test_numbers_beyond_float32_are_told(tiny_folder: Path, tmp_path: Path) -> None:
+    """Every backend computes in float32, where they are infinite."""
+    name = "layer.0.mlp.up_proj.bias"
+    folder = changed(
+        tiny_folder, tmp_path / "x", lambda tensors: tensors.update({name: tensors[name].double() + 1e300})
+    )
+    assert inspect_weights(folder).not_finite == (name,)
+    with pytest.raises(WeightsFormatError, match="NaN or infinite"):
+        build_encoder_from_checkpoint(folder)
