@@ -16,6 +16,7 @@ from no_time_to_train.data.masks import encode_masks
 from no_time_to_train.data.truth import check_masks
 from no_time_to_train.errors import AnnotationError
 from no_time_to_train.matching import Instances
+from no_time_to_train.redact import printable
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +199,9 @@ def ap_table(reports: Sequence[ApReport], *, title: str) -> Table:
         rows = [("all", report.overall), *report.per_class.items()]
         for index, (name, metrics) in enumerate(rows):
             cells = [_points(metrics[metric]) for metric in METRICS]
-            table.add_row(report.iou_type if index == 0 else "", name, *cells, end_section=index == len(rows) - 1)
+            table.add_row(
+                report.iou_type if index == 0 else "", printable(name), *cells, end_section=index == len(rows) - 1
+            )
     return table
 
 
@@ -219,7 +222,7 @@ def comparison_table(reports: Mapping[str, ApReport], *, title: str) -> Table:
     for row, label in enumerate(("all", *first.per_class)):
         values = [report.per_class[label] if row else report.overall for report in reports.values()]
         cells = [_points(entry[metric]) for entry in values for metric in metrics]
-        table.add_row(label, *cells, end_section=row == 0)
+        table.add_row(printable(label), *cells, end_section=row == 0)
     return table
 
 

@@ -108,7 +108,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         try:
             root.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(writing_in(root.parent))
-            beside.mkdir(mode=0o700)
+            beside.mkdir()
         except OSError as error:
             raise OutputError(
                 f"cannot write beside {root}: {error}", remedy="name a folder that you may write to"
@@ -116,7 +116,6 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         stack.callback(shutil.rmtree, beside, ignore_errors=True)
         with _room_for(root):
             yield beside
-        beside.chmod(0o755)
         put_in_place(beside, root)
 
 

@@ -14,7 +14,7 @@ import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
+from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.files import check_local, check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.pl_wrapper.option_names import check_names
 from no_time_to_train.pl_wrapper.run_settings import check_paths, check_sizes, with_root
 from no_time_to_train.process import Stopped, catch_signals, check_arguments, is_out_of_memory, is_program, program
+from no_time_to_train.run_locks import sole_run
 from no_time_to_train.yaml_files import read_yaml
 
 # Their own processes start all others, and do not end with them.
@@ -183,6 +185,41 @@ class _Signals(Callback):
             launcher.kill(signal.SIGKILL)
 
 
+class _SoleRun(Callback):
+    """Keeps a second run out of the run's folder, in which it would mix its files with the first one's.
+
+    Args:
+        held: Releases the folder when it is closed.
+    """
+
+    def __init__(self, held: ExitStack) -> None:
+        self._held = held
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hold the folder, before models are built.
+
+        Raises:
+            OutputError: Another run of the kind holds it.
+        """
+        folder, is_fit = Path(trainer.default_root_dir), stage == "fit"
+        # Trainings may name each of their folders, and leave the root where they are started.
+        elsewhere = is_fit and folder.absolute() == Path.cwd()
+        if elsewhere or not getattr(pl_module, "writes_run_folder", True):
+            return
+        refusal = None
+        if trainer.is_global_zero:
+            kind = "run_lightening.py fit" if is_fit else "run_lightening.py"
+            remedy = "wait until it has ended, or name another folder with --trainer.default_root_dir"
+            try:
+                self._held.enter_context(sole_run(folder, kind, remedy=remedy))
+            except OutputError as error:
+                refusal = error.message, error.remedy
+        # All processes end by themselves, rather than in waiting for the first one.
+        refusal = gather_objects(refusal)[0]
+        if refusal is not None:
+            raise OutputError(refusal[0], remedy=refusal[1])
+
+
 class _SaveWholeConfig(SaveConfigCallback):
     """Writes `config.yaml` wholly or not at all, just before a run's results; bad input leaves an older one alone."""
 
@@ -246,7 +283,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         check_arguments(given)
         _check_configurations(given)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as held:
             # They are the command line's own, with the default subcommand filled in.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             if is_program():
@@ -255,7 +292,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 LightningModule,
                 LightningDataModule,
                 trainer_class=Trainer,
-                trainer_defaults={"callbacks": [_Signals()]},
+                trainer_defaults={"callbacks": [_Signals(), _SoleRun(held)]},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=_SaveWholeConfig,

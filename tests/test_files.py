@@ -2,6 +2,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,6 +152,20 @@ def test_folders_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write beside"), atomic_folder(tmp_path / "file" / "root"):
         pass
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
+def test_folders_and_files_are_as_open_as_the_umask_lets_them(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_folder(tmp_path / "root") as beside:
+            write_text_atomic(beside / "one", "1")
+        _files_of_one_run(tmp_path / "files")
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        full = 0o777 if path.is_dir() else 0o666
+        assert stat.S_IMODE(path.stat().st_mode) == full & ~mask, path
 
 
 def test_without_an_exchange_the_old_folder_stays_until_the_new_is_in_place(

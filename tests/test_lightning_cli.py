@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from no_time_to_train.lightning_cli import main
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
+from no_time_to_train.run_locks import sole_run
 from tests.conftest import DATA
 from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
 
@@ -281,6 +282,58 @@ def test_debiasing_by_yaml(small: list[str], whole_run: Path, tmp_path: Path) ->
     assert run(*small, f"{switch}.enabled", "true", f"{switch}.components", "4", into=tmp_path) == 0
     plain = MemoryBank.load(whole_run / "memory.safetensors").encoder_fingerprint
     assert MemoryBank.load(tmp_path / "memory.safetensors").encoder_fingerprint == f"{plain} debias4"
+
+
+def test_a_second_run_into_the_same_folder_is_refused(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would mix its overlays and results with the first one's."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    with sole_run(first, "run_lightening.py", remedy=""):
+        (first / "results.json").write_text("of the first run")
+        assert run(*small, into=first) == 2
+        assert re.search("another run_lightening.py is writing to .*first.*name another folder", one_error(capsys))
+        assert (first / "results.json").read_text() == "of the first run"
+        # A step that writes a memory elsewhere disturbs nothing.
+        mode = ["--model.test_mode", "fill_memory", "--out_path", str(second / "memory.safetensors")]
+        assert run(*small, *mode, into=first) == 0
+    # Nor does a run that went wrong keep its folder.
+    assert run(*small, "--data.references", str(tmp_path / "none.json"), into=second) == 2
+    assert sorted(path.name for path in second.iterdir()) == ["memory.safetensors"]
+    assert run(*small, into=first) == 0
+    assert not list(first.glob(".*"))
+
+
+def test_a_second_run_of_two_processes_is_refused(data: TinyData, sam2: Path, tmp_path: Path) -> None:
+    with sole_run(tmp_path / "out", "run_lightening.py", remedy=""):
+        done = run_processes(2, data, sam2, tmp_path / "out")
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "error: another run_lightening.py is writing to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_names_that_a_terminal_or_rich_would_take_for_commands(
+    small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of classes and folders are text, whoever gave them."""
+    name = "[/red] :smile: [bold]\x1b[2J\x1b]0;title\x07"
+    files = []
+    for path in (data.references, data.targets):
+        document = read(path)
+        document["categories"][0]["name"] = name
+        files.append(tmp_path / path.name)
+        files[-1].write_text(json.dumps(document))
+    arguments = [*small, "--data.references", str(files[0]), "--data.targets", str(files[1])]
+    out = tmp_path / "[/red]:smile:"
+    assert run(*arguments, into=out) == 0
+    shown = capsys.readouterr()
+    assert name in read(out / "metrics.json")["categories"].values()
+    assert str(out / "predictions.json") in shown.out
+    assert "[/red] :smile:" in shown.out
+    assert "\x1b" not in shown.out + shown.err
+    demo = ["--model", "no_time_to_train.pl_wrapper.quickstart_demo_pl.QuickstartDemo"]
+    assert run(*arguments[:2], *demo, *arguments[2:], into=out / "demo") == 0
+    assert str(out / "demo" / "overlays") in capsys.readouterr().out
 
 
 def run_processes(devices: int, data: TinyData, sam2: Path, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.files import write_bytes_atomic
+from no_time_to_train.files import open_regular, write_bytes_atomic
 from no_time_to_train.messages import can_be_written
 from no_time_to_train.strict_json import parse_json
 
@@ -267,6 +267,13 @@ class MemoryBank(nn.Module):
         path = Path(path)
         if not path.is_file():
             raise WeightsNotFoundError(f"no memory bank at {path}", remedy="fill one with test_mode fill_memory")
+        try:
+            # Of a file that may not be read, safetensors says that there is none.
+            open_regular(path).close()
+        except OSError as error:
+            raise WeightsFormatError(
+                f"the memory bank {path} cannot be read: {error.strerror or error}", remedy="check its permissions"
+            ) from error
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

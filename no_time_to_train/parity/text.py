@@ -57,7 +57,7 @@ def _table(drifts: Sequence[StageDrift]) -> str:
         cells = [here[alone]] if alone else [here.get(stage, "") for stage in stages]
         table.add_row(alone or str(block), *cells)
     stream = io.StringIO()
-    Console(file=stream, width=_WIDTH, color_system=None).print(table)
+    Console(file=stream, width=_WIDTH, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(f"     {line.rstrip()}" for line in stream.getvalue().splitlines())
 
 

@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from torch import Tensor
 
 from no_time_to_train.data.coco import CocoDataset
@@ -16,11 +15,13 @@ from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.evaluation import ApReport, Result, coco_results, comparison_table, evaluate, reports_as_json
 from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.messages import plain_console
 from no_time_to_train.models.preprocessing import reference_window
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.quickstart.contact_sheet import Picture, contact_sheet
 from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
+from no_time_to_train.redact import printable
 from no_time_to_train.visualization import draw_masks
 
 _SHEET = "contact_sheet.png"
@@ -131,11 +132,10 @@ class QuickstartDemo(Sam2MatcherLightningModel):
     @rank_zero_only
     def _compare(self) -> None:
         """Print both averages beside each other, and say what comes next."""
-        console = Console(soft_wrap=True)
+        console = plain_console()
         compared = {"encoder": self._shown, "mean\ncolour": self._by_colour}
         masks = {name: report for name, reports in compared.items() for report in reports if report.iou_type == "segm"}
         if masks:
             console.print(comparison_table(masks, title=self._title))
-        console.print(
-            f"pictures: {self.output_dir / _SHEET} and {self.output_dir / 'overlays'}\n{_NEXT_STEPS}", highlight=False
-        )
+        pictures = printable(f"{self.output_dir / _SHEET} and {self.output_dir / 'overlays'}")
+        console.print(f"pictures: {pictures}\n{_NEXT_STEPS}")

@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from rich.console import Console
 
 from no_time_to_train.data.coco import Category, CocoDataset
 from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
@@ -19,10 +18,12 @@ from no_time_to_train.errors import ConfigError
 from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
 from no_time_to_train.files import remove_file, write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.messages import plain_console
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.pl_wrapper.run_settings import check_precision
+from no_time_to_train.redact import printable
 from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
 
@@ -322,9 +323,14 @@ class Sam2MatcherLightningModel(LightningModule):
         return {}
 
     def _show(self, reports: Sequence[ApReport], title: str) -> None:
-        Console().print(ap_table(reports, title=title))
+        plain_console().print(ap_table(reports, title=title))
 
     # Odds and ends --------------------------------------------------------------------------------------------------
+
+    @property
+    def writes_run_folder(self) -> bool:
+        """Whether results go into the run's folder, rather than a memory to `out_path`."""
+        return self.test_mode not in _WRITES_MEMORY
 
     @property
     def _model(self) -> MatchingBaseline:
@@ -351,4 +357,4 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:
-            Console(soft_wrap=True).print(text, highlight=False)
+            plain_console().print(printable(text))

@@ -16,6 +16,7 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.matching import MemoryBank
+from tests.bad_inputs.table import permissions_bind
 
 
 def filled() -> MemoryBank:
@@ -68,6 +69,14 @@ def test_save_and_load_keep_everything(tmp_path: Path) -> None:
     assert loaded.class_names == ("boat", "bird")
     assert (loaded.encoder_name, loaded.image_size) == ("dinov3_small", 592)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["bank.safetensors"]
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    filled().save(path)
+    path.chmod(0)
+    with permissions_bind(), pytest.raises(WeightsFormatError, match=r"bank\.safetensors cannot be read: Permission"):
+        MemoryBank.load(path)
 
 
 def test_writing_over_a_loaded_file_leaves_the_bank_whole(tmp_path: Path) -> None:

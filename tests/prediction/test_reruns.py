@@ -316,6 +316,29 @@ def test_folders_that_may_not_be_opened_are_named(
     assert str(tmp_path) not in page
 
 
+def test_names_never_steer_the_terminal(
+    settings: Path, data: TinyData, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever puts a file into the folder chooses its name."""
+    evil, out = "\x1b[2J\x1b]0;title\x07 [red] :smile:", tmp_path / "[/red]:smile:"
+    (photos / "b.jpg").rename(photos / f"{evil}.jpg")
+    document = read(data.references)
+    document["categories"][0]["name"] = f"[/red]{evil}"
+    references = tmp_path / "references.json"
+    references.write_text(json.dumps(document))
+    named = ("--references", str(references))
+    assert predict(settings, data, out, *named, images=[str(photos)]) == 0
+    (photos / f"{evil}.jpg").write_text("no image")
+    assert predict(settings, data, out, *named, images=[str(photos)]) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"left out: .*\\x1b\[2J\\x1b\]0;title\\x07 \[red\] :smile:\.jpg is no image", shown.err)
+    assert re.search(r"left over: .*\\x1b\[2J", shown.err)
+    assert str(out / "predictions.json") in shown.out
+    assert "\x1b" not in shown.out + shown.err
+    assert predict(settings, data, out, *named, "--strict", images=[str(photos)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_special_files_as_inputs_are_refused_at_once(
     settings: Path, data: TinyData, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
