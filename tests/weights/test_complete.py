@@ -26,7 +26,7 @@ from tests.weights.fetching import WEIGHTS
 TARGETS = {"hf": "folder", "meta": "file.pth", "equinox": "file.eqx"}
 PERIODS = "rope_embed.periods"
 
-Change = Callable[[dict[str, Tensor]], None]
+Change = Callable[[dict[str, Tensor]], object]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_every_tensor_is_missed(tiny_folder: Path, convnext: Path, tmp_path: Pat
 def test_an_incomplete_file_is_refused_by_all(
     name: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lacking = changed(tiny_folder, tmp_path / "x", lambda tensors: tensors.pop(name))  # type: ignore[arg-type,return-value]
+    lacking = changed(tiny_folder, tmp_path / "x", lambda tensors: tensors.pop(name))
     assert_refused(lacking, tmp_path, "1 tensors are missing")
     assert main(["validate", str(lacking)]) == 2
     assert name in capsys.readouterr().err
@@ -141,7 +141,11 @@ def test_two_names_for_one_tensor_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
 def test_rope_periods_are_positive_numbers(value: float, tmp_path: Path) -> None:
     """An infinite one gives features that look right."""
-    path = pickled(tmp_path / "x.pth", lambda tensors: tensors[PERIODS].fill_(value))
+
+    def fill(tensors: dict[str, Tensor]) -> None:
+        tensors[PERIODS].fill_(value)
+
+    path = pickled(tmp_path / "x.pth", fill)
     with pytest.raises(WeightsFormatError, match="RoPE periods that are not positive numbers"):
         inspect_weights(path)
     assert_refused(path, tmp_path, "RoPE periods that are not positive numbers")
