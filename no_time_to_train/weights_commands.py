@@ -135,7 +135,8 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
             remedy="set train.dino_root to the folder that is to hold the weights",
         )
     for key, given in (("train.dino_root", root), ("paths.dataset_root", data)):
-        check_local(given or "", f"{key} in {config_file}")
+        if given is not None:
+            check_local(given, f"{key} in {config_file}")
     folder = config_file.parent / (root if root is not None else Path(data or "") / default_folder(name, None).name)
     fetch(name, folder, quiet=quiet, json=json)
 
