@@ -19,7 +19,7 @@ from no_time_to_train import weights_commands
 from no_time_to_train.data.command import sample_references_command
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.export.command import export
-from no_time_to_train.files import check_local, without_home
+from no_time_to_train.files import check_local, in_home, without_home
 from no_time_to_train.messages import CHECK_PATH, in_one_line, nearest
 from no_time_to_train.parity.command import compare
 from no_time_to_train.prediction.command import predict
@@ -107,7 +107,7 @@ def main(args: Sequence[str] | None = None) -> int:
         from jsonargparse import auto_cli
 
         if command is not None:
-            _check_paths(args, command)
+            args = _with_paths(args, command)
 
         try:
             return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
@@ -195,24 +195,35 @@ def _check_names(args: Sequence[str], command: Callable[..., Any] | None, error:
         ) from error
 
 
-def _check_paths(args: Sequence[str], command: Callable[..., Any]) -> None:
-    """Refuse addresses where a command takes paths.
+def _with_paths(args: Sequence[str], command: Callable[..., Any]) -> list[str]:
+    """Return a command's arguments with `~` filled in, which a shell does only where it begins an argument.
 
     Args:
         args: As `_spelled_out` returns them.
         command: The command.
 
     Raises:
-        ConfigError: A path is an address.
+        ConfigError: A path is an address, or holds a variable.
     """
     parameters = inspect.signature(command).parameters.items()
-    paths = {f"--{name}" for name, parameter in parameters if "Path" in str(parameter.annotation)}
-    for option, value in pairwise([*args, ""]):
-        name, equals, own = option.partition("=")
-        if name in paths:
-            text = own if equals else value
-            for path in json.loads(text) if text.startswith("[") else [text]:
-                check_local(path, name.replace("_", "-"))
+    kinds = {f"--{name}": _given(parameter.annotation) for name, parameter in parameters}
+    paths = {name: get_origin(kind) is list for name, kind in kinds.items() if "Path" in str(kind)}
+
+    def filled(option: str, text: str) -> str:
+        given: list[str] = json.loads(text) if paths[option] else [text]
+        for path in given:
+            check_local(path, option.replace("_", "-"))
+        found = [in_home(path) for path in given]
+        return json.dumps(found) if paths[option] else found[0]
+
+    spelled: list[str] = []
+    for before, arg in pairwise(["", *args]):
+        name, equals, value = arg.partition("=")
+        if before in paths:
+            spelled.append(filled(before, arg))
+        else:
+            spelled.append(f"{name}={filled(name, value)}" if equals and name in paths else arg)
+    return spelled
 
 
 def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: Sequence[str]) -> list[str]:
@@ -250,7 +261,7 @@ def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: S
         spelled.append(f"{option}{equals}{value}")
         if option in flags and not equals:
             spelled.append(rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true")
-        elif option.startswith("--") and not equals and rest and option not in {"--help", "--config", "--debug"}:
+        elif option.startswith("--") and not equals and rest and option not in {"--help", "--print_config", "--debug"}:
             spelled.append(rest.pop(0))
     for option, values in lists.items():
         # As one list; in quotes, where a path may look like YAML.

@@ -174,21 +174,24 @@ def is_address(path: Path | str) -> bool:
 
 
 def check_local(path: Path | str, name: str) -> None:
-    """Refuse an address where a path on this machine is expected.
+    """Refuse an empty path, and what would become a local folder of that name: an address, or a variable.
 
     Args:
         path: What was given.
         name: The setting or option that it was given as.
 
     Raises:
-        ConfigError: It is an address.
+        ConfigError: It is one.
     """
     if is_address(path):
         raise ConfigError(f"{name} is {_as_given(path)}, expected a path on this machine", remedy=_ONLY_LOCAL)
-    if str(path).split("/", 1)[0] == "~":
-        # Of `--root=~/x` no shell replaces the `~`, and of JSON and YAML nobody does.
+    if not str(path).strip():
+        # As a `Path` it would be the working directory: "$OUT" in a script where OUT is not set.
+        raise ConfigError(f"{name} is empty, expected a path", remedy="name one, or leave it out")
+    if "${" in str(path):
         raise ConfigError(
-            f"{name} is {path}, a folder called ~ in this one", remedy="write the path in full, from / on"
+            f"{name} is {path}, expected a path without variables",
+            remedy="write it in full; a YAML of a run may begin its paths with ${trainer.default_root_dir}",
         )
 
 
@@ -365,6 +368,16 @@ def without_home(text: str) -> str:
     home = os.environ.get("HOME", "").rstrip("/")
     # Where a path begins, and not within another one.
     return re.sub(rf"(?<![\w.~-]){re.escape(home)}/", "~/", text) if home else text
+
+
+def in_home(path: str) -> str:
+    """Put the home folder in the place of `~` at the beginning of a path; the reverse of `without_home`.
+
+    Examples:
+        >>> in_home("~/photos") == f"{Path.home()}/photos", in_home("a/~/b"), in_home("~a")
+        (True, 'a/~/b', '~a')
+    """
+    return str(Path(path).expanduser()) if path == "~" or path.startswith("~/") else path
 
 
 def remove_file(path: Path) -> None:

@@ -32,7 +32,8 @@ from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrain
 from no_time_to_train.files import check_local, check_writable, without_home, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.pl_wrapper.option_names import check_names
-from no_time_to_train.pl_wrapper.run_settings import check_paths, check_sizes, with_root
+from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
+from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
 from no_time_to_train.process import Stopped, catch_signals, check_arguments, is_out_of_memory, is_program, program
 from no_time_to_train.run_locks import sole_run
 from no_time_to_train.yaml_files import read_yaml
@@ -42,7 +43,6 @@ _OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 _LONGEST_WAIT = 20.0  # seconds
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _CORRECT = "correct it in the YAML or on the command line"
-MEMORY_SUFFIX = ".safetensors"
 
 
 class NttLightningCLI(LightningCLI):
@@ -70,9 +70,10 @@ class NttLightningCLI(LightningCLI):
             raise ConfigError(f"seed_everything is {seed}", remedy="set 0 or more, below 2^32")
         if not isinstance(chosen.trainer, Namespace):
             raise ConfigError(f"trainer is {chosen.trainer!r:.60}, expected settings by name", remedy=_CORRECT)
-        given = chosen.get("ckpt_path")
-        if given is not None and not str(given).strip():
-            raise ConfigError("ckpt_path is empty", remedy="name a file, or leave it out")
+        filled = with_root(chosen)
+        given = filled.get("ckpt_path")
+        if given is not None:
+            check_local(given, "ckpt_path")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
         elif given:
@@ -80,9 +81,10 @@ class NttLightningCLI(LightningCLI):
             if str(given) not in ("best", "last", "hpc"):
                 # Lightning looks into it before anything can say what is wrong with it.
                 self.checkpoint = names_in(Path(given))
-        check_paths(chosen)
+        check_paths(filled)
         check_sizes(chosen)
-        check_local(self.memory_path or "", "ckpt_path")
+        if self.memory_path is not None:
+            check_local(self.memory_path, "ckpt_path")
         if chosen.get("weights_only") is False:
             raise ConfigError(
                 "weights_only is false, and a checkpoint that asks for more than tensors is never loaded",
@@ -147,6 +149,11 @@ class NttLightningCLI(LightningCLI):
         out_path = self._get(self.config_init, "out_path")
         for name, path in (("memory_path", self.memory_path), ("out_path", out_path)):
             if path is not None:
+                if not hasattr(self.model, name):
+                    option = "--ckpt_path" if name == "memory_path" else "--out_path"
+                    raise ConfigError(
+                        f"{option} is {path}, and {type(self.model).__name__} has no memory", remedy="leave it out"
+                    )
                 setattr(self.model, name, path)
 
     def before_fit(self) -> None:
@@ -365,7 +372,9 @@ def _check_configurations(args: Sequence[str]) -> None:
     """
     named = [value for option, value in pairwise(args) if option in ("-c", "--config")]
     named += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
-    models = [read_yaml(Path(name)).get("model") for name in named]
+    documents = [read_yaml(Path(name)) for name in named]
+    check_empty(args, documents)
+    models = [document.get("model") for document in documents]
     by_option = any(re.match(r"--model(\.class_path)?(=|$)", arg) for arg in args)
     says = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
     if named and not by_option and not says:

@@ -82,7 +82,7 @@ def _in_words(text: str) -> str:
     """Say the types that jsonargparse names in a user's words."""
     text = re.sub(r"Expected a <class '([\w.]+)'>", lambda kind: f"expected {_KINDS.get(kind[1], kind[1])}", text)
     text = re.sub(r"Expected a typing\.Literal\[([^]]*)\]", r"expected one of \1", text)
-    text = re.sub(r"(?<=are required: ).+", lambda keys: re.sub(r"\b\w+\.(\w+)", _option, keys[0]), text)
+    text = re.sub(r"(?<=are required: ).+", lambda keys: re.sub(r"[\w-]+\.(\w+)", _option, keys[0]), text)
     return text.replace(". Got value: ", ", got ")
 
 

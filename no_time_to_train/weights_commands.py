@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError, WeightsFormatError
-from no_time_to_train.files import check_local, without_home
+from no_time_to_train.files import check_local, in_home, without_home
 from no_time_to_train.redact import printable
 
 
@@ -136,8 +136,10 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
             remedy="set train.dino_root to the folder that is to hold the weights",
         )
     for key, given in (("train.dino_root", root), ("paths.dataset_root", data)):
-        check_local(given or "", f"{key} in {config_file}")
-    folder = config_file.parent / (root if root is not None else Path(data or "") / default_folder(name, None).name)
+        if given is not None:
+            check_local(given, f"{key} in {config_file}")
+    within = in_home(root) if root is not None else Path(in_home(data or "")) / default_folder(name, None).name
+    folder = config_file.parent / within
     fetch(name, folder, quiet=quiet, json=json)
 
 

@@ -1,14 +1,15 @@
 """Checks of a run's settings after they are parsed and before anything is built from them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.files import check_local
+from no_time_to_train.files import check_local, in_home
 from no_time_to_train.limits import check_number, shown_number
 
 ROOT = "${trainer.default_root_dir}"
@@ -23,39 +24,63 @@ def check_paths(settings: Namespace) -> None:
     """Refuse addresses such as `s3://bucket/run` where files are read or written: they would become local folders.
 
     Args:
-        settings: Of a subcommand, as they are parsed.
+        settings: Of a subcommand, as `with_root` returns them.
 
     Raises:
-        ConfigError: A path is an address.
+        ConfigError: A path is an address, or holds a variable.
     """
     for name, value in _leaves(settings, ""):
         if isinstance(value, Path) or (isinstance(value, str) and _PATHS.search(name)):
             check_local(value, name.replace(".init_args", ""))
 
 
-def with_root(settings: Namespace) -> Namespace:
-    """Return settings in which `${trainer.default_root_dir}` at the beginning of a path is filled in.
+def check_empty(args: Sequence[str], documents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse empty text, which parsing makes the working directory where a path is expected.
 
-    So one setting moves all files of a run, whatever a configuration says of its parts.
+    Args:
+        args: The command line.
+        documents: Its configuration files.
+
+    Raises:
+        ConfigError: An option of the command line is empty, or a setting of the model or the data.
+    """
+    found = [option for option, value in pairwise(args) if option.startswith("--") and "=" not in option and not value]
+    found += [arg.removesuffix("=") for arg in args if re.fullmatch(r"--[\w.]+=", arg)]
+    for document in documents:
+        for part in ("model", "data"):
+            found += [name for name, value in _leaves(document.get(part), part) if value == ""]
+    if found:
+        raise ConfigError(
+            f"{found[0].replace('.init_args', '')} is empty", remedy="set it, or leave it out; null is for nothing"
+        )
+
+
+def with_root(settings: Namespace) -> Namespace:
+    """Return settings in which `${trainer.default_root_dir}` and `~` at the beginning of a path are filled in.
+
+    So one setting moves all files of a run, whatever a configuration says of its parts. A shell fills in `~` where it
+    begins an argument, and nowhere else.
 
     Args:
         settings: Of a subcommand, as they are parsed; left as they are.
     """
-    root = str(settings.trainer.get("default_root_dir") or ".")
+    root = in_home(str(settings.trainer.get("default_root_dir") or "."))
 
-    def filled(value: Any) -> Any:
+    def filled(value: Any, name: str) -> Any:
         if isinstance(value, Namespace):
-            entries = {key: filled(entry) for key, entry in vars(value).items()}
+            entries = {key: filled(entry, key) for key, entry in vars(value).items()}
             return Namespace(**entries)  # type: ignore[no-untyped-call] # jsonargparse's has no types
         if isinstance(value, dict):
-            return {key: filled(entry) for key, entry in value.items()}
+            return {key: filled(entry, str(key)) for key, entry in value.items()}
         if isinstance(value, list):
-            return [filled(entry) for entry in value]
+            return [filled(entry, name) for entry in value]
         if isinstance(value, str | Path) and str(value).startswith(ROOT):
             return type(value)(root + str(value).removeprefix(ROOT))
+        if isinstance(value, Path) or (isinstance(value, str) and _PATHS.search(name)):
+            return type(value)(in_home(str(value)))
         return value
 
-    found = filled(settings)
+    found = filled(settings, "")
     assert isinstance(found, Namespace)
     return found
 

@@ -30,6 +30,7 @@ from no_time_to_train.visualization import Overlays, ReferencePictures
 TestMode = Literal["full", "fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory"]
 
 METRICS = "metrics.json"
+MEMORY_SUFFIX = ".safetensors"
 
 # What each mode reads, and whether it begins with a memory file.
 _READS: dict[TestMode, tuple[str, ...]] = {
@@ -110,6 +111,21 @@ class Sam2MatcherLightningModel(LightningModule):
         if self.test_mode in _WRITES_MEMORY and self.out_path is None:
             raise ConfigError(
                 f"test_mode {self.test_mode} writes a memory file", remedy="say where with --out_path FILE"
+            )
+        if self.test_mode not in _NEEDS_MEMORY and self.memory_path is not None:
+            raise ConfigError(
+                f"test_mode {self.test_mode} does not begin with a memory file, and --ckpt_path is {self.memory_path}",
+                remedy=f"leave it out, or set --model.test_mode to one of {', '.join(sorted(_NEEDS_MEMORY))}",
+            )
+        if self.test_mode not in _WRITES_MEMORY and self.out_path is not None:
+            raise ConfigError(
+                f"test_mode {self.test_mode} does not write a memory file, and --out_path is {self.out_path}",
+                remedy=f"leave it out, or set --model.test_mode to one of {', '.join(sorted(_WRITES_MEMORY))}",
+            )
+        if self.out_path is not None and self.out_path.suffix != MEMORY_SUFFIX:
+            raise ConfigError(
+                f"--out_path is {self.out_path}, expected a name that ends in {MEMORY_SUFFIX}",
+                remedy="rename it: --ckpt_path takes a memory by this ending",
             )
         for kind in _READS[self.test_mode]:
             if kind == "references":
