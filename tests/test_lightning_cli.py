@@ -164,6 +164,49 @@ def test_negative_references_in_one_run_and_in_steps(small: list[str], data: Tin
     assert read(tmp_path / "steps" / "results.json") == read(tmp_path / "one" / "results.json")
 
 
+@pytest.mark.parametrize("mode", ["test", "fill_memory_neg"])
+def test_a_memory_of_other_classes_than_named_is_refused(
+    mode: str, small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = tmp_path / "filled.safetensors"
+    assert run(*small, "--model.test_mode", "fill_memory", "--out_path", filled, into=tmp_path / "fill") == 0
+    step = ["--model.test_mode", mode, "--ckpt_path", filled, "--out_path", tmp_path / "whole.safetensors"]
+    step += ["--data.negative_references", str(data.negatives)]
+    capsys.readouterr()
+    assert run(*small, *step, "--data.class_names", "[disc]", into=tmp_path / "out") == 2
+    assert re.search(r"data\.class_names or data\.split .*one of the two has square", one_error(capsys))
+    assert run(*small, *step, "--data.class_names", "[square, disc]", into=tmp_path / "out") == 0
+
+
+def test_negative_references_that_are_not_read_are_told(
+    small: list[str], data: TinyData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled = tmp_path / "filled.safetensors"
+    assert run(*small, "--model.test_mode", "fill_memory", "--out_path", filled, into=tmp_path) == 0
+    negatives = ["--data.negative_references", str(data.negatives)]
+    assert run(*small, *negatives, "--model.test_mode", "test", "--ckpt_path", filled, into=tmp_path) == 0
+    assert "data.negative_references are not used" in caplog.text
+
+
+def test_a_limit_on_batches_does_not_leave_negative_references_out(
+    small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document, filled = read(data.negatives), tmp_path / "filled.safetensors"
+    first = document["annotations"][0]
+    document["annotations"] = [first | {"id": number} for number in range(1, 7)]
+    (tmp_path / "negatives.json").write_text(json.dumps(document))
+    assert run(*small, "--model.test_mode", "fill_memory", "--out_path", filled, into=tmp_path) == 0
+    negatives = ["--data.negative_references", str(tmp_path / "negatives.json")]
+    step = ["--model.test_mode", "fill_memory_neg", "--ckpt_path", filled, "--out_path", tmp_path / "whole.safetensors"]
+    # There are 4 references, all of which are read.
+    for mode in ([], step):
+        capsys.readouterr()
+        assert run(*small, *negatives, *mode, "--trainer.limit_test_batches", "5", into=tmp_path / "out") == 2
+        assert "5 of 6 negative references were read" in one_error(capsys)
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "whole.safetensors").exists()
+
+
 def test_reference_pictures(small: list[str], tmp_path: Path) -> None:
     assert run(*small, "--model.test_mode", "vis_memory", into=tmp_path) == 0
     pictures = sorted((tmp_path / "memory").glob("*.png"))
@@ -444,6 +487,7 @@ BAD = {
     "missing memory": (["--model.test_mode", "test", "--ckpt_path", "no.safetensors"], "no memory bank at"),
     "trainer": (["--trainer.devicess", "2"], "devicess"),
     "config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    "no batches": (["--trainer.limit_test_batches", "0"], "limit_test_batches is 0"),
     "limit": (["--trainer.limit_test_batches", "1"], "1 of 4 references were read.*data.max_targets"),
 }
 

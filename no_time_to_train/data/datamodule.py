@@ -181,6 +181,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         self._reference_set: ReferenceSet | None = None
         self._targets: CocoDataset | None = None
         self._target_datasets: dict[tuple[str, ...], CocoDataset] = {}
+        self._negative_sets: dict[tuple[str, ...], tuple[Reference, ...]] = {}
 
     def reference_set(self) -> ReferenceSet:
         """Read the references, once, and say by which classes.
@@ -266,12 +267,23 @@ class ReferenceTargetDataModule(LightningDataModule):
         folder = _folder(self.reference_images, "reference_images")
         return self._loader(ReferenceDataset(self.reference_set().references, folder))
 
+    def negative_set(self, class_names: Sequence[str]) -> tuple[Reference, ...]:
+        """Read the negative references of these classes, once.
+
+        Raises:
+            ConfigError: `negative_references` is not set.
+            NoTimeToTrainError: As `load_negative_references` does.
+        """
+        names = tuple(class_names)
+        if names not in self._negative_sets:
+            path = _required(self.negative_references, "negative_references", "a COCO JSON of negative references")
+            self._negative_sets[names] = load_negative_references(path, names)
+        return self._negative_sets[names]
+
     def negative_dataloader(self, class_names: Sequence[str]) -> DataLoader[ReferenceItem]:
         """Return a loader of this process's share of the negative references of these classes."""
-        path = _required(self.negative_references, "negative_references", "a COCO JSON of negative references")
         folder = _folder(self.negative_images, "negative_images")
-        references = load_negative_references(path, class_names)
-        return self._loader(ReferenceDataset(references, folder))
+        return self._loader(ReferenceDataset(self.negative_set(class_names), folder))
 
     def target_dataloader(self, class_names: Sequence[str]) -> DataLoader[TargetItem]:
         """Return a loader of lists of targets, this process's share of them."""

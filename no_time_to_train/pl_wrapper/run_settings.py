@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.files import check_local, in_home
@@ -124,6 +125,23 @@ def check_precision(precision: str) -> None:
             f"trainer.precision is {precision}, expected one of {', '.join(_MATCHING_PRECISIONS)}",
             remedy="prompts and matching are computed in fp32; for faster models set model_cfg.precision to bf16",
         )
+
+
+def check_limit(trainer: Trainer, stage: str) -> None:
+    """Refuse a run of no batches, which Lightning ends at once, without results and without an error.
+
+    Args:
+        trainer: Of the run.
+        stage: As Lightning names it.
+
+    Raises:
+        ConfigError: The trainer's limit on batches is 0.
+    """
+    name = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}.get(
+        stage
+    )
+    if name is not None and not getattr(trainer, name):
+        raise ConfigError(f"trainer.{name} is 0, so that nothing would be read", remedy="leave it out")
 
 
 def _leaves(settings: Any, name: str) -> Iterator[tuple[str, Any]]:

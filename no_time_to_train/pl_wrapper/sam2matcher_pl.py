@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,12 @@ from no_time_to_train.messages import plain_console
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.matcher_config import MatcherConfig
-from no_time_to_train.pl_wrapper.run_settings import check_precision
+from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
 from no_time_to_train.redact import printable
 from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.visualization import Overlays, ReferencePictures
+
+log = logging.getLogger(__name__)
 
 TestMode = Literal["full", "fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory"]
 
@@ -104,6 +107,7 @@ class Sam2MatcherLightningModel(LightningModule):
     def setup(self, stage: str) -> None:
         """Check what the mode needs before anything large is loaded."""
         check_precision(str(self.trainer.precision))
+        check_limit(self.trainer, stage)
         if self.test_mode in _NEEDS_MEMORY and self.memory_path is None:
             raise ConfigError(
                 f"test_mode {self.test_mode} begins with a memory file", remedy="give it as --ckpt_path FILE"
@@ -221,11 +225,33 @@ class Sam2MatcherLightningModel(LightningModule):
         self._filled, self._memory_whole = [], False
         if self.test_mode in _NEEDS_MEMORY:
             memory = MemoryBank.load(cast(Path, self.memory_path))
+            self._check_memory(memory)
             self._model.use_memory(memory)
             return memory.class_names
         references = self._data.reference_set()
         self._model.start_memory(references.class_names)
         return references.class_names
+
+    def _check_memory(self, memory: MemoryBank) -> None:
+        """Refuse settings of the data that a memory would leave without effect, or say so.
+
+        Raises:
+            ConfigError: Other classes are named than the memory has.
+        """
+        named = self._data.class_names
+        if named is not None and set(named) != set(memory.class_names):
+            only = sorted(set(named) ^ set(memory.class_names))
+            raise ConfigError(
+                f"data.class_names or data.split name other classes than the memory {self.memory_path} has: one of the "
+                f"two has {', '.join(only[:10])}{', ...' if len(only) > 10 else ''}, the other has not",
+                remedy="leave them out for the memory's classes, or fill a memory of these classes",
+            )
+        if self.test_mode == "test" and self._data.negative_references is not None and not memory.negative.any():
+            log.warning(
+                "data.negative_references are not used: test_mode test reads the memory %s, which has no negative "
+                "references (fill them in with test_mode fill_memory_neg)",
+                self.memory_path,
+            )
 
     def _fill(self, item: ReferenceItem, loader: int) -> None:
         """Encode a reference, to be added to the memory when all processes have theirs."""
@@ -240,11 +266,11 @@ class Sam2MatcherLightningModel(LightningModule):
         self._memory_whole = True
         memory = cast(MemoryBank, self._model.memory)
         rows = sorted(itertools.chain.from_iterable(gather_objects(self._filled)), key=lambda row: row[0])
-        if "references" in _READS[self.test_mode]:
-            read, wanted = sum(loader == 0 for (loader, _), *_ in rows), len(self._data.reference_set().references)
+        for loader, (kind, wanted) in enumerate(self._wanted_references()):
+            read = sum(number == loader for (number, _), *_ in rows)
             if read < wanted:
                 raise ConfigError(
-                    f"{read} of {wanted} references were read: the trainer's limit on batches holds for them too",
+                    f"{read} of {wanted} {kind} were read: the trainer's limit on batches holds for them too",
                     remedy="set data.max_targets to try fewer targets",
                 )
         for _, mean, class_index, negative in rows:
@@ -252,6 +278,14 @@ class Sam2MatcherLightningModel(LightningModule):
         self._filled = []
         if self.test_mode != "fill_memory":
             memory.finalize()
+
+    def _wanted_references(self) -> list[tuple[str, int]]:
+        """Return what each loader of references is of, and how many it has over all processes, in their order."""
+        names, reads = cast(MemoryBank, self._model.memory).class_names, _READS[self.test_mode]
+        wanted = [("references", len(self._data.reference_set().references))] if "references" in reads else []
+        if "negatives" in reads or ("optional negatives" in reads and self._data.negative_references is not None):
+            wanted.append(("negative references", len(self._data.negative_set(names))))
+        return wanted
 
     def _write_memory(self, path: Path) -> None:
         if self.trainer.is_global_zero:

@@ -188,11 +188,8 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
 def test_crowds_are_no_negative_references(tmp_path: Path) -> None:
     data = write_dataset(tmp_path)
     document = json.loads(data.negatives.read_text())
-    module = ReferenceTargetDataModule(
-        data.references, data.images, negative_references=data.negatives, negative_images=data.images
-    )
-    names = module.reference_set().class_names
-    before = len(list(module.negative_dataloader(names)))
+    names = module(data).reference_set().class_names
+    before = len(list(module(data, negative_references=data.negatives).negative_dataloader(names)))
     document["annotations"].append(document["annotations"][0] | {"id": 99, "iscrowd": 1})
     data.negatives.write_text(json.dumps(document))
-    assert len(list(module.negative_dataloader(names))) == before
+    assert len(list(module(data, negative_references=data.negatives).negative_dataloader(names))) == before
