@@ -59,6 +59,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("process", "signals, exit status"),
         ("run_locks", "one run a folder"),
     ),
+    (("paths", "that users give: checked, shown, opened"),),
     (
         ("errors", "what failed, and what mends it"),
         ("leftovers", "of killed processes"),

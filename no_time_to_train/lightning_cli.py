@@ -29,8 +29,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
-from no_time_to_train.files import check_local, check_writable, without_home, write_text_atomic
+from no_time_to_train.files import check_writable, write_text_atomic
 from no_time_to_train.messages import CHECK_PATH, in_one_line
+from no_time_to_train.paths import check_local, without_home
 from no_time_to_train.pl_wrapper.option_names import check_names
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError, WeightsFormatError
-from no_time_to_train.files import check_local, in_home, without_home
+from no_time_to_train.paths import check_local, in_home, without_home
 from no_time_to_train.redact import printable
 
 

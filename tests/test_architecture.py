@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "no_time_to_train"
 # From the ground up. Rooms of one floor may not import each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "leftovers", "redact"),
+    ("paths",),
     (
         "files",
         "distributed",

@@ -15,16 +15,8 @@ from safetensors.torch import save_file
 
 from no_time_to_train import files
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import (
-    atomic_files,
-    atomic_folder,
-    atomic_path,
-    open_regular,
-    put_in_place,
-    read_regular,
-    without_home,
-    write_text_atomic,
-)
+from no_time_to_train.files import atomic_files, atomic_folder, atomic_path, put_in_place, write_text_atomic
+from no_time_to_train.paths import open_regular, read_regular, without_home
 
 
 def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:

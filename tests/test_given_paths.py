@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import dict_to_namespace
 
 from no_time_to_train.cli import main as ntt
 from no_time_to_train.lightning_cli import main
@@ -55,8 +55,9 @@ def test_a_command_fills_in_the_home_folder(given: list[str], tmp_path: Path) ->
 
 def test_a_run_fills_in_the_home_folder(tmp_path: Path) -> None:
     home = str(tmp_path / "home")
-    settings = Namespace(trainer=Namespace(default_root_dir="~/run"), ckpt_path="~/a.ckpt", out_path=Path("~/b"))
-    settings.data = Namespace(root=Path("${trainer.default_root_dir}/x"), folders=[Path("~"), Path("a/~")], name="~/c")
+    data = {"root": Path("${trainer.default_root_dir}/x"), "folders": [Path("~"), Path("a/~")], "name": "~/c"}
+    run = {"trainer": {"default_root_dir": "~/run"}, "ckpt_path": "~/a.ckpt", "out_path": Path("~/b"), "data": data}
+    settings = dict_to_namespace(run)
     filled = with_root(settings)
     assert filled.trainer.default_root_dir == f"{home}/run"
     assert (filled.ckpt_path, filled.out_path) == (f"{home}/a.ckpt", Path(home, "b"))

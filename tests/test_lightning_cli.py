@@ -170,7 +170,14 @@ def test_a_memory_of_other_classes_than_named_is_refused(
 ) -> None:
     filled = tmp_path / "filled.safetensors"
     assert run(*small, "--model.test_mode", "fill_memory", "--out_path", filled, into=tmp_path / "fill") == 0
-    step = ["--model.test_mode", mode, "--ckpt_path", filled, "--out_path", tmp_path / "whole.safetensors"]
+    step: list[str | Path] = [
+        "--model.test_mode",
+        mode,
+        "--ckpt_path",
+        filled,
+        "--out_path",
+        tmp_path / "whole.safetensors",
+    ]
     step += ["--data.negative_references", str(data.negatives)]
     capsys.readouterr()
     assert run(*small, *step, "--data.class_names", "[disc]", into=tmp_path / "out") == 2
@@ -197,9 +204,11 @@ def test_a_limit_on_batches_does_not_leave_negative_references_out(
     (tmp_path / "negatives.json").write_text(json.dumps(document))
     assert run(*small, "--model.test_mode", "fill_memory", "--out_path", filled, into=tmp_path) == 0
     negatives = ["--data.negative_references", str(tmp_path / "negatives.json")]
-    step = ["--model.test_mode", "fill_memory_neg", "--ckpt_path", filled, "--out_path", tmp_path / "whole.safetensors"]
+    step: list[str | Path] = ["--model.test_mode", "fill_memory_neg", "--ckpt_path", filled]
+    step += ["--out_path", tmp_path / "whole.safetensors"]
     # There are 4 references, all of which are read.
-    for mode in ([], step):
+    modes: list[list[str | Path]] = [[], step]
+    for mode in modes:
         capsys.readouterr()
         assert run(*small, *negatives, *mode, "--trainer.limit_test_batches", "5", into=tmp_path / "out") == 2
         assert "5 of 6 negative references were read" in one_error(capsys)

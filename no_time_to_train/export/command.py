@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.files import without_home
 from no_time_to_train.image_sizes import read_image_size
 from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
+from no_time_to_train.paths import without_home
 
 
 def export(

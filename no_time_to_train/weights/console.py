@@ -15,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from no_time_to_train.files import without_home
+from no_time_to_train.paths import without_home
 from no_time_to_train.redact import printable, redact
 
 

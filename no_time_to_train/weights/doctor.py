@@ -21,7 +21,7 @@ from no_time_to_train.errors import (
     OutputError,
     ShapeMismatchError,
 )
-from no_time_to_train.files import without_home
+from no_time_to_train.paths import without_home
 from no_time_to_train.redact import printable
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
 from no_time_to_train.weights.architecture import matches

@@ -12,7 +12,7 @@ from PIL import Image
 
 from no_time_to_train.data.coco import encode_mask
 from no_time_to_train.data.stamps import FileStamp
-from no_time_to_train.files import open_regular
+from no_time_to_train.paths import open_regular
 from no_time_to_train.prediction.results import found_dataset, write_coco_folder, write_results
 
 HERE = Path(__file__).parent
