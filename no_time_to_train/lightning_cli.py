@@ -34,6 +34,7 @@ from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.pl_wrapper.option_names import check_names
 from no_time_to_train.pl_wrapper.run_settings import check_paths, check_sizes, with_root
 from no_time_to_train.process import Stopped, catch_signals, check_arguments, is_out_of_memory, is_program, program
+from no_time_to_train.redact import printable
 from no_time_to_train.run_locks import sole_run
 from no_time_to_train.yaml_files import read_yaml
 
@@ -394,7 +395,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     """Print a warning in one line, without the source line that gave it."""
-    print(f"warning: {without_home(' '.join(str(message).split()))}", file=sys.stderr)
+    print(f"warning: {printable(without_home(' '.join(str(message).split())))}", file=sys.stderr)
 
 
 def _parser_kwargs() -> dict[str, Any]:
