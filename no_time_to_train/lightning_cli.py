@@ -8,7 +8,6 @@ import logging
 import os
 import pickle
 import re
-import signal
 import sys
 import time
 import warnings
@@ -23,20 +22,20 @@ import torch
 import torch.distributed
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
-from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
-from no_time_to_train.files import check_writable, write_text_atomic
+from no_time_to_train.files import check_writable
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.paths import check_local, without_home
 from no_time_to_train.pl_wrapper.option_names import check_names
+from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
-from no_time_to_train.process import Stopped, catch_signals, check_arguments, is_out_of_memory, is_program, program
-from no_time_to_train.run_locks import sole_run
+from no_time_to_train.process import Stopped, check_arguments, is_out_of_memory, is_program, program
+from no_time_to_train.redact import printable
 from no_time_to_train.yaml_files import read_yaml
 
 # Their own processes start all others, and do not end with them.
@@ -174,103 +173,6 @@ class NttLightningCLI(LightningCLI):
             print(without_home(f"{trained}run: {self.trainer.default_root_dir}"))
 
 
-class _Signals(Callback):
-    """Stops the run at once on a signal, with all its processes; Lightning alone would finish the batch and exit 0."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace Lightning's handlers, which it installs after `on_fit_start` and before these.
-
-        Its own for SIGTERM broadcasts to the other processes, and never returns where they wait for something else.
-        """
-        catch_signals()
-
-    on_sanity_check_start = on_test_start = on_predict_start = on_validation_start = on_train_start
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the processes that Lightning has launched; SIGTERM would not reach one that waits in a collective."""
-        launcher = trainer.strategy.launcher
-        if isinstance(exception, Stopped) and launcher is not None:
-            launcher.kill(signal.SIGKILL)
-
-
-class _SoleRun(Callback):
-    """Keeps a second run out of the run's folder, in which it would mix its files with the first one's.
-
-    Args:
-        held: Releases the folder when it is closed.
-    """
-
-    def __init__(self, held: ExitStack) -> None:
-        self._held = held
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hold the folder, before models are built.
-
-        Raises:
-            OutputError: Another run of the kind holds it.
-        """
-        folder, is_fit = Path(trainer.default_root_dir), stage == "fit"
-        # Trainings may name each of their folders, and leave the root where they are started.
-        elsewhere = is_fit and folder.absolute() == Path.cwd()
-        if elsewhere or not getattr(pl_module, "writes_run_folder", True):
-            return
-        refusal = None
-        if trainer.is_global_zero:
-            kind = "run_lightening.py fit" if is_fit else "run_lightening.py"
-            remedy = "wait until it has ended, or name another folder with --trainer.default_root_dir"
-            try:
-                self._held.enter_context(sole_run(folder, kind, remedy=remedy))
-            except OutputError as error:
-                refusal = error.message, error.remedy
-        # All processes end by themselves, rather than in waiting for the first one.
-        refusal = gather_objects(refusal)[0]
-        if refusal is not None:
-            raise OutputError(refusal[0], remedy=refusal[1])
-
-
-class _SaveWholeConfig(SaveConfigCallback):
-    """Writes `config.yaml` wholly or not at all, just before a run's results; bad input leaves an older one alone."""
-
-    _folder: Path | None = None
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, written: Namespace, **more: Any) -> None:
-        super().__init__(parser, written, **more)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write nothing yet: models and data may turn out to be missing."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask for the run's folder, which is broadcast, while every process asks for the same."""
-        self._folder = None if trainer.log_dir is None else Path(trainer.log_dir)
-
-    on_test_start = on_predict_start = on_fit_start
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `on_fit_start`; the validation within a training is not meant, here and below."""
-        if trainer.validating:
-            self.on_fit_start(trainer, pl_module)
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Write it after the first step, and before the first checkpoint: the images are there and can be read."""
-        self._write(trainer)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it before the module, whose turn is next, writes the results."""
-        self._write(trainer)
-
-    on_predict_epoch_end = on_test_epoch_end
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `on_test_epoch_end`."""
-        if trainer.validating:
-            self._write(trainer)
-
-    def _write(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and not self.already_saved and self._folder is not None:
-            write_text_atomic(self._folder / self.config_filename, self.parser.dump(self.config, skip_unset=False))
-        self.already_saved = True
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -300,10 +202,10 @@ def main(args: Sequence[str] | None = None) -> int:
                 LightningModule,
                 LightningDataModule,
                 trainer_class=Trainer,
-                trainer_defaults={"callbacks": [_Signals(), _SoleRun(held)]},
+                trainer_defaults={"callbacks": [Signals(), SoleRun(held)]},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                save_config_callback=_SaveWholeConfig,
+                save_config_callback=SaveWholeConfig,
                 parser_kwargs=_parser_kwargs(),
                 args=given,
             )
@@ -407,7 +309,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     """Print a warning in one line, without the source line that gave it."""
-    print(f"warning: {without_home(' '.join(str(message).split()))}", file=sys.stderr)
+    print(f"warning: {printable(without_home(' '.join(str(message).split())))}", file=sys.stderr)
 
 
 def _parser_kwargs() -> dict[str, Any]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CHECK_PATH = "check the path, its permissions and the space that is left"
+# What Python's tempfile says where neither TMPDIR nor the usual folders can be written to.
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"
 _NOISE = (
     "Does not validate against any",
     "Subtypes:",
@@ -59,6 +61,8 @@ def in_one_line(error: BaseException, remedy: str) -> str:
     own = _own(error)
     if own is not None:
         return printable(" ".join(str(own).split()))
+    if _NO_TEMPORARY_FOLDER in str(error):
+        remedy = "set TMPDIR to a folder that you may write to"
     keys: list[str] = []
     leaves: list[str] = []
     got = ""

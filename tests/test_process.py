@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.process import check_arguments, is_out_of_memory
 from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
 
@@ -397,3 +399,11 @@ def test_messages_that_nobody_reads_do_not_stop_the_work(tmp_path: Path) -> None
     process.stdin.close()
     assert process.wait(60) == 0
     assert (tmp_path / "x").read_text() == "done"
+
+
+def test_without_a_temporary_folder_the_remedy_names_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.gettempdir()
+    assert "set TMPDIR to a folder" in in_one_line(caught.value, CHECK_PATH)

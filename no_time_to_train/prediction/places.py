@@ -29,10 +29,11 @@ def place_of(name: str, ending: str) -> PurePosixPath:
     *folders, last = name.split("/")
     taken = re.compile(rf".*{re.escape(ending)}{_MARK}*", re.DOTALL)
     marked = [f"{folder}{_MARK}" if taken.fullmatch(folder) else folder for folder in folders]
-    return PurePosixPath(*(_shortened(folder, "") for folder in marked), _shortened(last, ending))
+    return PurePosixPath(*(shortened(folder, "") for folder in marked), shortened(last, ending))
 
 
-def _shortened(name: str, ending: str) -> str:
+def shortened(name: str, ending: str) -> str:
+    """Return a name with its ending; if that is too long for a file system, the name is cut and ends in a hash."""
     content = os.fsencode(name)
     if len(content) + len(ending) <= _LONGEST:
         return f"{name}{ending}"

@@ -13,6 +13,7 @@ from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import DataNotFoundError, OutputError
 from no_time_to_train.files import atomic_folder, atomic_path, remove_file, remove_folder
 from no_time_to_train.prediction.inputs import InputImage
+from no_time_to_train.prediction.places import shortened
 
 COCO_FOLDER = "coco"
 _ANNOTATIONS, _IMAGES = Path("annotations", "instances_default.json"), Path("images", "default")
@@ -142,23 +143,30 @@ def _is_coco_folder(folder: Path) -> bool:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return names that differ without their endings too; the first of several keeps its own."""
+    """Return names that differ without their endings too, and that fit; the first of several keeps its own."""
     taken = {str(PurePosixPath(name).with_suffix("")) for name in names}
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
     seen: set[str] = set()
     result = []
     for name in names:
         ending = PurePosixPath(name).suffix
         stem = name.removesuffix(ending)
         if stem in seen:
-            stem, number = f"{stem}_{ending[1:]}", 1
-            base = stem
-            while stem in taken:
+            base, number = f"{stem}_{ending[1:]}", 1
+            stem = _short(base, ending)
+            while stem in taken or stem + ending in folders:
                 number += 1
-                stem = f"{base}_{number}"
+                stem = _short(f"{base}_{number}", ending)
             taken.add(stem)
         seen.add(stem)
         result.append(stem + ending)
     return result
+
+
+def _short(stem: str, ending: str) -> str:
+    """Cut the last part of a path so that it fits with its ending."""
+    folder, slash, last = stem.rpartition("/")
+    return folder + slash + shortened(last, ending).removesuffix(ending)
 
 
 def _link_or_copy(path: Path, stamp: FileStamp, target: Path) -> None:

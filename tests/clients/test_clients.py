@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from no_time_to_train.data.coco import encode_mask
-from no_time_to_train.data.stamps import FileStamp
-from no_time_to_train.paths import open_regular
+from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.prediction.results import found_dataset, write_coco_folder, write_results
 
 HERE = Path(__file__).parent
@@ -46,10 +45,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     dataset = found_dataset(entries, ["a", "b"], root / "photos")
     for kind in ("rle", "polygons"):
         write_results(root / kind, dataset, polygons=kind == "polygons", stale=())
-    files = []
-    for name in names:
-        with open_regular(root / "photos" / name) as stream:
-            files.append((root / "photos" / name, FileStamp.of(stream)))
+    files = [(path, load_stamped_image(path)[1]) for path in (root / "photos" / name for name in names)]
     write_coco_folder(root / "coco", dataset, files, polygons=True)
     paths = [root / "rle" / "predictions.json", root / "polygons" / "predictions.json", root / "coco", root / "photos"]
     # Of the project's own environment, nothing.

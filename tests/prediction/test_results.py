@@ -117,6 +117,20 @@ def test_the_folder_has_the_images_under_their_names(tmp_path: Path, ring: np.nd
     assert all(path.is_file() for path in images)
 
 
+def test_names_in_the_folder_fit_and_are_no_folders(tmp_path: Path, ring: np.ndarray) -> None:
+    long = "ü" * 125
+    names = [f"{long}.jpg", f"{long}.png", "a.jpg", "a.png", "a_png.png/x.png", f"deep/{long}.jpg", f"deep/{long}.png"]
+    images = photographs(tmp_path / "in", *names)
+    dataset = found_dataset([entry(name, ring) for name in names], ["ring"], tmp_path / "in")
+    write_coco_folder(tmp_path / "coco", dataset, stamped(images), polygons=False)
+    document = json.loads((tmp_path / "coco" / "annotations" / "instances_default.json").read_text())
+    written = [image["file_name"] for image in document["images"]]
+    assert written[2:5] == ["a.jpg", "a_png_2.png", "a_png.png/x.png"]
+    assert len({str(Path(name).with_suffix("")) for name in written}) == len(names)
+    root = tmp_path / "coco" / "images" / "default"
+    assert all((root / name).samefile(path) for name, path in zip(written, images, strict=True))
+
+
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK])
 def test_images_of_another_file_system_are_copied(
     tmp_path: Path, ring: np.ndarray, number: int, monkeypatch: pytest.MonkeyPatch
