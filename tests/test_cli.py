@@ -25,6 +25,19 @@ def test_references_are_sampled_by_seed(data: TinyData, tmp_path: Path, capsys: 
     assert len(json.loads(first)["annotations"]) == 4
 
 
+def test_the_annotation_file_is_not_replaced_by_what_is_sampled_from_it(
+    data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, link = tmp_path / "all.json", tmp_path / "link.json"
+    own.write_bytes(data.targets.read_bytes())
+    link.symlink_to(own)
+    for output in (own, link):
+        args = ["--annotations", str(own), "--output", str(output), "--shots", "1"]
+        assert main(["sample-references", *args]) == 2
+        assert "which the output would replace" in capsys.readouterr().err
+    assert own.read_bytes() == data.targets.read_bytes()
+
+
 def test_flags_take_dashes_and_need_no_value(
     data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -195,6 +195,17 @@ def test_negative_references_that_are_not_read_are_told(
     assert "data.negative_references are not used" in caplog.text
 
 
+@pytest.mark.parametrize("option", ["references", "targets"])
+def test_annotations_are_not_replaced_by_results(
+    option: str, small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "predictions.json"
+    own.write_bytes(getattr(data, option).read_bytes())
+    assert run(*small, f"--data.{option}", own, into=tmp_path) == 2
+    assert f"data.{option} is " in one_error(capsys)
+    assert own.read_bytes() == getattr(data, option).read_bytes()
+
+
 def test_a_limit_on_batches_does_not_leave_negative_references_out(
     small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

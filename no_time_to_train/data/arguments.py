@@ -3,7 +3,7 @@
 import math
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,22 @@ def checked_path(value: Any, name: str) -> Path:
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise ConfigError(f"{name} is {_shown(value)}, expected a path", remedy="give it as text or as pathlib.Path")
     return Path(value)
+
+
+def check_not_replaced(written: Iterable[Path], read: Mapping[str, Path | None]) -> None:
+    """Refuse input files that the output would replace.
+
+    Args:
+        written: The files that are written.
+        read: The files that are read, by the option or setting that names each.
+
+    Raises:
+        ConfigError: A file is both.
+    """
+    places = {os.path.realpath(path) for path in written}
+    for name, path in read.items():
+        if path is not None and os.path.realpath(path) in places:
+            raise ConfigError(f"{name} is {path}, which the output would replace", remedy="name another output")
 
 
 def _numbers(value: Any) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,14 @@ from no_time_to_train.data.references import (
     load_references,
 )
 from no_time_to_train.data.splits import resolve_split
-from no_time_to_train.data.truth import check_masks, doubts_of
-from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageSizeError
+from no_time_to_train.data.truth import MOST_BEYOND, check_masks, doubts_of
+from no_time_to_train.errors import AnnotationError, ConfigError, DataNotFoundError, ImageSizeError
 from no_time_to_train.limits import MOST_IN_BATCH, MOST_WORKERS, TOGETHER, check_number
 
 log = logging.getLogger(__name__)
+
+# Part of a reference's mask that may be outside its box: where boxes are drawn by hand, they cut off some.
+_MOST_OUTSIDE = 0.1
 
 
 @dataclass
@@ -86,6 +90,7 @@ class ReferenceDataset(Dataset[ReferenceItem]):
         mask = None
         if annotation.segmentation is not None:
             mask = torch.from_numpy(decode_mask(annotation, record.height, record.width))
+            _check_in_box(mask, reference)
         return ReferenceItem(index, reference, image, mask)
 
 
@@ -182,6 +187,15 @@ class ReferenceTargetDataModule(LightningDataModule):
         self._targets: CocoDataset | None = None
         self._target_datasets: dict[tuple[str, ...], CocoDataset] = {}
         self._negative_sets: dict[tuple[str, ...], tuple[Reference, ...]] = {}
+
+    def files(self) -> dict[str, Path | None]:
+        """Return the files of annotations that are read, by the settings that name them."""
+        return {
+            "data.references": self.references,
+            "data.reference_annotations": self.reference_annotations,
+            "data.targets": self.targets,
+            "data.negative_references": self.negative_references,
+        }
 
     def reference_set(self) -> ReferenceSet:
         """Read the references, once, and say by which classes.
@@ -305,6 +319,24 @@ class ReferenceTargetDataModule(LightningDataModule):
             sampler=Unrepeated(dataset, world, rank),
             num_workers=self.num_workers,
             persistent_workers=False,
+        )
+
+
+def _check_in_box(mask: Bool[Tensor, "H W"], reference: Reference) -> None:
+    """Refuse a mask that is largely outside its box: what is cut out around the box would hold a part of it.
+
+    Raises:
+        AnnotationError: It is.
+    """
+    x, y, width, height = reference.annotation.bbox
+    left, top = max(math.floor(x) - MOST_BEYOND, 0), max(math.floor(y) - MOST_BEYOND, 0)
+    right, bottom = math.ceil(x + width) + MOST_BEYOND, math.ceil(y + height) + MOST_BEYOND
+    whole, inside = int(mask.sum()), int(mask[top:bottom, left:right].sum())
+    if whole - inside > _MOST_OUTSIDE * whole:
+        raise AnnotationError(
+            f"{whole - inside} of {whole} pixels of the mask of annotation {reference.annotation.id} in "
+            f"{reference.image.file_name} are outside its box {[x, y, width, height]}",
+            remedy="correct the box, which is x, y, width and height in pixels, or the mask",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningModule
 
+from no_time_to_train.data.arguments import check_not_replaced
 from no_time_to_train.data.coco import Category, CocoDataset
 from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 TestMode = Literal["full", "fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory"]
 
-METRICS = "metrics.json"
+RESULTS, METRICS = "results.json", "metrics.json"
 MEMORY_SUFFIX = ".safetensors"
 
 # What each mode reads, and whether it begins with a memory file.
@@ -175,8 +176,10 @@ class Sam2MatcherLightningModel(LightningModule):
         """Put away an earlier run's metrics: they are written last, and where they are all else is of the same run."""
         # Lightning broadcasts log_dir: every process has to ask for it, so all do here.
         self.output_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if self.test_mode in ("full", "test") and self.trainer.is_global_zero:
-            remove_file(self.output_dir / METRICS)
+        if self.test_mode in ("full", "test"):
+            check_not_replaced((self.output_dir / name for name in (RESULTS, PREDICTIONS, METRICS)), self._data.files())
+            if self.trainer.is_global_zero:
+                remove_file(self.output_dir / METRICS)
 
     def on_validation_start(self) -> None:
         """See `on_test_start`."""
@@ -335,7 +338,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def _write_and_evaluate(self, indices: list[int], results: list[Result], seconds: float) -> dict[str, float]:
         """Write results, memory and metrics, print the table, and return the metrics over all classes."""
-        write_text_atomic(self.output_dir / "results.json", json.dumps(results) + "\n")
+        write_text_atomic(self.output_dir / RESULTS, json.dumps(results) + "\n")
         cast(MemoryBank, self._model.memory).save(self.output_dir / "memory.safetensors")
         targets, random = cast(CocoDataset, self._targets), self._model.random_weights
         self._found_dataset(indices, results).write(self.output_dir / PREDICTIONS)

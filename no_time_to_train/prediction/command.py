@@ -69,6 +69,8 @@ def predict(
         raise ConfigError("class names are of references, and a memory has its own", remedy="leave out --class-names")
     if not 0 <= min_score <= 1:
         raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
+    from no_time_to_train.data.arguments import check_not_replaced
+    from no_time_to_train.data.coco_output import PREDICTIONS
     from no_time_to_train.files import check_writable
     from no_time_to_train.prediction.results import (
         COCO_FOLDER,
@@ -78,6 +80,8 @@ def predict(
     )
 
     check_writable(output)
+    read = {"references": references, "negative_references": negative_references, "memory": memory}
+    check_not_replaced([output / PREDICTIONS], read)
     if format is not None:
         check_coco_folder(output / COCO_FOLDER)
     from no_time_to_train.data.references import load_negative_references, load_references

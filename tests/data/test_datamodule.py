@@ -18,7 +18,14 @@ from no_time_to_train.data.datamodule import (
 )
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import load_references
-from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageReadError, ImageSizeError, UnknownNameError
+from no_time_to_train.errors import (
+    AnnotationError,
+    ConfigError,
+    DataNotFoundError,
+    ImageReadError,
+    ImageSizeError,
+    UnknownNameError,
+)
 from tests.tiny import TinyData, write_dataset
 
 
@@ -52,6 +59,22 @@ def test_reference_items(data: TinyData) -> None:
     red = items[0].image[0].float() - items[0].image[1].float()
     assert items[0].mask is not None
     assert red[items[0].mask].mean() > 100 > red[~items[0].mask].mean()
+
+
+def test_masks_outside_their_box_are_refused(data: TinyData, tmp_path: Path) -> None:
+    """The surroundings of the box would show a part of the object, or none."""
+    document = json.loads(data.references.read_text())
+    x, y, width, height = document["annotations"][0]["bbox"]
+    path = tmp_path / "refs.json"
+    for box, refused in (([x + 1, y + 1, width - 2, height - 2], False), ([x, y, width // 2, height], True)):
+        document["annotations"][0]["bbox"] = box
+        path.write_text(json.dumps(document))
+        items = ReferenceDataset(load_references(path).references, data.images)
+        if refused:
+            with pytest.raises(AnnotationError, match=r"pixels of the mask of annotation 10 in 001.jpg are outside"):
+                items[0]
+        else:
+            assert items[0].mask is not None
 
 
 def test_box_only_references_have_no_mask(data: TinyData, tmp_path: Path) -> None:

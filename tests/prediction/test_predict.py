@@ -215,6 +215,16 @@ def test_images_that_cannot_be_read_do_not_stop_the_rest(
     assert not (tmp_path / "strict" / "predictions.json").exists()
 
 
+def test_corrected_predictions_that_serve_as_references_are_not_replaced(
+    settings: Path, data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "predictions.json"
+    own.write_bytes(data.references.read_bytes())
+    assert predict(settings, data, tmp_path, "--references", own) == 2
+    assert "which the output would replace (name another output)" in one_error(capsys)
+    assert own.read_bytes() == data.references.read_bytes()
+
+
 def test_a_memory_file_serves_as_references(settings: Path, data: TinyData, tmp_path: Path) -> None:
     assert predict(settings, data, tmp_path / "one") == 0
     arguments = ["--config", str(settings), "--data", "no_time_to_train.data.datamodule.ReferenceTargetDataModule"]
