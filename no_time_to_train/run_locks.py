@@ -12,12 +12,19 @@ from no_time_to_train.errors import OutputError
 # What systems answer on file systems that have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
+_PREFIX = ".ntt-lock."
+
+
+def is_lock(name: str) -> bool:
+    """Return whether a file of this name is a lock, held or left by a killed process."""
+    return name.startswith(_PREFIX)
+
 
 @contextmanager
 def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
     """Hold a folder of results for one run, so that what it holds is never of two runs at once.
 
-    The folder has a hidden file meanwhile, such as `.ntt-predict.lock`. The system releases the lock however the
+    The folder has a hidden file meanwhile, such as `.ntt-lock.ntt-predict`. The system releases the lock however the
     process ends; the file that a killed process leaves is used and removed by the next run. On a file system without
     locks no run is refused.
 
@@ -29,7 +36,7 @@ def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
     Raises:
         OutputError: Another process holds the folder, or it cannot be written to.
     """
-    path, is_new = folder / f".{kind.replace(' ', '-')}.lock", not folder.exists()
+    path, is_new = folder / f"{_PREFIX}{kind.replace(' ', '-')}", not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(path)

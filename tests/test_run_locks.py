@@ -57,7 +57,7 @@ def test_a_killed_run_keeps_nobody_out(tmp_path: Path) -> None:
         pass
     process.kill()
     process.communicate()
-    assert (tmp_path / ".a-run.lock").exists()
+    assert (tmp_path / ".ntt-lock.a-run").exists()
     with sole_run(tmp_path, "a run", remedy=""):
         pass
     assert not list(tmp_path.iterdir())
@@ -69,7 +69,7 @@ def test_a_lock_that_is_released_meanwhile_is_taken_anew(tmp_path: Path, monkeyp
 
     def late(descriptor: int, operation: int) -> None:
         monkeypatch.undo()
-        (tmp_path / ".a-run.lock").unlink()
+        (tmp_path / ".ntt-lock.a-run").unlink()
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
@@ -90,7 +90,7 @@ def test_where_there_are_no_locks_nobody_is_refused(tmp_path: Path, monkeypatch:
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(OutputError, match=r"cannot write .*\.a-run\.lock"),
+        pytest.raises(OutputError, match=r"cannot write .*\.ntt-lock\.a-run"),
         sole_run(tmp_path / "file", "a run", remedy=""),
     ):
         pass

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from no_time_to_train.leftovers import is_unfinished
+from no_time_to_train.run_locks import is_lock
 from tests.kills.driver import Command, Ended, Forker, Moment, draw_moment
 
 Files = dict[str, bytes]
@@ -35,7 +36,12 @@ def files_of(folder: Path) -> Files:
 
 def finished(files: Files) -> Files:
     """Leave out what tells by its name, or that of its folder, that it is not finished."""
-    return {name: content for name, content in files.items() if not any(map(is_unfinished, name.split("/")))}
+    return {name: content for name, content in files.items() if not _is_left(name)}
+
+
+def _is_left(name: str) -> bool:
+    """Return whether a killed run leaves a file of this name, which the next run removes."""
+    return any(is_unfinished(part) or is_lock(part) for part in name.split("/"))
 
 
 class Scenario(ABC):
