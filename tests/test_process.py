@@ -355,9 +355,14 @@ def test_output_that_cannot_be_written_is_named() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for stream, status in (("stdout", 2), ("stderr", 0)):
         with Path("/dev/full").open("w") as full:
-            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
             done = subprocess.run(
-                [sys.executable, "-c", code], env=environment, text=True, check=False, timeout=60, **streams
+                [sys.executable, "-c", code],
+                env=environment,
+                text=True,
+                check=False,
+                timeout=60,
+                stdout=full if stream == "stdout" else subprocess.PIPE,
+                stderr=full if stream == "stderr" else subprocess.PIPE,
             )
         # Messages that nobody can read do not stop the work.
         assert done.returncode == status

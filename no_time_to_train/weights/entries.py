@@ -77,14 +77,17 @@ def stated_normalisation(
     mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
     if mean is None and std is None:
         return None
-    lists = isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3
-    if not lists or not all(map(_is_finite, (*mean, *std))) or min(std) <= 0:
+    if not isinstance(mean, list) or not isinstance(std, list) or not _fit(mean, std):
         raise WeightsFormatError(
             f"the preprocessor states the mean {mean} and standard deviation {std}, expected three numbers each, "
             "deviations above 0",
             remedy="correct preprocessor_config.json, or fetch the folder again",
         )
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def _fit(mean: list[Any], std: list[Any]) -> bool:
+    return len(mean) == len(std) == 3 and all(map(_is_finite, (*mean, *std))) and min(std) > 0
 
 
 def _is_finite(value: object) -> bool:
