@@ -30,7 +30,7 @@ from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrain
 from no_time_to_train.files import check_writable
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.paths import check_local, without_home
-from no_time_to_train.pl_wrapper.option_names import check_names
+from no_time_to_train.pl_wrapper.option_names import check_kinds, check_names
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
@@ -81,8 +81,9 @@ class NttLightningCLI(LightningCLI):
             if str(given) not in ("best", "last", "hpc"):
                 # Lightning looks into it before anything can say what is wrong with it.
                 self.checkpoint = names_in(Path(given))
+        check_kinds(chosen)
         check_paths(filled)
-        check_sizes(chosen)
+        check_sizes(chosen, self.config.subcommand)
         if self.memory_path is not None:
             check_local(self.memory_path, "ckpt_path")
         if chosen.get("weights_only") is False:
@@ -166,7 +167,16 @@ class NttLightningCLI(LightningCLI):
             raise ConfigError(f"{type(self.model).__name__} is not trained", remedy="run test, validate or predict")
 
     def after_fit(self) -> None:
-        """Say where the training has written."""
+        """Say where the training has written.
+
+        Raises:
+            ConfigError: It had no step to do.
+        """
+        if self.trainer.global_step == 0:
+            raise ConfigError(
+                "no step was trained, and nothing is written",
+                remedy="raise trainer.max_steps, trainer.max_epochs or trainer.max_time",
+            )
         if self.trainer.is_global_zero:
             output = getattr(self.model, "output", None)
             trained = "" if output is None else f"trained model: {output}\n"

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from no_time_to_train.errors import ConfigError
@@ -20,6 +22,7 @@ _DATA_MODULES = (
     "no_time_to_train.data.views_datamodule.ViewsDataModule",
     "no_time_to_train.data.training_datamodule.TrainingScenesDataModule",
 )
+_OWN = "no_time_to_train."
 _PARTS = ("model", "data", "trainer")
 # What else a run takes, and what belongs to jsonargparse.
 _OTHERS = ("seed_everything", "out_path", "ckpt_path", "weights_only", "verbose", "return_predictions")
@@ -55,6 +58,49 @@ def check_names(args: Sequence[str]) -> None:
                 raise ConfigError(f"{source}{key} is not a setting of a run", remedy=_instead(key, known))
 
 
+def check_kinds(settings: Namespace) -> None:
+    """Refuse null, and values without names, where a class of this package does not take them; the parser does not.
+
+    Args:
+        settings: Of a subcommand, as they are parsed.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for part in _PARTS:
+        _check_class(settings.get(part), part)
+
+
+def _check_class(value: Any, place: str) -> None:
+    """Look into the classes that are named in settings."""
+    if isinstance(value, list):
+        for entry in value:
+            _check_class(entry, place)
+    elif isinstance(value, Namespace) and "class_path" in value:
+        owner = _class(value.class_path)
+        if inspect.isclass(owner) and owner.__module__.startswith(_OWN):
+            _check_entries(vars(value.get("init_args") or Namespace()), get_type_hints(owner.__init__), place)
+    elif isinstance(value, Namespace):
+        for key, entry in vars(value).items():
+            _check_class(entry, f"{place}.{key}")
+
+
+def _check_entries(given: Mapping[str, Any], hints: Mapping[str, Any], place: str) -> None:
+    for key, value in given.items():
+        hint = hints.get(key, Any)
+        owner = _owner_in(hint)
+        if isinstance(value, Namespace | dict):
+            if owner is not None:
+                inner = vars(value) if isinstance(value, Namespace) else value
+                _check_entries(inner, get_type_hints(owner), f"{place}.{key}")
+        elif value is None and hint is not Any and NoneType not in get_args(hint):
+            raise ConfigError(f"{place}.{key} is null", remedy="set it, or leave it out for the default")
+        elif value is not None and owner is not None and not isinstance(value, owner):
+            raise ConfigError(
+                f"{place}.{key} is {value!r:.60}, expected settings by name", remedy="correct it, or leave it out"
+            )
+
+
 def _check(value: Any, owner: Any, place: str, source: str) -> None:
     """Look into what is set of a class.
 
@@ -74,11 +120,22 @@ def _check(value: Any, owner: Any, place: str, source: str) -> None:
     if not isinstance(value, dict):
         return
     if "class_path" in value:
-        owner = _class(value["class_path"])
+        path = value["class_path"]
+        owner = _class(path)
+        if not isinstance(path, str) or not re.fullmatch(r"\w+(\.\w+)*", path):
+            raise ConfigError(
+                f"{source}{place}.class_path is {path!r:.60}, expected the dotted name of a class",
+                remedy="correct it as in the YAMLs under pl_configs/",
+            )
     # On the command line, init_args may be left out.
     given = {key: entry for key, entry in value.items() if key not in ("class_path", "init_args", "dict_kwargs")}
-    inner = value.get("init_args")
-    given |= inner if isinstance(inner, dict) else {}
+    inner = value.get("init_args", {})
+    if not isinstance(inner, dict):
+        raise ConfigError(
+            f"{source}{place}.init_args is {inner!r:.60}, expected settings by name",
+            remedy="correct it, or leave it out",
+        )
+    given |= inner
     taken = _settings(owner)
     if taken is None:
         return
@@ -110,11 +167,11 @@ def _owner_in(hint: Any) -> Any:
     return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)
 
 
-def _class(path: str) -> Any:
-    module, _, name = path.rpartition(".")
+def _class(path: Any) -> Any:
+    module, _, name = str(path).rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
+    except Exception:  # what importing another's module raises has no limits
         return None
 
 

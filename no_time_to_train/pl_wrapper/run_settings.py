@@ -16,6 +16,9 @@ from no_time_to_train.paths import check_local, in_home
 ROOT = "${trainer.default_root_dir}"
 _MOST_DEVICES = 1024
 _MOST_NODES = 2**16
+# Lightning divides by them.
+_INTERVALS = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")
+_LIMITED = {"fit": "train", "validate": "val"}
 _MATCHING_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 # What settings of other libraries, which take text for a path, are called.
 _PATHS = re.compile(r"(dir|dirpath|path|file|folder|root|output)$")
@@ -86,13 +89,14 @@ def with_root(settings: Namespace) -> Namespace:
     return found
 
 
-def check_sizes(settings: Namespace) -> None:
+def check_sizes(settings: Namespace, subcommand: str) -> None:
     """Refuse numbers beyond all reason, before processes are started or anything is allocated for them.
 
     The classes that take a setting have narrower bounds of their own.
 
     Args:
         settings: Of a subcommand, as they are parsed.
+        subcommand: Its name.
 
     Raises:
         ConfigError: There is one.
@@ -103,6 +107,15 @@ def check_sizes(settings: Namespace) -> None:
     if type(devices) is int:
         check_number("trainer.devices", devices, -1, _MOST_DEVICES, "every device has a process")
     check_number("trainer.num_nodes", settings.trainer.get("num_nodes"), 1, _MOST_NODES, "every node is a machine")
+    for name in _INTERVALS:
+        value = settings.trainer.get(name)
+        if value is not None and value == 0:
+            raise ConfigError(
+                f"trainer.{name} is {value}, expected more than 0", remedy="raise it, or leave it out for the default"
+            )
+    limit = f"limit_{_LIMITED.get(subcommand, subcommand)}_batches"
+    if settings.trainer.get(limit) == 0:
+        raise ConfigError(f"trainer.{limit} is 0, and {subcommand} would do nothing", remedy="leave it out")
     for name, value in _leaves(settings, ""):
         if type(value) is int and abs(value) >= 2**63:
             raise ConfigError(
