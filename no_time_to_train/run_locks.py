@@ -29,14 +29,17 @@ def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
     locks no run is refused.
 
     Args:
-        folder: Where the run writes; made if it is missing, and removed at the end if nothing was written.
+        folder: Where the run writes; made if it is missing, with its parents, and removed at the end if nothing was
+            written.
         kind: The kind of run, such as `ntt predict`. Runs of different kinds may share a folder.
         remedy: What a user whose run is refused can do.
 
     Raises:
         OutputError: Another process holds the folder, or it cannot be written to.
     """
-    path, is_new = folder / f"{_PREFIX}{kind.replace(' ', '-')}", not folder.exists()
+    path = folder / f"{_PREFIX}{kind.replace(' ', '-')}"
+    # The deepest first: in this order they are removed.
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(path)
@@ -53,9 +56,9 @@ def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()  # Nothing was written.
+        with suppress(OSError):  # One with content stays.
+            for place in made:
+                place.rmdir()
 
 
 def _open_locked(path: Path) -> int:

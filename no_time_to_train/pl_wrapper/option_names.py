@@ -79,7 +79,9 @@ def _check_class(value: Any, place: str) -> None:
     elif isinstance(value, Namespace) and "class_path" in value:
         owner = _class(value.class_path)
         if inspect.isclass(owner) and owner.__module__.startswith(_OWN):
-            _check_entries(vars(value.get("init_args") or Namespace()), get_type_hints(owner.__init__), place)
+            init_args = value.get("init_args")
+            entries = vars(init_args) if isinstance(init_args, Namespace) else {}
+            _check_entries(entries, get_type_hints(owner.__init__), place)
     elif isinstance(value, Namespace):
         for key, entry in vars(value).items():
             _check_class(entry, f"{place}.{key}")
