@@ -210,6 +210,8 @@ def _with_paths(args: Sequence[str], command: Callable[..., Any]) -> list[str]:
     paths = {name: get_origin(kind) is list for name, kind in kinds.items() if "Path" in str(kind)}
 
     def filled(option: str, text: str) -> str:
+        if paths[option] and not text.startswith("["):
+            return text  # The option has no value; the parser says so.
         given: list[str] = json.loads(text) if paths[option] else [text]
         for path in given:
             check_local(path, option.replace("_", "-"))

@@ -190,7 +190,9 @@ def _checked(reference: Reference, path: Path) -> Reference:
             f"covers nothing of its image of {image.width}x{image.height} pixels",
             remedy="correct the box, which is x, y, width and height, or remove the annotation",
         )
-    if is_below_a_pixel(annotation) or (unmasked and width == height == 1):
+    # A box of one by one is relative too, of a whole image, unless that has no more pixels.
+    whole = unmasked and width == height == 1 and image.width * image.height > 1
+    if is_below_a_pixel(annotation) or whole:
         raise AnnotationError(
             f"{path}: the box {[x, y, width, height]} of annotation {annotation.id} in {image.file_name} is of a pixel "
             "at most",

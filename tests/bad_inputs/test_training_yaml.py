@@ -102,8 +102,8 @@ CASES = [
     ),
     fit("a block that is not there", "--model.loss.layers", "{9: 1}", says=["9", "student", "block"]),
     fit("an unknown term", "--model.loss.colour", "1", says=["loss has no setting colour", "it has cls"]),
-    fit("no learning rate", "--model.optimizer.learning_rate", "0", says=["learning_rate 0", "above 0"]),
-    fit("negative warm-up", "--model.optimizer.warmup_steps", "-5", says=["warmup_steps -5", "0 or more"]),
+    fit("no learning rate", "--model.optimizer.learning_rate", "0", says=["learning_rate is 0", "more than 0"]),
+    fit("negative warm-up", "--model.optimizer.warmup_steps", "-5", says=["warmup_steps is -5", "0 or more"]),
     fit("betas above 1", "--model.optimizer.betas", "[2, 3]", says=["betas", "2", "below 1"]),
     fit("a rate in words", "--model.optimizer.learning_rate", "slow", says=["learning_rate", "slow"]),
     # Data ----------------------------------------------------------------------------------------------------------

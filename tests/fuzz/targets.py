@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -198,7 +199,7 @@ def _equimo_arrays() -> bytes:
     shapes: list[tuple[int, ...]] = [(dim, 3, 16, 16), (dim, 1, 1), (16,), (1, dim), (4, dim)]
     shapes += [*[(dim,)] * 6, (3 * dim, dim), (dim, dim), (dim,), (hidden, dim), (hidden,), (dim, hidden), (dim,)]
     shapes += [(dim,)] * 4
-    return b"".join(array_header(torch.float32, shape) + bytes(4 * math.prod(shape)) for shape in shapes)
+    return b"".join(array_header(torch.float32, shape) + struct.pack("<f", 1.0) * math.prod(shape) for shape in shapes)
 
 
 def _equimo() -> Target:

@@ -212,9 +212,8 @@ def start_fetch(hub: Hub, root: Path) -> subprocess.Popen[str]:
 def partial_bytes(folder: Path) -> int:
     """Return how much of unfinished files is in the workshop beside a folder."""
     sizes = []
-    for path in (folder / WORKSHOP).glob("dino@*/*.incomplete"):
-        with suppress(FileNotFoundError):  # it was finished meanwhile
-            sizes.append(path.stat().st_size)
+    with suppress(FileNotFoundError):  # it was finished meanwhile
+        sizes += [path.stat().st_size for path in (folder / WORKSHOP).glob("dino@*/*.incomplete")]
     return sum(sizes)
 
 

@@ -28,7 +28,7 @@ def write(path: Path, settings: object) -> str:
 def test_folders_are_relative_to_the_configuration(
     default_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"paths": {"dataset_root": "data"}, "train": {"dino_root": "../dino", "epochs": 3}}
+    settings = {"paths": {"dataset_root": "data"}, "train": {"dino_root": "../dino", "dino_model": REPOSITORY}}
     config = write(tmp_path / "a" / "config.json", settings)
     assert fetcher_main(["--config", config]) == 0
     assert validate_dinov3(tmp_path / "dino", deep=True)
@@ -40,9 +40,9 @@ def test_folders_are_relative_to_the_configuration(
 
 
 def test_without_a_folder_of_its_own_it_lies_in_the_datasets(default_hub: Hub, tmp_path: Path) -> None:
-    config = write(tmp_path / "config.json", {"paths": {"dataset_root": "data"}})
+    config = write(tmp_path / "config.json", {"paths": {"dataset_root": "data"}, "train": {"dino_model": REPOSITORY}})
     assert fetcher_main(["--config", config, "--quiet"]) == 0
-    assert validate_dinov3(tmp_path / "data" / "dinov3-vitl16-pretrain-lvd1689m")
+    assert validate_dinov3(tmp_path / "data" / REPOSITORY.rpartition("/")[2])
     config = write(tmp_path / "config.json", {"train": {"dino_root": str(tmp_path / "x"), "dino_model": REPOSITORY}})
     assert fetcher_main(["--config", config, "--quiet"]) == 0
     assert default_hub.requests[-1].path.startswith(f"/{REPOSITORY}")
