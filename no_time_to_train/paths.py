@@ -122,5 +122,7 @@ def in_home(path: str) -> str:
 
 
 def as_given(path: Path | str) -> str:
-    """Return an address as the user wrote it: `Path` takes one of its two slashes."""
-    return str(path) if isinstance(path, str) else re.sub(r"^([^/]+:)/?", r"\1//", str(path))
+    """Return an address as the user wrote it, without its secrets: `Path` takes one of its two slashes."""
+    text = str(path) if isinstance(path, str) else re.sub(r"^([^/]+:)/?", r"\1//", str(path))
+    # Without what opens a link to whoever has it.
+    return re.sub(r"(?<=//)[^/@]+@", "", text.partition("?")[0])
