@@ -171,11 +171,11 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
 
 
 def _check_names(args: Sequence[str], command: Callable[..., Any] | None, error: ArgumentError) -> None:
-    """Say of an option or a command that there is none which there are.
+    """Name the valid options or commands where a given one is unknown.
 
     Args:
         args: As they were parsed.
-        command: The command; None if there is none of that name.
+        command: The command; None if the name is unknown.
         error: What the parser says.
 
     Raises:

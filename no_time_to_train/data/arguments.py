@@ -1,4 +1,4 @@
-"""What callers of the Python API give, checked: boxes, points, scores, labels, paths."""
+"""Check arguments of the Python API: boxes, points, scores, labels, paths."""
 
 import math
 import os

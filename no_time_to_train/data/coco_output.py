@@ -1,4 +1,4 @@
-"""What was found, as a COCO dataset that other programs read: images, categories, annotations with scores."""
+"""Write found instances as a COCO dataset that other programs read."""
 
 import json
 import os
