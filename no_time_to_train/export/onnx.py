@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import onnx
 import onnx_ir as ir
 
+from no_time_to_train import __version__
 from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.export.bind import DTYPES, bind_weights
 from no_time_to_train.export.places import Place, check_own, check_replaceable, clone_weights, place_of
@@ -234,7 +235,7 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
     model.metadata_props.update(_metadata(job))
     if not options.copy_weights:
         model.metadata_props["weights_headers"] = json.dumps(_headers(leaves))
-    model.producer_name, model.producer_version = "no_time_to_train", version("no_time_to_train")
+    model.producer_name, model.producer_version = "no_time_to_train", __version__
     model.graph.name = source.entry.name
     if options.copy_weights:
         ir.save(model, path, external_data=_COPIED_WEIGHTS)
@@ -333,7 +334,8 @@ def _metadata(job: _Job) -> dict[str, str]:
         "weights": "beside" if job.place.in_place else "own",
         "source": job.hashes.result(),
         "versions": json.dumps(
-            {name: version(name) for name in ("no_time_to_train", "jax", "jax2onnx", "onnx", "onnxruntime")}
+            {"no_time_to_train": __version__}
+            | {name: version(name) for name in ("jax", "jax2onnx", "onnx", "onnxruntime")}
         ),
     }
 

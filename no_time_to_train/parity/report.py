@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from no_time_to_train import __version__
 from no_time_to_train.errors import OutputError
 from no_time_to_train.files import atomic_folder
 from no_time_to_train.pages import page_templates
@@ -19,7 +20,7 @@ from no_time_to_train.parity.numbers import finite, small_number
 
 PAGE, RESULT = "index.html", "parity.json"
 _WRITTEN = re.compile(rf"{re.escape(PAGE)}|{re.escape(RESULT)}|\d+x\d+-batch\d+-\d+-[\w-]+\.png")
-_PACKAGES = ("no_time_to_train", "torch", "transformers", "jax", "equinox", "onnx", "onnxruntime", "jax2onnx")
+_PACKAGES = ("torch", "transformers", "jax", "equinox", "onnx", "onnxruntime", "jax2onnx")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Result:
 def versions() -> dict[str, str]:
     """Return what the comparison ran on."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
-    return {"python": platform.python_version(), "machine": machine} | {name: version(name) for name in _PACKAGES}
+    own = {"python": platform.python_version(), "machine": machine, "no_time_to_train": __version__}
+    return own | {name: version(name) for name in _PACKAGES}
 
 
 def write_report(result: Result, folder: Path) -> Path:

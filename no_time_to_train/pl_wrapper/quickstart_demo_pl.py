@@ -67,7 +67,8 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         for item, features, proposals in zip(items, patches, baseline.propose(images, patches), strict=True):
             size = (item.image.shape[1], item.image.shape[2])
             found.append(baseline.match(features, proposals, size))
-            by_colour = baseline.match_with(self._colour_memory(), colour_patches(item.image), proposals, size)
+            colours = colour_patches(item.image.to(self.device))
+            by_colour = baseline.match_with(self._colour_memory(), colours, proposals, size)
             categories = self._categories()
             self._colour_results.append((item.index, coco_results(item.record.id, by_colour, list(categories))))
             if len(self._target_pictures) < _SHEET_TARGETS:
@@ -79,7 +80,7 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         labels = found.labels[shown].tolist()
         image = item.image.permute(1, 2, 0).numpy()
         captions = [names[label] for label in labels]
-        return draw_masks(image, found.masks[shown].numpy(), labels, captions, opacity=0.25)
+        return draw_masks(image, found.masks[shown].cpu().numpy(), labels, captions, opacity=0.25)
 
     def _colour_memory(self) -> MemoryBank:
         """Return the colours of the references, which every process reads for itself: they are few and small."""
@@ -100,6 +101,7 @@ class QuickstartDemo(Sam2MatcherLightningModel):
                 if len(self._reference_pictures) == index:
                     self._reference_pictures.append((self._cut_out(item, mask), references.class_names[index]))
             self._colours.finalize()
+            self._colours.to(self.device)
         return self._colours
 
     def _cut_out(self, item: ReferenceItem, mask: Bool[Tensor, "H W"]) -> Picture:
