@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from no_time_to_train.matching import MemoryBank
+from no_time_to_train.matching.precision import full_precision
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
 from no_time_to_train.models.sam2_types import SelectedMasks
 
@@ -37,6 +38,7 @@ class PriorSearch:
     slack: float = 0.05
 
     @torch.inference_mode()
+    @full_precision()
     def __call__(self, patches: Float[Tensor, "h w D"], memory: MemoryBank, image_size: int, ask: Ask) -> SelectedMasks:
         """Search one image.
 
