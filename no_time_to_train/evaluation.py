@@ -12,10 +12,11 @@ import numpy as np
 from rich.table import Table
 
 from no_time_to_train.data.coco import CocoDataset
-from no_time_to_train.data.masks import encode_masks
+from no_time_to_train.data.masks import encode_changes, encode_masks
 from no_time_to_train.data.truth import check_masks
 from no_time_to_train.errors import AnnotationError
 from no_time_to_train.matching import Instances
+from no_time_to_train.matching.changes import mask_changes
 from no_time_to_train.redact import printable
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,11 @@ def coco_results(image_id: int, instances: Instances, category_ids: Sequence[int
         One result per instance, best first: `bbox` is the mask's (x, y, width, height) in pixels, the far pixels
         included, and `segmentation` its compressed RLE.
     """
-    moved = instances.to("cpu")
-    corners = moved.boxes.tolist()
+    masks = instances.masks
+    if masks.is_cuda:
+        segmentations = encode_changes(*mask_changes(masks), masks.shape[1], masks.shape[2])
+    else:
+        segmentations = encode_masks(masks.cpu().numpy())
     return [
         {
             "image_id": image_id,
@@ -67,7 +71,7 @@ def coco_results(image_id: int, instances: Instances, category_ids: Sequence[int
             "segmentation": segmentation,
         }
         for label, (x1, y1, x2, y2), score, segmentation in zip(
-            moved.labels.tolist(), corners, moved.scores.tolist(), encode_masks(moved.masks.numpy()), strict=True
+            instances.labels.tolist(), instances.boxes.tolist(), instances.scores.tolist(), segmentations, strict=True
         )
     ]
 

@@ -140,6 +140,24 @@ def encode_masks(masks: Bool[np.ndarray, "N H W"]) -> list[dict[str, Any]]:
     return [{"size": [height, width], "counts": text} for text in texts]
 
 
+def encode_changes(
+    places: Int64[np.ndarray, " changes"], numbers: Int64[np.ndarray, " N"], height: int, width: int
+) -> list[dict[str, Any]]:
+    """Encode masks of which it is known where they change, as `encode_masks` does.
+
+    Args:
+        places: Down the columns of one mask after the other, the pixels that differ from the one before; the one before
+            a mask's first is background.
+        numbers: How many of them each mask has.
+        height: H of the masks, in pixels.
+        width: W of the masks, in pixels.
+    """
+    ends = (np.arange(len(numbers)) + 1) * height * width
+    whole = np.insert(places, numbers.cumsum(), ends)
+    texts = _compressed(np.diff(whole, prepend=0), numbers + 1)
+    return [{"size": [height, width], "counts": text} for text in texts]
+
+
 def _strip(mask: Bool[np.ndarray, "H W"]) -> tuple[Bool[np.ndarray, "columns rows"], tuple[int, int]]:
     """Cut out a mask's box, columns first and each with background at its end, and say the first column and row."""
     rows = np.flatnonzero(mask.any(axis=1))

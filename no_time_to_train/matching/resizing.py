@@ -11,15 +11,27 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from no_time_to_train.matching.threads import one_thread
 
-# Rows and columns of logits that make a tile: smaller ones resize less, and are more to walk through.
-_LARGEST_TILE = 32
-# Pixels of all masks in a tile: 64 MB in float32.
-_TILE_ELEMENTS = 2**24
+
+class _Limits(NamedTuple):
+    """How large a tile may be: smaller ones resize less, and are more to walk through.
+
+    Attributes:
+        side: Its rows and columns of logits.
+        elements: Pixels of all masks in it, of 4 bytes each.
+    """
+
+    side: int
+    elements: int
+
+
+# A GPU resizes faster than it is told to: it gets as much as its memory bears, 1 GB.
+_LIMITS = {"cpu": _Limits(32, 2**24), "cuda": _Limits(256, 2**28)}
 
 
 class Tile(NamedTuple):
@@ -59,8 +71,8 @@ def _tile_side(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int
     """Return the rows and columns of logits in a tile: fewer where masks are many or the image is large."""
     height, width = mask_logits.shape[1:]
     pixels_per_logit = math.prod(image_size) / (height * width)
-    side = _LARGEST_TILE
-    while side > 1 and len(mask_logits) * pixels_per_logit * side**2 > _TILE_ELEMENTS:
+    side, elements = _LIMITS.get(mask_logits.device.type, _LIMITS["cpu"])
+    while side > 1 and len(mask_logits) * pixels_per_logit * side**2 > elements:
         side //= 2
     return side
 
@@ -175,15 +187,20 @@ class TiledMasks:
 
 def _product(masks: Bool[Tensor, "C P"]) -> Int[Tensor, "C C"]:
     """Return how many pixels each two masks share, in int32."""
-    if masks.is_cuda:
+    count, pixels = masks.shape
+    if masks.device.type not in _LIMITS:
+        # A tile has far fewer pixels than float32 can count, also in TF32.
         return _float_product(masks)
     flat = masks.view(torch.int8)
+    if masks.is_cuda:
+        # The GPU's product of integers takes more than 16 rows, and multiples of 8.
+        flat = F.pad(flat, (0, -pixels % 8, 0, max(24 - count, -count % 8)))
     product: Tensor = torch._int_mm(flat, flat.T)
-    return product
+    return product[:count, :count]
 
 
 def _float_product(masks: Bool[Tensor, "C P"]) -> Int[Tensor, "C C"]:
-    """Do the same on any device; a tile has far fewer pixels than float32 can count, also in TF32."""
+    """Do the same in floats."""
     flat = masks.float()
     return (flat @ flat.T).int()
 

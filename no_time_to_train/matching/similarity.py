@@ -10,6 +10,9 @@ from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.memory_bank import MemoryBank
 from no_time_to_train.matching.threads import one_thread
 
+# Of masks that a GPU brings to the patch grid together: 256 MB in float32.
+_MOST_PIXELS = 2**26
+
 
 def interpolation_matrix(
     source: int, target: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -53,6 +56,8 @@ def _grid_weights(
     columns: Float[Tensor, "Wm w"],
 ) -> tuple[Float[Tensor, "N h w"], Float[Tensor, " N"]]:
     """Bring each mask down to the patch grid, and count its pixels."""
+    if masks.is_cuda:
+        return _grid_weights_together(masks, rows, columns)
     weights = torch.empty((len(masks), rows.shape[1], columns.shape[1]), device=masks.device)
     areas = torch.empty(len(masks), device=masks.device)
     for mask, box, weight, area in zip(masks, mask_boxes(masks).tolist(), weights, areas, strict=True):
@@ -62,6 +67,21 @@ def _grid_weights(
         area.copy_(foreground.sum())
         weight.copy_(rows[y].T @ (foreground @ columns[x]))
     return weights, areas
+
+
+def _grid_weights_together(
+    masks: Bool[Tensor, "N Hm Wm"] | Float[Tensor, "N Hm Wm"],
+    rows: Float[Tensor, "Hm h"],
+    columns: Float[Tensor, "Wm w"],
+) -> tuple[Float[Tensor, "N h w"], Float[Tensor, " N"]]:
+    """Do the same in a few products over whole masks: a GPU waits longer for one small product than it computes."""
+    at_once = max(1, _MOST_PIXELS // masks[0].numel()) if len(masks) else 1
+    parts = []
+    for some in torch.split(masks, at_once):
+        foreground = (some > 0).float()
+        parts.append((rows.T @ (foreground @ columns), foreground.sum(dim=(1, 2))))
+    weights, areas = zip(*parts, strict=True)
+    return torch.cat(weights), torch.cat(areas)
 
 
 def class_cosines(pooled: Float[Tensor, "N D"], memory: MemoryBank) -> Float[Tensor, "N C"]:

@@ -1,4 +1,8 @@
-"""Masks from a prompt's features: two transposed convolutions as matrix products, and a filter for each mask."""
+"""Masks from a prompt's features: two transposed convolutions as matrix products, and a filter for each mask.
+
+A CPU draws one prompt after the other, in memory that stays in its cache. A GPU draws many together: there a prompt
+alone is a dozen products that take less time than their launch.
+"""
 
 from typing import Any, NamedTuple, cast
 
@@ -8,6 +12,9 @@ from torch import Tensor
 
 from no_time_to_train.models.low_rank import PromptedImages, from_values
 from no_time_to_train.models.shared_image import SharedImage, centred
+
+# Prompts that a GPU upscales together: 8 MB each at 64 x 64 positions, a few times over.
+_TOGETHER = 64
 
 
 class DrawingTile(NamedTuple):
@@ -79,6 +86,13 @@ class MaskDrawing:
             filters: A filter of the upscaled features for each mask.
             kept: Which masks to draw.
         """
+        if filters.is_cuda:
+            return self._draw_together(images, filters, kept)
+        return self._draw_one_by_one(images, filters, kept)
+
+    def _draw_one_by_one(
+        self, images: PromptedImages, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
+    ) -> Float[Tensor, "K Hm Wm"]:
         height, width = self.size
         counts = kept.sum(dim=1).tolist()
         drawn = filters.new_empty((sum(counts), 4 * height, 4 * width))
@@ -89,12 +103,30 @@ class MaskDrawing:
             start, stop = stop, stop + len(tile.order)
             for index, masks in enumerate(torch.split(drawn.flatten(1)[:, start:stop], counts)):
                 if len(masks):
-                    upscaled = self._upscale(tile, own.scale[index], own.coefficients[index], rows[index])
+                    upscaled = self._upscale_one(tile, own.scale[index], own.coefficients[index], rows[index])
                 for one, mask in zip(wanted[index], masks, strict=True):
                     torch.index_select(torch.mv(upscaled, one), 0, tile.order, out=mask)
         return drawn
 
-    def _upscale(
+    def _draw_together(
+        self, images: PromptedImages, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
+    ) -> Float[Tensor, "K Hm Wm"]:
+        height, width = self.size
+        asked = kept.any(dim=1).nonzero()[:, 0]
+        rows = from_values(images.values, self._row_maps)
+        drawn = [filters.new_empty((0, 4 * height, 4 * width))]
+        for some in torch.split(asked, _TOGETHER) if len(asked) else ():
+            bands = []
+            for tile, own in zip(self._tiles, images.tiles, strict=True):
+                small = torch.addcmul(tile.stride8, tile.shared, own.scale[some, :, None])
+                small.baddbmm_(own.coefficients[some].mT, rows[some])
+                upscaled = self._upscale(small, tile, small.new_empty((len(some), *tile.stride4.shape)))
+                logits = upscaled.view(len(some), len(tile.order), -1) @ filters[some].mT
+                bands.append(logits.mT[kept[some]].index_select(1, tile.order))
+            drawn.append(torch.cat(bands, dim=1).view(-1, 4 * height, 4 * width))
+        return torch.cat(drawn)
+
+    def _upscale_one(
         self,
         tile: DrawingTile,
         scale: Float[Tensor, " l"],
@@ -102,15 +134,22 @@ class MaskDrawing:
         rows: Float[Tensor, "R C8x4"],
     ) -> Float[Tensor, "l16 C4"]:
         """Upscale some positions of one prompt, into memory that the next call uses again."""
-        small, large, norm = self._small[: len(tile.shared)], self._large[: len(tile.stride4)], self._norm
+        small, large = self._small[: len(tile.shared)], self._large[: len(tile.stride4)]
         torch.addcmul(tile.stride8, tile.shared, scale[:, None], out=small)
         small.addmm_(coefficients.T, rows)
-        four = small.view(len(large), -1)
+        return self._upscale(small, tile, large).view(len(tile.order), -1)
+
+    def _upscale(
+        self, small: Float[Tensor, "*N l C8x4"], tile: DrawingTile, large: Float[Tensor, "*N l4 C4x4"]
+    ) -> Float[Tensor, "*N l4 C4x4"]:
+        """Normalise features at stride 8, in place, and upscale them into `large`."""
+        norm = self._norm
+        four = small.view(*large.shape[:-1], -1)
         variance = torch.linalg.vector_norm(four, dim=-1, keepdim=True).square_().div_(four.shape[-1])
         four.mul_(variance.add_(norm.eps).rsqrt_())
         torch.addcmul(norm.bias, four, norm.weight, out=four)
-        torch.mm(_gelu(four), self._weight, out=large)
-        return _gelu(large.add_(tile.stride4)).view(len(tile.order), -1)
+        torch.matmul(_gelu(four), self._weight, out=large)
+        return _gelu(large.add_(tile.stride4))
 
 
 def _gelu(values: Tensor) -> Tensor:

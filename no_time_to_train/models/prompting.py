@@ -32,7 +32,7 @@ class _Portion(NamedTuple):
     positions: int
 
 
-_PORTIONS = {"cpu": _Portion(16, 1024), "cuda": _Portion(64, 4096)}
+_PORTIONS = {"cpu": _Portion(16, 1024), "cuda": _Portion(128, 4096)}
 
 Keep = Callable[[Float[Tensor, "N K"]], Bool[Tensor, "N K"]]
 
@@ -107,7 +107,7 @@ class PromptDecoder:
         return ImageSide(decoder, tuple(token_to_image), tuple(image_to_token), drawing)
 
     def selected(
-        self, image: ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 64
+        self, image: ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 128
     ) -> Iterator[SelectedMasks]:
         """Decode prompts and draw those of each one's three masks that are wanted, a few prompts at a time.
 
@@ -128,7 +128,7 @@ class PromptDecoder:
                 masks = _draw(image, decoded, F.pad(kept, (1, 0)))
             yield SelectedMasks(masks.float(), quality[kept].float())
 
-    def single(self, image: ImageSide, prompts: Prompts, *, batch_size: int = 64) -> Iterator[SelectedMasks]:
+    def single(self, image: ImageSide, prompts: Prompts, *, batch_size: int = 128) -> Iterator[SelectedMasks]:
         """Decode prompts into one mask each: Meta's single mask, or the best of three where that one is unstable.
 
         Arguments as of `selected`.

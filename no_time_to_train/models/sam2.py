@@ -163,7 +163,7 @@ class Sam2Segmenter(nn.Module):
         points: Float[Tensor, "N P 2"],
         labels: Int[Tensor, "N P"],
         *,
-        batch_size: int = 64,
+        batch_size: int = 128,
         multimask: bool = True,
     ) -> MaskPredictions:
         """Decode N prompts of P points each.
@@ -186,7 +186,7 @@ class Sam2Segmenter(nn.Module):
         embedding: ImageEmbedding,
         boxes: Float[Tensor, "N 4"],
         *,
-        batch_size: int = 64,
+        batch_size: int = 128,
         multimask: bool = True,
     ) -> MaskPredictions:
         """Decode N boxes.
@@ -208,7 +208,7 @@ class Sam2Segmenter(nn.Module):
         prompts: Prompts,
         *,
         min_iou: float | None = None,
-        batch_size: int = 64,
+        batch_size: int = 128,
     ) -> SelectedMasks:
         """Decode prompts and draw of each one's three masks that of highest predicted IoU.
 
@@ -229,7 +229,7 @@ class Sam2Segmenter(nn.Module):
         )
 
     def selected_batches(
-        self, image: ImageEmbedding | ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 64
+        self, image: ImageEmbedding | ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 128
     ) -> Iterator[SelectedMasks]:
         """Decode prompts, a few at a time, and draw only the masks that are wanted.
 

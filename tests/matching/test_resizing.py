@@ -51,7 +51,7 @@ def reference(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def test_masks_and_what_they_share_are_exact(
     make: object, side: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resizing, "_LARGEST_TILE", side)
+    monkeypatch.setitem(resizing._LIMITS, "cpu", resizing._Limits(side, 2**24))
     assert callable(make)
     for shape in ((16, 12), (20, 41), (1, 7), (33, 1), (1, 1)):
         logits = make(*shape)
@@ -86,7 +86,7 @@ def test_a_choice_of_masks_in_any_order() -> None:
 def test_many_masks_and_large_images_have_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = discs(64, 64)
     whole = intersections(logits, (150, 170))
-    monkeypatch.setattr(resizing, "_TILE_ELEMENTS", 6 * 30 * 30)
+    monkeypatch.setitem(resizing._LIMITS, "cpu", resizing._Limits(32, 6 * 30 * 30))
     tiled = TiledMasks(logits, (150, 170))
     elements = [tile.masks.numel() for tile in tiled.tiles(torch.arange(6))]
     # Rows and columns of pixels do not divide evenly between tiles.
@@ -113,14 +113,6 @@ def test_the_product_on_other_devices_is_the_same(monkeypatch: pytest.MonkeyPatc
 def test_half_precision_is_resized_in_float32(dtype: torch.dtype) -> None:
     logits = discs(40, 50).to(dtype)
     assert torch.equal(resize_masks(logits, (71, 93)), resize_masks(logits.float(), (71, 93)))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same() -> None:
-    logits = discs(40, 50)
-    assert torch.equal(resize_masks(logits.cuda(), (71, 93)).cpu(), resize_masks(logits, (71, 93)))
-    assert torch.equal(intersections(logits.cuda(), (71, 93)).cpu(), intersections(logits, (71, 93)))
 
 
 def test_nothing_is_nothing() -> None:

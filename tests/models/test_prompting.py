@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Sam2Config, Sam2Model
 
-from no_time_to_train.models import prompting
+from no_time_to_train.models import mask_drawing, prompting
 from no_time_to_train.models.mask_drawing import MaskDrawing
 from no_time_to_train.models.prompting import ImageSide, Keep, PromptDecoder, _Portion
 from no_time_to_train.models.sam2 import (
@@ -215,7 +215,29 @@ def test_only_wanted_masks_are_drawn(small: Sam2Model, monkeypatch: pytest.Monke
     assert len(upscaled) == 2
 
 
-def test_nothing_wanted(small: Sam2Model) -> None:
+def test_masks_drawn_together_are_the_same(small: Sam2Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding, prompts = _embedding(small), _prompts(small, "points", 6)
+    decoder = PromptDecoder(small)
+    expected = _selected(decoder, decoder.prepare(embedding), prompts, _some)
+    # As on a GPU: here two prompts at a time, in tiles of whole rows.
+    monkeypatch.setattr(MaskDrawing, "_draw_one_by_one", MaskDrawing._draw_together)
+    monkeypatch.setattr(mask_drawing, "_TOGETHER", 2)
+    for positions in (30, 10**6):
+        monkeypatch.setattr(prompting, "_PORTIONS", {"cpu": _Portion(4, positions)})
+        got = _selected(decoder, decoder.prepare(embedding), prompts, _some)
+        _assert_same(got.mask_logits, expected.mask_logits)
+        _assert_same(got.predicted_iou, expected.predicted_iou)
+
+
+def _some(predicted_iou: Tensor) -> Tensor:
+    """Choose of each prompt the masks that are better than its mean; of a prompt in three, none."""
+    kept = predicted_iou > predicted_iou.mean(dim=1, keepdim=True)
+    return kept & (torch.arange(len(kept)) % 3 > 0)[:, None]
+
+
+@pytest.mark.parametrize("draw", ["_draw_one_by_one", "_draw_together"])
+def test_nothing_wanted(small: Sam2Model, draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MaskDrawing, "draw", getattr(MaskDrawing, draw))
     decoder = PromptDecoder(small)
     got = _selected(
         decoder, decoder.prepare(_embedding(small)), _prompts(small, "points", 3), lambda quality: quality > 2
