@@ -10,6 +10,7 @@ from torch import Tensor
 
 from no_time_to_train.models.cached_entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.configs import ResizePolicy
+from no_time_to_train.models.cuda_graphs import Replayed
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.feature_checks import check_features
 from no_time_to_train.models.features import Encoder
@@ -43,6 +44,8 @@ class ImageFeatures:
         self._policy = policy
         self.cache = cache
         self._fingerprints: dict[str, str] = {}
+        self._replayed_encoder = Replayed(partial(_patches, encoder), encoder)
+        self._replayed_sam2 = Replayed(partial(_embedded, sam2), sam2.model.vision_encoder)
 
     @torch.inference_mode()
     def patches(self, images: Sequence[Image]) -> list[Float[Tensor, "_ _ D"]]:
@@ -60,8 +63,8 @@ class ImageFeatures:
         }
         for size in {entry.shape for entry in pixels.values()}:
             together = [index for index, entry in pixels.items() if entry.shape == size]
-            batch: Tensor = self._encoder(torch.cat([pixels[index] for index in together])).patches.float()
-            for index, patches in zip(together, batch, strict=True):
+            (batch,) = self._replayed_encoder(torch.cat([pixels[index] for index in together]))
+            for index, patches in zip(together, batch.float(), strict=True):
                 check_features(patches, images[index].to(patches.device), self._encoder_name)
                 found[index] = {"patches": patches}
                 self._keep(what, self._encoder_fingerprint, images[index], found[index])
@@ -77,13 +80,13 @@ class ImageFeatures:
         found = self._read("embedding", self._sam2_fingerprint, images)
         missing = [index for index, entry in enumerate(found) if entry is None]
         if missing:
-            batch = self._sam2.embed(torch.cat([self._sam2.preprocess(images[index]) for index in missing]))
+            pixels = torch.cat([self._sam2.preprocess(images[index]) for index in missing])
+            batch = self._replayed_sam2(pixels)
             for place, index in enumerate(missing):
-                embedding = batch[place]
-                places = embedding.features[0].permute(1, 2, 0)
+                features, stride4, stride8 = (part[place : place + 1] for part in batch)
+                places = features[0].permute(1, 2, 0)
                 check_features(places, images[index].to(places.device), "SAM2")
-                stride4, stride8 = embedding.high_res_features
-                found[index] = {"features": embedding.features, "stride4": stride4, "stride8": stride8}
+                found[index] = {"features": features, "stride4": stride4, "stride8": stride8}
                 self._keep("embedding", self._sam2_fingerprint, images[index], found[index])
         return [
             ImageEmbedding(entry["features"], (entry["stride4"], entry["stride8"])).to(self._sam2.device, torch.float32)
@@ -158,6 +161,15 @@ class ImageFeatures:
             # Autocast changes what comes out, as much as other weights do.
             self._fingerprints[name] = compute()
         return f"{self._fingerprints[name]} {_autocast(self._sam2.device)}"
+
+
+def _patches(encoder: Encoder, pixels: Tensor) -> tuple[Tensor]:
+    return (encoder(pixels).patches,)
+
+
+def _embedded(sam2: Sam2Segmenter, pixels: Tensor) -> tuple[Tensor, ...]:
+    embedding = sam2.embed(pixels)
+    return (embedding.features, *embedding.high_res_features)
 
 
 def _autocast(device: torch.device) -> str:
