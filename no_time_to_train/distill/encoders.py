@@ -47,15 +47,16 @@ class FrozenTeacher:
 
     def prepare(self, device: torch.device) -> None:
         """Bring it to the device; if it is to be sharded, spread its blocks over the processes (FSDP2)."""
-        if not self.shard or rank_and_world()[1] == 1:
+        if not self.is_sharded:
             nn.Module.to(self.encoder, device)
-            return
-        if self.is_sharded:
-            return
+            if self.shard and rank_and_world()[1] > 1:
+                self.spread(device)
+
+    def spread(self, device: torch.device) -> None:
+        """Spread its blocks over the processes of the group, each of which has the whole on its device until now."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        nn.Module.to(self.encoder, device)
         mesh = init_device_mesh(device.type, (rank_and_world()[1],))
         for part in list(self.model.modules()):
             if isinstance(part, nn.ModuleList):

@@ -1,0 +1,154 @@
+"""Encoders and SAM2 on a GPU, against what they give on a CPU and against Meta's own features."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from no_time_to_train.models.encoder import build_encoder_from_checkpoint
+from no_time_to_train.models.image_features import ImageFeatures
+from no_time_to_train.models.preprocessing import encoder_pixels
+from no_time_to_train.models.prompting import PromptDecoder
+from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, build_sam2, point_grid
+from no_time_to_train.parity.tolerances import tolerance_of
+from tests.conftest import DATA
+from tests.golden_files import NAMES, golden
+from tests.models.test_prompting import _theirs
+
+GOLDEN = DATA / "golden"
+QUICKSTART = Path(__file__).parents[2] / "checkpoints" / "quickstart"
+
+
+@pytest.fixture(params=["default", "TF32 off"])
+def convolutions(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let cuDNN convolve in TF32, as torch does unless told otherwise, or not."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = request.param == "default"
+    yield request.param
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def high_precision() -> Iterator[None]:
+    """Let matrices be multiplied in TF32, as Lightning advises on such GPUs."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="module")
+def sam2() -> Sam2Segmenter:
+    return build_sam2(QUICKSTART / "sam2")
+
+
+def _picture() -> Tensor:
+    rows = torch.linspace(0, 3, 256)[:, None] * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    return (127 * (1 + torch.sin(rows * rows.mT))).byte()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoders_give_metas_features(name: str, device: torch.device, convolutions: str) -> None:
+    expected = load_file(golden(name, ".safetensors"))
+    encoder = build_encoder_from_checkpoint(golden(name), device=device)
+    for size in ("64x64", "48x96", "80x112"):
+        with torch.inference_mode():
+            found = encoder(load_file(GOLDEN / "inputs.safetensors")[size].to(device))
+        wanted = expected[f"{size}.x_norm_patchtokens"]
+        difference = (found.patches.flatten(1, 2).cpu() - wanted).abs().max()
+        print(f"{name} {size} {convolutions}: {difference:.1e}")
+        # TF32 keeps 11 bits of what a convolution multiplies. A ConvNeXt has dozens of them (1.6e-3 seen on an H200), a
+        # ViT one, which comes out as in float32.
+        assert difference <= (5e-3 if convolutions == "default" and name == "convnext" else 2e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_encoders_in_half_precision(name: str, precision: str, device: torch.device) -> None:
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    expected = load_file(golden(name, ".safetensors"))["64x64.x_norm_patchtokens"]
+    encoder = build_encoder_from_checkpoint(golden(name), device=device, dtype=dtype)
+    with torch.inference_mode():
+        found = encoder(load_file(GOLDEN / "inputs.safetensors")["64x64"].to(device)).patches.flatten(1, 2)
+    least = F.cosine_similarity(found.float().cpu(), expected, dim=-1).min()
+    print(f"{name} {precision}: least cosine {least:.6f}")
+    tolerance = tolerance_of((precision, "cuda")).least_cosine
+    assert tolerance is not None
+    assert least >= tolerance
+
+
+def test_sam2_embeds_the_same(sam2: Sam2Segmenter, device: torch.device, convolutions: str) -> None:
+    image = _picture()
+    expected = sam2.to("cpu").embed(sam2.preprocess(image))
+    found = sam2.to(device).embed(sam2.preprocess(image))
+    for ours, theirs in zip(
+        (found.features, *found.high_res_features), (expected.features, *expected.high_res_features), strict=True
+    ):
+        difference = (ours.cpu() - theirs).abs().max() / theirs.abs().max()
+        print(f"{convolutions}: {difference:.1e}")
+        # Seen on an H200: 1.3e-6, and 2.1e-4 in TF32.
+        assert difference <= (1e-5 if convolutions == "TF32 off" else 1e-3)
+
+
+def test_what_is_replayed_is_what_is_computed(sam2: Sam2Segmenter, device: torch.device) -> None:
+    encoder = build_encoder_from_checkpoint(QUICKSTART / "encoder", device=device, dtype=torch.bfloat16)
+    features = ImageFeatures(encoder, copy.deepcopy(sam2).to(device))
+    features._sam2.embed_in(torch.bfloat16)
+    images = [_picture().roll(shift, dims=1) for shift in range(0, 60, 10)]
+    for _ in range(2):
+        for image in images:
+            with torch.inference_mode():
+                expected = encoder(encoder_pixels(image, encoder)).patches.float()
+                embedding = features._sam2.embed(features._sam2.preprocess(image))
+            assert torch.equal(features.patches([image])[0], expected[0])
+            (found,) = features.embeddings([image])
+            assert torch.equal(found.features, embedding.features)
+            assert torch.equal(found.high_res_features[0], embedding.high_res_features[0])
+        if device.type == "cuda":
+            assert features._replayed_encoder._graphs
+            assert features._replayed_sam2._graphs
+        # Other weights, elsewhere: a graph of the old ones would go on giving the old features.
+        torch.nn.Module.to(encoder, torch.float32)
+        torch.nn.Module.to(encoder, torch.bfloat16)
+        with torch.no_grad():
+            encoder.model.get_parameter("norm.weight").mul_(-1)
+    copied = copy.deepcopy(features)
+    assert torch.equal(copied.patches([images[0]])[0], features.patches([images[0]])[0])
+
+
+@pytest.mark.parametrize("kind", ["points", "boxes"])
+def test_prompts_are_decoded_as_transformers_does(
+    sam2: Sam2Segmenter, device: torch.device, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # transformers upscales by convolutions, which cuDNN computes in TF32 unless told otherwise: 6e-5; ours multiplies.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    sam2 = sam2.to(device)
+    embedding = sam2.embed(sam2.preprocess(_picture()))
+    points = point_grid(10, sam2.image_size).to(device)
+    prompts = Prompts(points[:, None]) if kind == "points" else Prompts(boxes=torch.cat([points - 9, points + 9], 1))
+    expected = _theirs(sam2.model, embedding, prompts, multimask=True)
+    decoder = PromptDecoder(sam2.model)
+    parts = list(decoder.selected(decoder.prepare(embedding), prompts, torch.isfinite, batch_size=64))
+    logits = torch.cat([part.mask_logits for part in parts])
+    difference = (logits - expected.mask_logits.flatten(0, 1)).abs().max() / logits.abs().max()
+    print(f"{kind}: {difference:.1e}")
+    assert difference <= 1e-5
+    assert (torch.cat([part.predicted_iou for part in parts]) - expected.predicted_iou.flatten()).abs().max() <= 1e-5
+
+
+@pytest.mark.usefixtures("high_precision")
+def test_prompts_keep_their_precision_beside_tf32(sam2: Sam2Segmenter, device: torch.device) -> None:
+    sam2 = sam2.to(device)
+    embedding = sam2.embed(sam2.preprocess(_picture()))
+    prompts = Prompts(point_grid(8, sam2.image_size)[:, None])
+    fast = sam2.best_masks(embedding, prompts)
+    torch.set_float32_matmul_precision("highest")
+    exact = sam2.best_masks(embedding, prompts)
+    difference = (fast.mask_logits - exact.mask_logits).abs().max() / exact.mask_logits.abs().max()
+    print(f"TF32: {difference:.1e}")
+    assert difference <= 1e-5
