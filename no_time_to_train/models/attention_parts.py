@@ -48,14 +48,25 @@ def shared_product(tokens: Float[Tensor, "N H T d"], image: Float[Tensor, "H d L
 def exponentials(scores: Tensor, dim: int, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Take what softmax divides by its sum; in place, unless told where.
 
-    What is too small to count is kept from numbers so small that processors compute with them at a tenth of the speed.
+    What is too small to count is kept from numbers so small that processors compute with them at a tenth of the speed;
+    a GPU does not mind.
 
     Returns:
         The exponentials of what scores are less than their highest, and the highest.
     """
     highest = scores.amax(dim=dim, keepdim=True)
     less = torch.sub(scores, highest, out=scores if out is None else out)
-    return less.clamp_(min=_LEAST).exp_(), highest
+    return (less if less.is_cuda else less.clamp_(min=_LEAST)).exp_(), highest
+
+
+def softmax_into(weights: Float[Tensor, "N H T l"], scores: Float[Tensor, "N H T l"]) -> None:
+    """Write the softmax of scores over a prompt's tokens into memory that is there already."""
+    if scores.is_cuda:
+        # Two kernels instead of six, of which each goes through all of it.
+        weights.copy_(scores.softmax(dim=2))
+    else:
+        exponentials(scores, dim=2, out=weights)
+        weights.div_(weights.sum(dim=2, keepdim=True))
 
 
 class PartialAttention(NamedTuple):
@@ -74,6 +85,8 @@ class PartialAttention(NamedTuple):
 
 def merged(parts: Sequence[PartialAttention]) -> list[Float[Tensor, "N H T _"]]:
     """Bring together what attention finds in all positions, as means by weight."""
+    if len(parts) == 1:
+        return [own / parts[0].total for own in parts[0].sums]
     highest = torch.stack([part.highest for part in parts])
     shares = (highest - highest.amax(dim=0)).exp_()
     total = (shares * torch.stack([part.total for part in parts])).sum(dim=0)

@@ -22,7 +22,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from no_time_to_train.models.attention_parts import PartialAttention, exponentials, heads, merged, shared_product
+from no_time_to_train.models.attention_parts import (
+    PartialAttention,
+    exponentials,
+    heads,
+    merged,
+    shared_product,
+    softmax_into,
+)
 from no_time_to_train.models.shared_image import ImageToToken, ImageToTokenTile, Maps, TokenToImage, TokenToImageTile
 
 # Memory for the coefficients, tile by tile.
@@ -108,8 +115,7 @@ def attend_to_tokens(
             scores = shared_product(keys, shared.queries)
         else:
             scores = _scores(keys, products, shared.queries, shared.positions, own)
-        exponentials(scores, dim=2, out=weights)
-        weights.div_(weights.sum(dim=2, keepdim=True))
+        softmax_into(weights, scores)
         scale = _variance(shared, own, coefficients, squares, every).add_(step.norm.eps).rsqrt_()
         coefficients.mul_(scale[:, None])
         tiles.append(PromptedTile(scale if own is None else scale * own.scale, coefficients))
