@@ -28,6 +28,7 @@ from no_time_to_train.data.references import load_negative_references, load_refe
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError
 from no_time_to_train.evaluation import Result, coco_results
 from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.matching.resizing import resize_masks
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.devices import checked_device
 from no_time_to_train.models.sam2 import Prompts
@@ -376,8 +377,7 @@ class Segmenter:
         (embedding,) = self.baseline.features.embeddings([pixels])
         prompts = Prompts(points=sam2.scale_points(torch.tensor([points], device=sam2.device), size))
         logits = sam2.best_masks(embedding, prompts).mask_logits
-        full = torch.nn.functional.interpolate(logits[None], size=size, mode="bilinear")[0, 0] > 0
-        return full.cpu()
+        return resize_masks(logits, size)[0].cpu()
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
+from no_time_to_train.matching.resizing import resize_masks
 from no_time_to_train.models.configs import (
     EncoderConfigArgs,
     FeatureCacheConfig,
@@ -254,7 +255,7 @@ class MatchingBaseline(nn.Module, ABC):
         (embedding,) = self.features.embeddings([image])
         prompts = Prompts(boxes=self.sam2.scale_boxes(corners, (height, width)))
         logits = self.sam2.best_masks(embedding, prompts).mask_logits
-        full = nn.functional.interpolate(logits[None], size=(height, width), mode="bilinear")[0, 0] > 0
+        (full,) = resize_masks(logits, (height, width))
         inside = torch.zeros_like(full)
         x1, y1 = min(max(0, math.floor(x)), width - 1), min(max(0, math.floor(y)), height - 1)
         x2, y2 = max(x1 + 1, math.ceil(x + box_width)), max(y1 + 1, math.ceil(y + box_height))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from no_time_to_train.matching.resizing import pixel_reach
 from no_time_to_train.models.cached_entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
@@ -100,20 +101,28 @@ class ImageFeatures:
             images: RGB.
             settings: All that decides the masks beside image and weights.
             compute: Proposes masks for the image of an index, given its embedding. What a cache gives in its place has
-                the same foreground at any size of image, but other logits away from it.
+                the same foreground at the image's size, but other logits away from it.
         """
         masks: dict[int, SelectedMasks] = {}
-        for index, entry in enumerate(self._read(settings, self._sam2_fingerprint, images)):
+        for index, image in enumerate(images):
+            reach = self._reach(image)
+            (entry,) = self._read(_outlined(settings, reach), self._sam2_fingerprint, [image])
             if entry is not None:
                 # Outlines of other masks are made anew.
                 with suppress(ValueError):
-                    masks[index] = SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry)))
+                    masks[index] = SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry, reach)))
         missing = [index for index in range(len(images)) if index not in masks]
         for index, embedding in zip(missing, self.embeddings([images[index] for index in missing]), strict=True):
             masks[index] = compute(index, embedding)
             if self.cache is not None:
-                self._keep(settings, self._sam2_fingerprint, images[index], pack_masks(masks[index]))
+                image, reach = images[index], self._reach(images[index])
+                packed = pack_masks(masks[index], reach)
+                self._keep(_outlined(settings, reach), self._sam2_fingerprint, image, packed)
         return [masks[index] for index in range(len(images))]
+
+    def _reach(self, image: Image) -> int:
+        side = self._sam2.mask_size
+        return pixel_reach((side, side), (image.shape[1], image.shape[2]))
 
     def warm(self) -> None:
         """Read the weights for the cache's keys now, rather than at the first image."""
@@ -158,6 +167,11 @@ class ImageFeatures:
             # Autocast changes what comes out, as much as other weights do.
             self._fingerprints[name] = compute()
         return f"{self._fingerprints[name]} {_autocast(self._sam2.device)}"
+
+
+def _outlined(settings: str, reach: int) -> str:
+    """Name masks by how much of their outlines is kept: more where the image is smaller than they are."""
+    return settings if reach == 1 else f"{settings} reach {reach}"
 
 
 def _autocast(device: torch.device) -> str:
