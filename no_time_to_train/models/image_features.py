@@ -17,6 +17,7 @@ from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.fingerprint import sam2_digest
 from no_time_to_train.models.mask_outlines import pack_masks, unpack_masks
 from no_time_to_train.models.preprocessing import encoder_pixels
+from no_time_to_train.models.protocols import IMPROVED, Protocol
 from no_time_to_train.models.sam2 import Sam2Segmenter
 from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 
@@ -34,28 +35,43 @@ class ImageFeatures:
         sam2: Gives embeddings for prompts.
         policy: How images are resized for the encoder.
         cache: Where results are kept; None computes everything.
+        protocol: Its rules for images.
     """
 
     def __init__(
-        self, encoder: Encoder, sam2: Sam2Segmenter, policy: ResizePolicy = "stretch", cache: FeatureCache | None = None
+        self,
+        encoder: Encoder,
+        sam2: Sam2Segmenter,
+        policy: ResizePolicy = "stretch",
+        cache: FeatureCache | None = None,
+        protocol: Protocol = IMPROVED,
     ) -> None:
         self._encoder = encoder
         self._sam2 = sam2
         self._policy = policy
         self.cache = cache
+        self._protocol = protocol
         self._fingerprints: dict[str, str] = {}
 
     @torch.inference_mode()
-    def patches(self, images: Sequence[Image]) -> list[Float[Tensor, "_ _ D"]]:
-        """Return the patch features of whole images, in float32; images that are resized to one size go together.
+    def patches(self, images: Sequence[Image], *, references: bool = False) -> list[Float[Tensor, "_ _ D"]]:
+        """Return the patch features of images, in float32; images that are resized to one size go together.
+
+        Args:
+            images: RGB.
+            references: They are the surroundings of references, cut out, rather than targets.
 
         Raises:
             WeightsFormatError: The encoder gives features that cannot be matched.
         """
-        what = f"patches {self._encoder.img_size} {self._policy}"
+        protocol = self._protocol
+        resize = protocol.resize_reference if references else protocol.resize_target
+        what = protocol.key(f"patches {self._encoder.img_size} {self._policy}")
+        if resize is not protocol.resize_target:
+            what += " reference"
         found = self._read(what, self._encoder_fingerprint, images)
         pixels = {
-            index: encoder_pixels(image, self._encoder, self._policy)
+            index: encoder_pixels(image, self._encoder, self._policy, resize)
             for index, image in enumerate(images)
             if found[index] is None
         }
@@ -75,17 +91,20 @@ class ImageFeatures:
         Raises:
             WeightsFormatError: SAM2 gives embeddings from which no masks can be told.
         """
-        found = self._read("embedding", self._sam2_fingerprint, images)
+        protocol = self._protocol
+        what = protocol.key("embedding")
+        found = self._read(what, self._sam2_fingerprint, images)
         missing = [index for index, entry in enumerate(found) if entry is None]
         if missing:
-            batch = self._sam2.embed(torch.cat([self._sam2.preprocess(images[index]) for index in missing]))
+            pixels = [self._sam2.preprocess(images[index], protocol.resize_sam2) for index in missing]
+            batch = self._sam2.embed(torch.cat(pixels), memory_embedding=protocol.memory_embedding)
             for place, index in enumerate(missing):
                 embedding = batch[place]
                 places = embedding.features[0].permute(1, 2, 0)
                 check_features(places, images[index].to(places.device), "SAM2")
                 stride4, stride8 = embedding.high_res_features
                 found[index] = {"features": embedding.features, "stride4": stride4, "stride8": stride8}
-                self._keep("embedding", self._sam2_fingerprint, images[index], found[index])
+                self._keep(what, self._sam2_fingerprint, images[index], found[index])
         return [
             ImageEmbedding(entry["features"], (entry["stride4"], entry["stride8"])).to(self._sam2.device, torch.float32)
             for entry in found
@@ -99,10 +118,11 @@ class ImageFeatures:
 
         Args:
             images: RGB.
-            settings: All that decides the masks beside image and weights.
+            settings: All that decides the masks beside image, weights and protocol.
             compute: Proposes masks for the image of an index, given its embedding. What a cache gives in its place has
                 the same foreground at the image's size, but other logits away from it.
         """
+        settings = self._protocol.key(settings)
         masks: dict[int, SelectedMasks] = {}
         for index, image in enumerate(images):
             reach = self._reach(image)
@@ -149,7 +169,7 @@ class ImageFeatures:
     def _are_usable(self, what: str, image: Image, tensors: Mapping[str, Tensor]) -> bool:
         if what.startswith("patches "):
             return are_patches(tensors, image, self._encoder, self._policy)
-        return are_embedding(tensors, self._sam2) if what == "embedding" else are_masks(tensors, self._sam2)
+        return are_embedding(tensors, self._sam2) if what.startswith("embedding") else are_masks(tensors, self._sam2)
 
     def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Tensor] | None) -> None:
         if self.cache is not None and tensors is not None:
