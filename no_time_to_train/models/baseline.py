@@ -184,11 +184,12 @@ class MatchingBaseline(nn.Module, ABC):
         return self.encode_batch([image])[0]
 
     @torch.inference_mode()
-    def encode_batch(
-        self, images: Sequence[UInt8[Tensor, "3 _ _"]], *, references: bool = False
-    ) -> list[Float[Tensor, "_ _ D"]]:
-        """See `encode`; images go through the encoder together, as targets or as the surroundings of references."""
-        patches = self.features.patches(images, references=references)
+    def encode_batch(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Float[Tensor, "_ _ D"]]:
+        """See `encode`; images go through the encoder together."""
+        return self._finished(self.features.patches(images))
+
+    def _finished(self, patches: list[Float[Tensor, "_ _ D"]]) -> list[Float[Tensor, "_ _ D"]]:
+        """Debias and normalise patch features as the settings say."""
         if self._debias is not None:
             patches = [self._debias(entry) for entry in patches]
         return [nn.functional.normalize(entry, dim=-1) for entry in patches] if self.normalizes_patches else patches
@@ -224,10 +225,16 @@ class MatchingBaseline(nn.Module, ABC):
                 remedy="give each reference a mask of its image's size",
             )
         x1, y1, x2, y2 = self.window_of(box, (image.shape[1], image.shape[2]))
-        (patches,) = self.encode_batch([image[:, y1:y2, x1:x2]], references=True)
+        patches = self._encode_window(image[:, y1:y2, x1:x2])
         size = encoder_size(y2 - y1, x2 - x1, self.encoder, self.encoder_cfg.resize_policy)
         inside = mask[y1:y2, x1:x2].to(patches.device)
         return patches, self.protocol.mask_weights(inside, size, (patches.shape[0], patches.shape[1]))
+
+    def _encode_window(self, window: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w D"]:
+        """Encode what was cut out around a reference, as a target where the protocol has one rule for both."""
+        if self.protocol.resize_reference is self.protocol.resize_target:
+            return self.encode(window)
+        return self._finished(self.features.patches([window], references=True))[0]
 
     def window_of(
         self, box: tuple[float, float, float, float], image_size: tuple[int, int]
