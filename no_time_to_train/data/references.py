@@ -4,7 +4,6 @@ They are COCO JSON subsets, or the pickles of the original project, which name a
 """
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,14 +212,7 @@ def _checked(reference: Reference, path: Path) -> Reference:
         )
     if not beyond:
         return reference
-    inside = (left, top, _length(left, right), _length(top, bottom))
-    return replace(reference, annotation=replace(annotation, bbox=inside))
-
-
-def _length(start: float, end: float) -> float:
-    """Return a length that, added to the start, is not less than the end, whatever it rounds to."""
-    length = end - start
-    return length if start + length >= end else math.nextafter(length, math.inf)
+    return replace(reference, annotation=replace(annotation, bbox=(left, top, right - left, bottom - top)))
 
 
 def _meets(start: float, size: float, side: int) -> bool:
