@@ -1,6 +1,7 @@
 """From candidate masks to instances: pool, score, suppress, merge softly.
 
-Source: the method of no-time-to-train, arXiv 2507.02798, section 3; outputs agree with its code at 214fc79.
+Source: the method of no-time-to-train, arXiv 2507.02798, section 3; on the inputs of
+tests/matching/test_golden.py, outputs agree with its code at 214fc79.
 """
 
 from dataclasses import dataclass

@@ -64,7 +64,6 @@ class MatcherConfig:
             raise ConfigError(
                 f"model_cfg.{foreign} has no place in {self.name}", remedy=f"remove it, or change {foreign}"
             )
-
         if self.name == "matching_baseline" and self.protocol != "improved":
             raise ConfigError(
                 f"model_cfg.protocol is {self.protocol!r:.60} with matching_baseline, of which there is only improved",
