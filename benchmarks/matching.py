@@ -84,7 +84,7 @@ def match_plainly(
     scores, labels = (pooled @ bank.prototypes.T).clamp(min=0).max(dim=1)
     kept = batched_nms(masks_to_boxes(masks), quality, labels, threshold)
     scores, labels, pooled = scores[kept], labels[kept], pooled[kept]
-    full = (F.interpolate(logits[kept][:, None], size=size, mode="bilinear")[:, 0] > 0).float()
+    full = (F.interpolate(logits[kept][:, None], size=size, mode="bilinear", antialias=True)[:, 0] > 0).float()
     shared = full.flatten(1) @ full.flatten(1).T
     within = shared / full.flatten(1).sum(dim=1).clamp(min=1)[:, None]
     alike = (pooled @ pooled.T).clamp(min=0) * (labels[:, None] == labels)

@@ -45,17 +45,21 @@ class ApReport:
     per_class: Mapping[str, Mapping[str, float]]
 
 
-def coco_results(image_id: int, instances: Instances, category_ids: Sequence[int]) -> list[Result]:
+def coco_results(
+    image_id: int, instances: Instances, category_ids: Sequence[int], *, far_pixel: int = 1
+) -> list[Result]:
     """Write an image's instances as COCO results.
 
     Args:
         image_id: In the target annotations.
         instances: What was found.
         category_ids: COCO's id of each label.
+        far_pixel: 1 counts the far pixels into width and height, as COCO's annotations do; 0 does not, as the original
+            does not.
 
     Returns:
-        One result per instance, best first: `bbox` is the mask's (x, y, width, height) in pixels, the far pixels
-        included, and `segmentation` its compressed RLE.
+        One result per instance, best first: `bbox` is the mask's (x, y, width, height) in pixels, and
+        `segmentation` its compressed RLE.
     """
     masks = instances.masks
     if masks.is_cuda:
@@ -66,7 +70,7 @@ def coco_results(image_id: int, instances: Instances, category_ids: Sequence[int
         {
             "image_id": image_id,
             "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
+            "bbox": [x1, y1, x2 - x1 + far_pixel, y2 - y1 + far_pixel],
             "score": score,
             "segmentation": segmentation,
         }

@@ -4,7 +4,7 @@ import difflib
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -28,6 +28,7 @@ from no_time_to_train.data.references import load_negative_references, load_refe
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError
 from no_time_to_train.evaluation import Result, coco_results
 from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.matching.resizing import resize_masks
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.devices import checked_device
 from no_time_to_train.models.sam2 import Prompts
@@ -44,9 +45,11 @@ class FoundInstances(Instances):
 
     Attributes:
         class_names: In the order of the labels.
+        far_pixel: Whether COCO results count the far pixels into width and height, see `coco_results`.
     """
 
     class_names: tuple[str, ...]
+    far_pixel: int = 1
 
     def __repr__(self) -> str:
         """Tell how many of which class, in a line: the masks of one image fill a screen."""
@@ -66,8 +69,8 @@ class FoundInstances(Instances):
             ConfigError: The score is not a number.
         """
         kept = self.scores >= checked_number(score, "score")
-        return FoundInstances(
-            self.masks[kept], self.boxes[kept], self.scores[kept], self.labels[kept], self.class_names
+        return replace(
+            self, masks=self.masks[kept], boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept]
         )
 
     def to_supervision(self) -> "sv.Detections":
@@ -101,7 +104,7 @@ class FoundInstances(Instances):
                 f"got {len(category_ids)} category_ids for {len(self.class_names)} classes",
                 remedy=f"give one for each of {', '.join(self.class_names)}",
             )
-        return coco_results(image_id, self, category_ids)
+        return coco_results(image_id, self, category_ids, far_pixel=self.far_pixel)
 
     def draw(self, image: ImageLike, *, opacity: float = 0.5) -> Image.Image:
         """Draw them over their image, each with its class and score.
@@ -136,8 +139,8 @@ class Segmenter:
         sam2_weights: SAM2's weights; None takes those of the folder.
         img_size: Side in pixels at which images are encoded; the encoder's default if None.
         device: Where it runs.
-        settings: More of the matching baseline's settings by name, such as `precision`, `sam2_infer_cfgs`,
-            `memory_bank_cfg`, `feature_cache`, `random_init`.
+        settings: More of the matching baseline's settings by name, such as `precision`, `protocol`,
+            `sam2_infer_cfgs`, `memory_bank_cfg`, `feature_cache`, `random_init`.
 
     Examples:
         >>> segmenter = Segmenter("dinov3_base", sam2="sam2_hiera_t.yaml", sam2_weights="sam2.pt")  # doctest: +SKIP
@@ -322,7 +325,9 @@ class Segmenter:
             return self.predict([cast(ImageLike, images)], min_score=min_score)[0]
         found = self.baseline.predict_batch([as_image(image) for image in images])
         return [
-            FoundInstances(each.masks, each.boxes, each.scores, each.labels, self.class_names).above(min_score)
+            FoundInstances(
+                each.masks, each.boxes, each.scores, each.labels, self.class_names, self.baseline.protocol.far_pixel
+            ).above(min_score)
             for each in found
         ]
 
@@ -376,8 +381,7 @@ class Segmenter:
         (embedding,) = self.baseline.features.embeddings([pixels])
         prompts = Prompts(points=sam2.scale_points(torch.tensor([points], device=sam2.device), size))
         logits = sam2.best_masks(embedding, prompts).mask_logits
-        full = torch.nn.functional.interpolate(logits[None], size=size, mode="bilinear")[0, 0] > 0
-        return full.cpu()
+        return resize_masks(logits, size)[0].cpu()
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -68,14 +68,11 @@ class ReferencePictures:
 
     def draw(self, item: ReferenceItem, baseline: MatchingBaseline) -> None:
         """Draw one reference."""
-        from no_time_to_train.models.preprocessing import reference_window
-
         reference = item.reference
         box = reference.annotation.bbox
         mask = item.mask if item.mask is not None else baseline.mask_of_box(item.image, box).cpu()
         patches, _ = baseline.encode_reference(item.image, mask, box)
-        height, width = item.image.shape[1:]
-        x1, y1, x2, y2 = reference_window(box, height, width, baseline.memory_bank_cfg.crop_scale)
+        x1, y1, x2, y2 = baseline.window_of(box, (item.image.shape[1], item.image.shape[2]))
         cut = item.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()
         framed = draw_masks(cut, mask[None, y1:y2, x1:x2].numpy(), [reference.class_index], [""])
         features = patches.flatten(0, 1).cpu()

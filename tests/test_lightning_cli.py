@@ -281,7 +281,7 @@ def test_reference_sets_of_the_original_project(
     assert read(tmp_path / "results.json") == read(whole_run / "results.json")
 
 
-@pytest.mark.parametrize("preset", ["exact", "fast"])
+@pytest.mark.parametrize("preset", ["exact", "fast", "published"])
 def test_presets_go_over_any_configuration(small: list[str], whole_run: Path, tmp_path: Path, preset: str) -> None:
     over = ["--config", str(ROOT / "pl_configs" / "presets" / f"{preset}.yaml")]
     base, rest = small[:2], small[2:]
@@ -289,8 +289,10 @@ def test_presets_go_over_any_configuration(small: list[str], whole_run: Path, tm
     assert run(*base, *over, *rest, "--data.num_workers", "0", into=tmp_path) == 0
     used = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["model_cfg"]
     assert used["sam2_infer_cfgs"]["iou_thr"] == 0.4
-    assert used["precision"] == {"exact": "fp32", "fast": "bf16"}[preset]
-    assert used["sam2_infer_cfgs"]["prompt_selection"] == {"exact": "grid", "fast": "prior"}[preset]
+    assert used["precision"] == ("bf16" if preset == "fast" else "fp32")
+    assert used["sam2_infer_cfgs"]["prompt_selection"] == ("prior" if preset == "fast" else "grid")
+    assert used["protocol"] == read(tmp_path / "metrics.json")["protocol"]
+    assert used["protocol"] == ("published" if preset == "published" else "improved")
     same = read(tmp_path / "results.json") == read(whole_run / "results.json")
     assert same is (preset == "exact")
 

@@ -3,6 +3,7 @@
 They are COCO JSON subsets, or the pickles of the original project, which name annotations of a COCO file by id.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ __all__ = [
     "sample_references",
     "sample_references_command",
 ]
+
+log = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
@@ -74,7 +77,9 @@ def load_references(
 
     Args:
         path: A COCO JSON file all of whose annotations are references, or a pickle (``.pkl``, ``.pickle``) of the
-            original project: category id -> images with annotation ids.
+            original project: category id -> a list of samples, each of which is one reference: the first annotation
+            that it names, however many it names, as the original reads it. In the place of the list may be a dict:
+            image id -> annotation ids, each of which is a reference.
         class_names: The classes to take, in this order; all those of the file in its order if not given, and for a
             pickle all those that it names in the order of `annotations`.
         annotations: For a pickle, the COCO file that its ids are of.
@@ -216,11 +221,11 @@ def _meets(start: float, size: float, side: int) -> bool:
 
 
 def _named_in(content: Any, path: Path) -> dict[int, list[tuple[int, int]]]:
-    """Return the (image id, annotation id) pairs of each category id that a pickle names."""
+    """Return the (image id, annotation id) pairs of each category id that a pickle names, one for each reference."""
     if not isinstance(content, dict) or not content:
         raise _malformed(path, "the pickle", "a dict of category ids")
     named: dict[int, list[tuple[int, int]]] = {}
-    steps = 0
+    steps = unused = 0
     for category_id, images in content.items():
         where = f"class {category_id!r:.40}"
         if type(category_id) is not int:
@@ -234,7 +239,13 @@ def _named_in(content: Any, path: Path) -> dict[int, list[tuple[int, int]]]:
                 raise _malformed(path, "the pickle", f"at most {_MOST_REFERENCES} references")
             if any(type(number) is not int for number in (image_id, *annotation_ids)):
                 raise _malformed(path, where, "image and annotation ids that are integers")
-            pairs += [(image_id, annotation_id) for annotation_id in annotation_ids]
+            # Where an image has two annotations of a class, the original's coco_to_pkl.py writes a sample for each of
+            # them that names both.
+            taken = annotation_ids if isinstance(images, dict) else annotation_ids[:1]
+            unused += len(annotation_ids) - len(taken)
+            pairs += [(image_id, annotation_id) for annotation_id in taken]
+    if unused:
+        log.warning("%s: the first annotation of each sample is its reference, %d others are not used", path, unused)
     return named
 
 

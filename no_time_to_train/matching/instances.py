@@ -1,6 +1,7 @@
 """From candidate masks to instances: pool, score, suppress, merge softly.
 
-Source: the method of no-time-to-train, arXiv 2507.02798, section 3; outputs agree with its code at 214fc79.
+Source: the method of no-time-to-train, arXiv 2507.02798, section 3; on the inputs of
+tests/matching/test_golden.py, outputs agree with its code at 214fc79.
 """
 
 from dataclasses import dataclass
@@ -71,8 +72,8 @@ def match_masks(
     """Give candidate masks the class whose prototype they resemble most, and keep the best of those that overlap.
 
     Each mask is pooled and scored; box NMS within a class, ordered by predicted IoU, leaves at most eight times
-    `max_instances`; a mask that lies within one of its class ranked before it loses score by how much of it does and
-    by how alike the two are; the best `max_instances` remain.
+    `max_instances`; masks that resemble no class, whose scores are 0, go; a mask within one of its class ranked before
+    it loses score by how much of it is there and by how alike the two are; the best `max_instances` remain.
 
     Args:
         patches: The target's patch features.
@@ -85,7 +86,7 @@ def match_masks(
         negative_sigma: How softly negative references count.
 
     Returns:
-        Instances at the image's size; empty when no mask has foreground.
+        Instances at the image's size; empty when no mask has foreground and resembles a class.
 
     Raises:
         EncoderMismatchError: The features are of another width than the bank's.
@@ -108,6 +109,10 @@ def match_masks(
     factors = negative_factors(pooled, cosines, memory, sigma=negative_sigma)
     scores, labels = (cosines.clamp(min=0) * factors).max(dim=1)
     ranked = batched_nms(boxes.float(), quality, labels, nms_threshold)[: _NMS_KEEP_FACTOR * max_instances]
+    # Without a positive cosine the label is only the first class, whose objects these masks must not touch below.
+    ranked = ranked[scores[ranked] > 0]
+    if not len(ranked):
+        return Instances.empty(image_size, mask_logits.device)
     tiled = TiledMasks(logits, image_size)
     shared = tiled.intersections(ranked)
     merged = scores[ranked] * merge_factors(shared, pooled[ranked], labels[ranked])

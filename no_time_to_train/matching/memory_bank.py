@@ -92,7 +92,7 @@ class MemoryBank(nn.Module):
         Args:
             class_index: Index into the class names.
             patches: The reference's patch features on their grid.
-            mask: Its foreground on the same grid, (h, w); anything that is not zero counts.
+            mask: Its foreground on the same grid, (h, w): which patches count, or in float how much each of them does.
             negative: The reference shows what the class is not.
 
         Raises:
@@ -116,13 +116,12 @@ class MemoryBank(nn.Module):
                 f"a mask of shape {tuple(mask.shape)} on a patch grid of {tuple(patches.shape[:2])}",
                 remedy="resize the mask to the patch grid",
             )
-        foreground = patches[mask.to(device=patches.device, dtype=torch.bool)]
-        if not len(foreground):
+        if not mask.any():
             raise EmptyMaskError(
                 f"a reference of class {self.class_names[class_index]!r} has no foreground on its patch grid",
                 remedy="give a mask that covers at least one patch",
             )
-        self.add_mean(class_index, foreground.float().mean(dim=0).detach(), negative)
+        self.add_mean(class_index, foreground_mean(patches, mask.to(patches.device)).detach(), negative)
 
     def add_mean(self, class_index: int, mean: Float[Tensor, " D"], negative: bool = False) -> None:
         """Add a reference of which the mean foreground feature is known already.
@@ -323,6 +322,19 @@ class MemoryBank(nn.Module):
         self.classes = torch.cat([self.classes, torch.tensor(classes, device=device)])
         self.negative = torch.cat([self.negative, torch.tensor(negative, device=device)])
         self._pending.clear()
+
+
+def foreground_mean(patches: Float[Tensor, "h w D"], mask: Tensor) -> Float[Tensor, " D"]:
+    """Return the mean of the patch features over a mask, in float32.
+
+    Args:
+        patches: On their grid.
+        mask: On the same grid, (h, w), with some foreground: which patches count, or in float how much each does.
+    """
+    if not mask.is_floating_point():
+        return patches[mask.bool()].float().mean(dim=0)
+    weights = mask.float().flatten()
+    return weights @ patches.float().flatten(0, 1) / weights.sum()
 
 
 def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tensor) -> None:

@@ -3,6 +3,9 @@
 Hundreds of candidates at the size of a photograph are gigabytes, and nearly all of it is uniform: bilinear
 interpolation changes sign only between logits of different signs. So the image is cut into tiles; a mask that is
 wholly foreground or wholly background there is only noted, and only those whose edge passes through it are resized.
+
+Interpolation is antialiased: along an axis on which the image has fewer pixels than the mask, a pixel averages all
+logits that it covers.
 """
 
 import math
@@ -58,13 +61,19 @@ class Tile(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """Pixels of one axis that lie between the logits of one step of tiles, and what they are interpolated from."""
+    """Pixels of one axis that start at the logits of one step of tiles, and what they are interpolated from.
+
+    Attributes:
+        pixels: P pixels of the axis.
+        logits: The logits that they are made of.
+        places: For each pixel the places, within `logits`, of the K logits that it may be made of.
+        weights: What each of the K counts; 0 for those that do not count.
+    """
 
     pixels: slice
     logits: slice
-    before: Int[Tensor, " P"]
-    after: Int[Tensor, " P"]
-    weight: Float[Tensor, " P"]
+    places: Int[Tensor, "K P"]
+    weights: Float[Tensor, "K P"]
 
 
 def _tile_side(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> int:
@@ -77,20 +86,56 @@ def _tile_side(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int
     return side
 
 
+def _axis_weights(source: int, target: int, device: torch.device) -> tuple[Int[Tensor, " P"], Float[Tensor, "K P"]]:
+    """Return for each pixel of an axis the first logit that it is made of, and the weights of that one and the next.
+
+    Args:
+        source: Logits along the axis.
+        target: Pixels along the axis.
+        device: Of the results.
+    """
+    scale = source / target
+    if scale <= 1:
+        place = ((torch.arange(target, device=device) + 0.5) * scale - 0.5).clamp(min=0)
+        before = place.long().clamp(max=source - 1)
+        return before, torch.stack([1 - (place - before), place - before])
+    # A triangle as wide as two pixels, cut at the border, as in torch's own interpolation.
+    center = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
+    first = (center - scale + 0.5).long().clamp(min=0)
+    last = (center + scale + 0.5).long().clamp(max=source)
+    places = first + torch.arange(int((last - first).max()))[:, None]
+    weights = (1 - ((places + 0.5 - center) / scale).abs()).clamp(min=0) * (places < last)
+    return first.to(device), (weights / weights.sum(dim=0)).float().to(device)
+
+
+def pixel_reach(mask_size: tuple[int, int], image_size: tuple[int, int]) -> int:
+    """Return how many rows or columns of logits apart two are at most that one pixel of the image is made of.
+
+    Args:
+        mask_size: Rows and columns of logits.
+        image_size: Height and width of the image, in pixels.
+
+    Examples:
+        >>> pixel_reach((256, 256), (480, 640)), pixel_reach((256, 256), (480, 64))
+        (1, 7)
+    """
+    cpu = torch.device("cpu")
+    return max(len(_axis_weights(*axis, cpu)[1]) - 1 for axis in zip(mask_size, image_size, strict=True))
+
+
 def _axis_steps(source: int, target: int, side: int, device: torch.device) -> list[_Steps]:
     """Divide an axis of `target` pixels by the tiles of its `source` logits; steps without a pixel are left out."""
-    place = ((torch.arange(target, device=device) + 0.5) * (source / target) - 0.5).clamp(min=0)
-    before = place.long().clamp(max=source - 1)
-    after = (before + 1).clamp(max=source - 1)
+    first, weights = _axis_weights(source, target, device)
+    reach = len(weights) - 1
+    places = (first + torch.arange(reach + 1, device=device)[:, None]).clamp(max=source - 1)
     starts = torch.arange(0, source + side, side, device=device)
-    bounds = torch.searchsorted(before, starts).tolist()
+    bounds = torch.searchsorted(first, starts).tolist()
     return [
         _Steps(
             slice(low, high),
-            slice(index * side, (index + 1) * side + 1),
-            before[low:high] - index * side,
-            after[low:high] - index * side,
-            (place - before)[low:high],
+            slice(index * side, (index + 1) * side + reach),
+            places[:, low:high] - index * side,
+            weights[:, low:high],
         )
         for index, (low, high) in enumerate(pairwise(bounds))
         if low < high
@@ -111,17 +156,23 @@ def _signs(
 
 
 def _interpolate(logits: Float[Tensor, "C h w"], row: _Steps, column: _Steps) -> Bool[Tensor, "C rows columns"]:
-    """Resize a tile's logits and cut them at 0; products and sums alone, which round alike wherever a pixel lies."""
-    left, right = logits.index_select(2, column.before), logits.index_select(2, column.after)
-    between = left.mul_(1 - column.weight).add_(right.mul_(column.weight))
-    above, below = between.index_select(1, row.before), between.index_select(1, row.after)
-    return above.mul_((1 - row.weight)[:, None]).add_(below.mul_(row.weight[:, None])).gt_(0).bool()
+    """Resize a tile's logits and cut them at 0; products and sums alone, which round alike wherever a pixel is."""
+    between = _interpolate_axis(logits, 2, column.places, column.weights)
+    return _interpolate_axis(between, 1, row.places, row.weights[:, :, None]).gt_(0).bool()
+
+
+def _interpolate_axis(logits: Tensor, dim: int, places: Int[Tensor, "K P"], weights: Tensor) -> Tensor:
+    total = logits.index_select(dim, places[0]).mul_(weights[0])
+    for place, weight in zip(places[1:], weights[1:], strict=True):
+        total.add_(logits.index_select(dim, place).mul_(weight))
+    return total
 
 
 class TiledMasks:
-    """Masks at the image's size, tile by tile: ``F.interpolate(logits, image_size, mode="bilinear") > 0``.
+    """Masks at the image's size, tile by tile.
 
-    They are the same but for pixels whose logit is 0 up to rounding.
+    They are ``F.interpolate(logits, image_size, mode="bilinear", antialias=True) > 0`` but for pixels whose logit is 0
+    up to rounding.
 
     Args:
         mask_logits: Foreground above 0, all finite.
@@ -206,7 +257,7 @@ def _float_product(masks: Bool[Tensor, "C P"]) -> Int[Tensor, "C C"]:
 
 
 def resize_masks(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> Bool[Tensor, "N H W"]:
-    """Bring mask logits to the image's size bilinearly, and cut them at 0."""
+    """Bring mask logits to the image's size, bilinear and antialiased, and cut them at 0."""
     return TiledMasks(mask_logits, image_size).resized(torch.arange(len(mask_logits), device=mask_logits.device))
 
 

@@ -1,6 +1,8 @@
 """The matching baseline over SAM2's automatic masks.
 
-Source: no-time-to-train, arXiv 2507.02798 ("matching_baseline").
+Source: the method of no-time-to-train, arXiv 2507.02798 ("matching_baseline"). Its code at 214fc79 is not imitated: it
+adds its mean feature to the memory at every image that it matches, normalises targets twice, and takes features from
+before the encoder's last norm.
 """
 
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 
 
 class Sam2MatchingBaseline(MatchingBaseline):
-    """SAM2's automatic masks with stability filtering, each paired with each class.
+    """SAM2's automatic masks with stability filtering, each paired with each class; there is one protocol, `improved`.
 
     Args:
         sam2_cfg_file: Meta's name of a SAM2 configuration, or a Hugging Face folder.

@@ -1,6 +1,7 @@
-"""The matching baseline over a grid of point prompts: the published method.
+"""The matching baseline over a grid of point prompts.
 
-Source: no-time-to-train, arXiv 2507.02798.
+Source: the method of no-time-to-train, arXiv 2507.02798 ("matching_baseline_noAMG"). With protocol `published`, results
+are those of its code at 214fc79; the Fidelity page of the documentation has the evidence and the limits.
 """
 
 from collections.abc import Mapping
@@ -19,12 +20,14 @@ from no_time_to_train.models.configs import (
     FeatureCacheConfig,
     MemoryBankConfig,
     Precision,
+    ProtocolName,
     Sam2InferConfig,
     as_config,
 )
 from no_time_to_train.models.feature_cache import content_key
 from no_time_to_train.models.prompt_selection import PriorSearch
-from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks, point_grid
+from no_time_to_train.models.protocols import PUBLISHED, check_published, protocol_of
+from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
 
 
 class Sam2MatchingBaseline_noAMG(MatchingBaseline):
@@ -40,6 +43,10 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
         random_init: Draw random weights, with a warning, for whatever has none.
         precision: What images are encoded and embedded in; prompts and matching stay in fp32.
         feature_cache: Where features are kept from run to run.
+        protocol: Whose rules around the matching step: the original's with `published`, this project's with `improved`.
+
+    Raises:
+        ConfigError: A setting that the original does not have, with protocol `published`.
     """
 
     def __init__(
@@ -54,8 +61,13 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
         random_init: bool = False,
         precision: Precision = "fp32",
         feature_cache: FeatureCacheConfig | Mapping[str, Any] | None = None,
+        protocol: ProtocolName = "improved",
     ) -> None:
-        self_cfg = as_config(Sam2InferConfig, sam2_infer_cfgs, "sam2_infer_cfgs")
+        infer_cfgs = as_config(Sam2InferConfig, sam2_infer_cfgs, "sam2_infer_cfgs")
+        encoder_cfg = as_config(EncoderConfigArgs, encoder_cfg, "encoder_cfg")
+        memory_bank_cfg = as_config(MemoryBankConfig, memory_bank_cfg, "memory_bank_cfg")
+        if protocol_of(protocol) is PUBLISHED:
+            check_published(encoder_cfg, memory_bank_cfg, infer_cfgs)
         super().__init__(
             sam2_cfg_file,
             sam2_ckpt_path,
@@ -65,8 +77,9 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
             random_init=random_init,
             precision=precision,
             feature_cache=feature_cache,
+            protocol=protocol,
         )
-        self.sam2_infer_cfgs = self_cfg
+        self.sam2_infer_cfgs = infer_cfgs
 
     @torch.inference_mode()
     def propose_one(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
@@ -78,7 +91,7 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
             return self.sam2.best_masks(image, prompts, min_iou=cfg.iou_thr, batch_size=cfg.testing_point_bs)
 
         if cfg.prompt_selection == "grid":
-            return ask(point_grid(cfg.points_per_side, size))
+            return ask(self.protocol.points(cfg.points_per_side, size))
         search = PriorSearch(cfg.points_per_side, cfg.max_prompts, cfg.prior_threshold)
         return search(patches, self._filled_memory(), size, ask)
 

@@ -14,18 +14,22 @@ from torch import Tensor, nn
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
+from no_time_to_train.matching.memory_bank import foreground_mean
+from no_time_to_train.matching.resizing import resize_masks
 from no_time_to_train.models.configs import (
     EncoderConfigArgs,
     FeatureCacheConfig,
     MemoryBankConfig,
     Precision,
+    ProtocolName,
     as_config,
 )
 from no_time_to_train.models.encoder import ONNX, build_encoder, is_file_of_weights
 from no_time_to_train.models.feature_cache import FeatureCache
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.image_features import ImageFeatures
-from no_time_to_train.models.preprocessing import mask_on_grid, reference_window
+from no_time_to_train.models.preprocessing import encoder_size
+from no_time_to_train.models.protocols import protocol_of
 from no_time_to_train.models.sam2 import Sam2Segmenter, build_sam2
 from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
 from no_time_to_train.registry import resolve_encoder, weights_at_hand
@@ -45,10 +49,12 @@ class MatchingBaseline(nn.Module, ABC):
         random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
         precision: What images are encoded and embedded in; prompts and matching stay in fp32.
         feature_cache: Where features are kept from run to run.
+        protocol: Whose rules around the matching step, see `protocols`.
 
     Attributes:
         encoder: The feature encoder.
         sam2: The mask generator.
+        protocol: The rules around the matching step.
         memory: The bank in use; None until `start_memory` or `use_memory`.
     """
 
@@ -63,8 +69,10 @@ class MatchingBaseline(nn.Module, ABC):
         random_init: bool = False,
         precision: Precision = "fp32",
         feature_cache: FeatureCacheConfig | Mapping[str, Any] | None = None,
+        protocol: ProtocolName = "improved",
     ) -> None:
         super().__init__()
+        self.protocol = protocol_of(protocol)
         if precision not in get_args(Precision):
             raise ConfigError(f"precision is {precision!r}, expected fp32 or bf16", remedy="correct it in the YAML")
         cache_cfg = as_config(FeatureCacheConfig, feature_cache, "feature_cache")
@@ -76,7 +84,7 @@ class MatchingBaseline(nn.Module, ABC):
         self.encoder = _encoder(self.encoder_cfg, encoder_ckpt_path, random_init=random_init, dtype=dtype)
         self.sam2: Sam2Segmenter = build_sam2(sam2_cfg_file, sam2_ckpt_path, random_init=random_init)
         self.sam2.embed_in(dtype)
-        self.features = ImageFeatures(self.encoder, self.sam2, self.encoder_cfg.resize_policy, cache)
+        self.features = ImageFeatures(self.encoder, self.sam2, self.encoder_cfg.resize_policy, cache, self.protocol)
         self.memory: MemoryBank | None = None
         debias = self.memory_bank_cfg.debias
         self._debias = PositionalDebias(self._encode_blank, debias.components) if debias.enabled else None
@@ -131,7 +139,7 @@ class MatchingBaseline(nn.Module, ABC):
 
     @property
     def memory_fingerprint(self) -> str:
-        """Identity of all that decides the features in memory: weights, size, resizing, crop, debiasing, pooling."""
+        """Identity of all that decides the features in memory: weights, size, resizing, crop, protocol and so on."""
         debias = self.memory_bank_cfg.debias
         parts = [
             self.encoder.fingerprint,
@@ -143,7 +151,7 @@ class MatchingBaseline(nn.Module, ABC):
             parts.append(f"debias{debias.components or 'default'}")
         if self.normalizes_patches:
             parts.append("normalized")
-        return " ".join(parts)
+        return self.protocol.key(" ".join(parts))
 
     @property
     def normalizes_patches(self) -> bool:
@@ -178,7 +186,10 @@ class MatchingBaseline(nn.Module, ABC):
     @torch.inference_mode()
     def encode_batch(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Float[Tensor, "_ _ D"]]:
         """See `encode`; images go through the encoder together."""
-        patches = self.features.patches(images)
+        return self._finished(self.features.patches(images))
+
+    def _finished(self, patches: list[Float[Tensor, "_ _ D"]]) -> list[Float[Tensor, "_ _ D"]]:
+        """Debias and normalise patch features as the settings say."""
         if self._debias is not None:
             patches = [self._debias(entry) for entry in patches]
         return [nn.functional.normalize(entry, dim=-1) for entry in patches] if self.normalizes_patches else patches
@@ -189,7 +200,7 @@ class MatchingBaseline(nn.Module, ABC):
         image: UInt8[Tensor, "3 H W"],
         mask: Bool[Tensor, "H W"],
         box: tuple[float, float, float, float],
-    ) -> tuple[Float[Tensor, "h w D"], Bool[Tensor, "h w"]]:
+    ) -> tuple[Float[Tensor, "h w D"], Bool[Tensor, "h w"] | Float[Tensor, "h w"]]:
         """Encode the surroundings of a reference object.
 
         Args:
@@ -198,7 +209,8 @@ class MatchingBaseline(nn.Module, ABC):
             box: Its box: x, y, width and height in pixels.
 
         Returns:
-            Patch features of the window around the object, and the object on their grid.
+            Patch features of the window around the object, and the object on their grid: which patches count, or how
+            much each of them does.
 
         Raises:
             MaskSizeError: The mask is not of the image's size.
@@ -212,10 +224,23 @@ class MatchingBaseline(nn.Module, ABC):
                 f"{image.shape[1]}x{image.shape[2]}",
                 remedy="give each reference a mask of its image's size",
             )
-        x1, y1, x2, y2 = reference_window(box, image.shape[1], image.shape[2], self.memory_bank_cfg.crop_scale)
-        patches = self.encode(image[:, y1:y2, x1:x2])
-        grid = (patches.shape[0], patches.shape[1])
-        return patches, mask_on_grid(mask[y1:y2, x1:x2].to(patches.device), grid)
+        x1, y1, x2, y2 = self.window_of(box, (image.shape[1], image.shape[2]))
+        patches = self._encode_window(image[:, y1:y2, x1:x2])
+        size = encoder_size(y2 - y1, x2 - x1, self.encoder, self.encoder_cfg.resize_policy)
+        inside = mask[y1:y2, x1:x2].to(patches.device)
+        return patches, self.protocol.mask_weights(inside, size, (patches.shape[0], patches.shape[1]))
+
+    def _encode_window(self, window: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w D"]:
+        """Encode what was cut out around a reference, as a target where the protocol has one rule for both."""
+        if self.protocol.resize_reference is self.protocol.resize_target:
+            return self.encode(window)
+        return self._finished(self.features.patches([window], references=True))[0]
+
+    def window_of(
+        self, box: tuple[float, float, float, float], image_size: tuple[int, int]
+    ) -> tuple[int, int, int, int]:
+        """Return what is cut out around a reference's box (x, y, width, height): x1, y1, x2, y2, the last excluded."""
+        return self.protocol.window(box, *image_size, self.memory_bank_cfg.crop_scale)
 
     def reference_mean(
         self,
@@ -243,7 +268,7 @@ class MatchingBaseline(nn.Module, ABC):
                 f"{name} has no foreground in its box {list(box)}",
                 remedy="correct this reference's mask or box, or remove it",
             )
-        return patches[on_grid].float().mean(dim=0).cpu()
+        return foreground_mean(patches, on_grid).cpu()
 
     @torch.inference_mode()
     def mask_of_box(self, image: UInt8[Tensor, "3 H W"], box: tuple[float, float, float, float]) -> Bool[Tensor, "H W"]:
@@ -254,7 +279,7 @@ class MatchingBaseline(nn.Module, ABC):
         (embedding,) = self.features.embeddings([image])
         prompts = Prompts(boxes=self.sam2.scale_boxes(corners, (height, width)))
         logits = self.sam2.best_masks(embedding, prompts).mask_logits
-        full = nn.functional.interpolate(logits[None], size=(height, width), mode="bilinear")[0, 0] > 0
+        (full,) = resize_masks(logits, (height, width))
         inside = torch.zeros_like(full)
         x1, y1 = min(max(0, math.floor(x)), width - 1), min(max(0, math.floor(y)), height - 1)
         x2, y2 = max(x1 + 1, math.ceil(x + box_width)), max(y1 + 1, math.ceil(y + box_height))

@@ -21,6 +21,7 @@ MOST_POINTS_PER_SIDE = 1024
 ResizePolicy = Literal["stretch", "keep_ratio"]
 Precision = Literal["fp32", "bf16"]
 PromptSelection = Literal["grid", "prior"]
+ProtocolName = Literal["published", "improved"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class EncoderConfigArgs:
             whose tensors tell the architecture; or `onnx:` and a folder of `ntt export`.
         img_size: Side in pixels of the square input, or the longer side with `keep_ratio`; the encoder's default if
             None, which is a 37x37 patch grid for the ViTs.
-        resize_policy: `stretch` brings every image to the square, as the published method does; `keep_ratio` brings
-            its longer side to `img_size` and rounds both sides to the patch size.
+        resize_policy: `stretch` brings every image to the square, as the original does; `keep_ratio` brings its longer
+            side to `img_size` and rounds both sides to the patch size.
         prefer_plus: Take the plus variant where its weights lie under `checkpoints/`.
     """
 
@@ -83,8 +84,8 @@ class Sam2InferConfig:
         iou_thr: Masks of this predicted IoU or less are left out.
         nms_thr: Box IoU above which the mask of lower predicted IoU goes, within a class.
         num_out_instance: Most instances an image.
-        prompt_selection: `grid` puts a prompt on every point, as the published method does; `prior` only where the
-            image resembles the references, from coarse to fine, until nothing new is found.
+        prompt_selection: `grid` puts a prompt on every point, as the original does; `prior` only where the image
+            resembles the references, from coarse to fine, until nothing new is found.
         max_prompts: Most prompts an image, with `prior`.
         prior_threshold: Least resemblance of a prompt's point to the references, with `prior`: 0 is the median over
             the image, 1 its best.

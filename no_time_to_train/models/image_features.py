@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from no_time_to_train.matching.resizing import pixel_reach
 from no_time_to_train.models.cached_entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.cuda_graphs import Replayed
@@ -17,6 +18,7 @@ from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.fingerprint import sam2_digest
 from no_time_to_train.models.mask_outlines import pack_masks, unpack_masks
 from no_time_to_train.models.preprocessing import encoder_pixels
+from no_time_to_train.models.protocols import IMPROVED, Protocol
 from no_time_to_train.models.sam2 import Sam2Segmenter
 from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 
@@ -34,30 +36,45 @@ class ImageFeatures:
         sam2: Gives embeddings for prompts.
         policy: How images are resized for the encoder.
         cache: Where results are kept; None computes everything.
+        protocol: Its rules for images.
     """
 
     def __init__(
-        self, encoder: Encoder, sam2: Sam2Segmenter, policy: ResizePolicy = "stretch", cache: FeatureCache | None = None
+        self,
+        encoder: Encoder,
+        sam2: Sam2Segmenter,
+        policy: ResizePolicy = "stretch",
+        cache: FeatureCache | None = None,
+        protocol: Protocol = IMPROVED,
     ) -> None:
         self._encoder = encoder
         self._sam2 = sam2
         self._policy = policy
         self.cache = cache
+        self._protocol = protocol
         self._fingerprints: dict[str, str] = {}
         self._replayed_encoder = Replayed(partial(_patches, encoder), encoder)
-        self._replayed_sam2 = Replayed(partial(_embedded, sam2), sam2.model.vision_encoder)
+        self._replayed_sam2 = Replayed(partial(_embedded, sam2, protocol.memory_embedding), sam2.model.vision_encoder)
 
     @torch.inference_mode()
-    def patches(self, images: Sequence[Image]) -> list[Float[Tensor, "_ _ D"]]:
-        """Return the patch features of whole images, in float32; images that are resized to one size go together.
+    def patches(self, images: Sequence[Image], *, references: bool = False) -> list[Float[Tensor, "_ _ D"]]:
+        """Return the patch features of images, in float32; images that are resized to one size go together.
+
+        Args:
+            images: RGB.
+            references: They are the surroundings of references, cut out, rather than targets.
 
         Raises:
             WeightsFormatError: The encoder gives features that cannot be matched.
         """
-        what = f"patches {self._encoder.img_size} {self._policy}"
+        protocol = self._protocol
+        resize = protocol.resize_reference if references else protocol.resize_target
+        what = protocol.key(f"patches {self._encoder.img_size} {self._policy}")
+        if resize is not protocol.resize_target:
+            what += " reference"
         found = self._read(what, self._encoder_fingerprint, images)
         pixels = {
-            index: encoder_pixels(image, self._encoder, self._policy)
+            index: encoder_pixels(image, self._encoder, self._policy, resize)
             for index, image in enumerate(images)
             if found[index] is None
         }
@@ -77,17 +94,19 @@ class ImageFeatures:
         Raises:
             WeightsFormatError: SAM2 gives embeddings from which no masks can be told.
         """
-        found = self._read("embedding", self._sam2_fingerprint, images)
+        protocol = self._protocol
+        what = protocol.key("embedding")
+        found = self._read(what, self._sam2_fingerprint, images)
         missing = [index for index, entry in enumerate(found) if entry is None]
         if missing:
-            pixels = torch.cat([self._sam2.preprocess(images[index]) for index in missing])
-            batch = self._replayed_sam2(pixels)
+            pixels = [self._sam2.preprocess(images[index], protocol.resize_sam2) for index in missing]
+            batch = self._replayed_sam2(torch.cat(pixels))
             for place, index in enumerate(missing):
                 features, stride4, stride8 = (part[place : place + 1] for part in batch)
                 places = features[0].permute(1, 2, 0)
                 check_features(places, images[index].to(places.device), "SAM2")
                 found[index] = {"features": features, "stride4": stride4, "stride8": stride8}
-                self._keep("embedding", self._sam2_fingerprint, images[index], found[index])
+                self._keep(what, self._sam2_fingerprint, images[index], found[index])
         return [
             ImageEmbedding(entry["features"], (entry["stride4"], entry["stride8"])).to(self._sam2.device, torch.float32)
             for entry in found
@@ -101,22 +120,31 @@ class ImageFeatures:
 
         Args:
             images: RGB.
-            settings: All that decides the masks beside image and weights.
+            settings: All that decides the masks beside image, weights and protocol.
             compute: Proposes masks for the image of an index, given its embedding. What a cache gives in its place has
-                the same foreground at any size of image, but other logits away from it.
+                the same foreground at the image's size, but other logits away from it.
         """
+        settings = self._protocol.key(settings)
         masks: dict[int, SelectedMasks] = {}
-        for index, entry in enumerate(self._read(settings, self._sam2_fingerprint, images)):
+        for index, image in enumerate(images):
+            reach = self._reach(image)
+            (entry,) = self._read(_outlined(settings, reach), self._sam2_fingerprint, [image])
             if entry is not None:
                 # Outlines of other masks are made anew.
                 with suppress(ValueError):
-                    masks[index] = SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry)))
+                    masks[index] = SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry, reach)))
         missing = [index for index in range(len(images)) if index not in masks]
         for index, embedding in zip(missing, self.embeddings([images[index] for index in missing]), strict=True):
             masks[index] = compute(index, embedding)
             if self.cache is not None:
-                self._keep(settings, self._sam2_fingerprint, images[index], pack_masks(masks[index]))
+                image, reach = images[index], self._reach(images[index])
+                packed = pack_masks(masks[index], reach)
+                self._keep(_outlined(settings, reach), self._sam2_fingerprint, image, packed)
         return [masks[index] for index in range(len(images))]
+
+    def _reach(self, image: Image) -> int:
+        side = self._sam2.mask_size
+        return pixel_reach((side, side), (image.shape[1], image.shape[2]))
 
     def warm(self) -> None:
         """Read the weights for the cache's keys now, rather than at the first image."""
@@ -143,7 +171,7 @@ class ImageFeatures:
     def _are_usable(self, what: str, image: Image, tensors: Mapping[str, Tensor]) -> bool:
         if what.startswith("patches "):
             return are_patches(tensors, image, self._encoder, self._policy)
-        return are_embedding(tensors, self._sam2) if what == "embedding" else are_masks(tensors, self._sam2)
+        return are_embedding(tensors, self._sam2) if what.startswith("embedding") else are_masks(tensors, self._sam2)
 
     def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Tensor] | None) -> None:
         if self.cache is not None and tensors is not None:
@@ -167,9 +195,14 @@ def _patches(encoder: Encoder, pixels: Tensor) -> tuple[Tensor]:
     return (encoder(pixels).patches,)
 
 
-def _embedded(sam2: Sam2Segmenter, pixels: Tensor) -> tuple[Tensor, ...]:
-    embedding = sam2.embed(pixels)
+def _embedded(sam2: Sam2Segmenter, memory_embedding: bool, pixels: Tensor) -> tuple[Tensor, ...]:
+    embedding = sam2.embed(pixels, memory_embedding=memory_embedding)
     return (embedding.features, *embedding.high_res_features)
+
+
+def _outlined(settings: str, reach: int) -> str:
+    """Name masks by how much of their outlines is kept: more where the image is smaller than they are."""
+    return settings if reach == 1 else f"{settings} reach {reach}"
 
 
 def _autocast(device: torch.device) -> str:

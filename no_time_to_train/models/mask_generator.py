@@ -1,7 +1,7 @@
 """SAM2's automatic masks: a grid of points is decoded, and masks that are unsure, unstable or doubled are dropped.
 
 Everything is done on whole tensors of logits at the decoder's resolution. Crops of the image in several layers, which
-Meta's generator offers, are left out: the published protocol decodes the whole image only.
+Meta's generator offers, are left out: the original decodes the whole image only.
 """
 
 from dataclasses import asdict, dataclass

@@ -11,9 +11,11 @@ from no_time_to_train.models.configs import (
     FeatureCacheConfig,
     MemoryBankConfig,
     Precision,
+    ProtocolName,
     Sam2InferConfig,
 )
 from no_time_to_train.models.mask_generator import AmgConfig
+from no_time_to_train.models.protocols import check_published
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 
@@ -34,6 +36,9 @@ class MatcherConfig:
         random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
         precision: What images are encoded and embedded in; prompts and matching stay in fp32.
         feature_cache: Where features are kept from run to run, and how much of them.
+        protocol: Rules around the matching step, for `matching_baseline_noAMG`: `published` has the original's, for
+            results that are to be compared with its; `improved` prepares images as the models' authors do, and gives
+            COCO's boxes.
     """
 
     name: Literal["matching_baseline", "matching_baseline_noAMG"]
@@ -47,6 +52,7 @@ class MatcherConfig:
     random_init: bool = False
     precision: Precision = "fp32"
     feature_cache: FeatureCacheConfig = field(default_factory=FeatureCacheConfig)
+    protocol: ProtocolName = "improved"
 
     def __post_init__(self) -> None:
         for name in ("sam2_ckpt_path", "encoder_ckpt_path"):
@@ -58,6 +64,13 @@ class MatcherConfig:
             raise ConfigError(
                 f"model_cfg.{foreign} has no place in {self.name}", remedy=f"remove it, or change {foreign}"
             )
+        if self.name == "matching_baseline" and self.protocol != "improved":
+            raise ConfigError(
+                f"model_cfg.protocol is {self.protocol!r:.60} with matching_baseline, of which there is only improved",
+                remedy="set name to matching_baseline_noAMG, or leave out protocol",
+            )
+        if self.protocol == "published":
+            check_published(self.encoder_cfg, self.memory_bank_cfg, self.sam2_infer_cfgs or Sam2InferConfig())
 
     def build(self) -> MatchingBaseline:
         """Build the baseline with its weights.
@@ -77,4 +90,4 @@ class MatcherConfig:
         }
         if self.name == "matching_baseline":
             return Sam2MatchingBaseline(sam2_amg_cfg=self.sam2_amg_cfg, **shared)
-        return Sam2MatchingBaseline_noAMG(sam2_infer_cfgs=self.sam2_infer_cfgs, **shared)
+        return Sam2MatchingBaseline_noAMG(sam2_infer_cfgs=self.sam2_infer_cfgs, protocol=self.protocol, **shared)

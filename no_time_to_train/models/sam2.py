@@ -12,10 +12,10 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import Sam2Config, Sam2Model
 
 from no_time_to_train.errors import ConfigError, ImageSizeError, ShapeMismatchError, WeightsNotFoundError
+from no_time_to_train.models.preprocessing import Resize, normalize_pixels, resize_bilinear
 from no_time_to_train.models.prompting import ImageSide, Keep, PromptDecoder
 from no_time_to_train.models.sam2_configs import (
     SAM2_CONFIGS,
@@ -108,11 +108,12 @@ class Sam2Segmenter(nn.Module):
         for part in (self.model.vision_encoder, decoder.conv_s0, decoder.conv_s1):
             part.to(dtype)
 
-    def preprocess(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 3 S S"]:
-        """Scale to [0, 1], resize to the model's square (bilinear, antialiased, in float), normalise as for ImageNet.
+    def preprocess(self, image: UInt8[Tensor, "3 H W"], resize: Resize = resize_bilinear) -> Float[Tensor, "1 3 S S"]:
+        """Scale to [0, 1], resize to the model's square, normalise as for ImageNet.
 
         Args:
             image: RGB. The aspect ratio is not kept, as in Meta's `SAM2Transforms`.
+            resize: How it is resized; by default as Meta does, bilinear, antialiased, in float.
 
         Raises:
             ImageSizeError: The image is empty, or not of three channels.
@@ -121,19 +122,16 @@ class Sam2Segmenter(nn.Module):
             raise ImageSizeError(
                 f"an image of shape {tuple(image.shape)}, expected (3, H, W)", remedy="convert the image to RGB first"
             )
-        size = (self.image_size, self.image_size)
-        scaled = image.to(self.device)[None].float() / 255
-        pixels = functional.interpolate(scaled, size, mode="bilinear", align_corners=False, antialias=True)
-        mean = pixels.new_tensor(IMAGE_MEAN)[:, None, None]
-        std = pixels.new_tensor(IMAGE_STD)[:, None, None]
-        return (pixels - mean) / std
+        pixels = resize(image, (self.image_size, self.image_size), self.device)
+        return normalize_pixels(pixels, IMAGE_MEAN, IMAGE_STD)
 
     @torch.inference_mode()
-    def embed(self, pixel_values: Float[Tensor, "B 3 S S"]) -> ImageEmbedding:
+    def embed(self, pixel_values: Float[Tensor, "B 3 S S"], *, memory_embedding: bool = True) -> ImageEmbedding:
         """Embed images, once each.
 
         Args:
             pixel_values: Normalised images from `preprocess`, concatenated along the batch.
+            memory_embedding: Add the embedding of "no memory" to the features, as Meta's image predictor does.
 
         Raises:
             ImageSizeError: The images are not of the model's size.
@@ -145,7 +143,13 @@ class Sam2Segmenter(nn.Module):
                 remedy="prepare images with Sam2Segmenter.preprocess",
             )
         pixels = pixel_values.to(self.device, self.image_dtype)
-        stride4, stride8, features = self.model.get_image_embeddings(pixels)
+        maps = self.model.get_image_features(pixels, return_dict=True).fpn_hidden_states
+        if memory_embedding:
+            maps[-1] = maps[-1] + self.model.no_memory_embedding
+        stride4, stride8, features = (
+            part.permute(1, 2, 0).unflatten(2, size)
+            for part, size in zip(maps, self.model.backbone_feature_sizes, strict=True)
+        )
         return ImageEmbedding(features.float(), (stride4.float(), stride8.float()))
 
     def scale_points(self, points: Float[Tensor, "N P 2"], image_size: tuple[int, int]) -> Float[Tensor, "N P 2"]:

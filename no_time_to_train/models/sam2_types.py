@@ -46,7 +46,7 @@ class ImageEmbedding:
     """What the mask decoder needs of B images; float32, whatever the encoder ran in.
 
     Attributes:
-        features: Features at stride 16, the embedding of "no memory" added.
+        features: Features at stride 16, with the embedding of "no memory" added unless the protocol says otherwise.
         high_res_features: Features at strides 4 and 8.
     """
 

@@ -13,10 +13,9 @@ from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datamodule import ReferenceDataset, ReferenceItem, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.evaluation import ApReport, Result, coco_results, comparison_table, evaluate, reports_as_json
+from no_time_to_train.evaluation import ApReport, Result, comparison_table, evaluate, reports_as_json
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.messages import plain_console
-from no_time_to_train.models.preprocessing import reference_window
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.quickstart.contact_sheet import Picture, contact_sheet
@@ -70,7 +69,8 @@ class QuickstartDemo(Sam2MatcherLightningModel):
             colours = colour_patches(item.image.to(self.device))
             by_colour = baseline.match_with(self._colour_memory(), colours, proposals, size)
             categories = self._categories()
-            self._colour_results.append((item.index, coco_results(item.record.id, by_colour, list(categories))))
+            results = self._coco_results(item.record.id, by_colour, list(categories))
+            self._colour_results.append((item.index, results))
             if len(self._target_pictures) < _SHEET_TARGETS:
                 self._target_pictures.append(self._picture(item, found[-1], list(categories.values())))
         return found
@@ -106,9 +106,8 @@ class QuickstartDemo(Sam2MatcherLightningModel):
 
     def _cut_out(self, item: ReferenceItem, mask: Bool[Tensor, "H W"]) -> Picture:
         """Return the window that a reference is encoded in, with its outline."""
-        height, width = item.image.shape[1:]
-        scale = self._model.memory_bank_cfg.crop_scale
-        x1, y1, x2, y2 = reference_window(item.reference.annotation.bbox, height, width, scale)
+        size = (item.image.shape[1], item.image.shape[2])
+        x1, y1, x2, y2 = self._model.window_of(item.reference.annotation.bbox, size)
         image = item.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()
         return draw_masks(image, mask[None, y1:y2, x1:x2].numpy(), [item.reference.class_index], [""], opacity=0)
 

@@ -304,11 +304,14 @@ class Sam2MatcherLightningModel(LightningModule):
         self._seconds += time.perf_counter() - begin
         categories = self._categories()
         for item, instances in zip(items, found, strict=True):
-            self._results.append((item.index, coco_results(item.record.id, instances, list(categories))))
+            self._results.append((item.index, self._coco_results(item.record.id, instances, list(categories))))
             self._overlays.draw(item, instances, list(categories.values()))
 
     def _predict(self, items: list[TargetItem]) -> list[Instances]:
         return self._model.predict_batch([item.image for item in items])
+
+    def _coco_results(self, image_id: int, instances: Instances, category_ids: Sequence[int]) -> list[Result]:
+        return coco_results(image_id, instances, category_ids, far_pixel=self._model.protocol.far_pixel)
 
     def _categories(self) -> dict[int, str]:
         """Return COCO's id and the name of each class, in the memory's order.
@@ -344,6 +347,7 @@ class Sam2MatcherLightningModel(LightningModule):
         self._found_dataset(indices, results).write(self.output_dir / PREDICTIONS)
         metrics: dict[str, Any] = {
             "encoder": self._model.encoder.config.name,
+            "protocol": self._model.protocol.name,
             "random_weights": random,
             "categories": self._categories(),
             "images": len(indices),

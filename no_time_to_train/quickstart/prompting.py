@@ -81,6 +81,6 @@ def _box(mask: Bool[Tensor, "H W"]) -> Float[Tensor, "4"]:
 
 
 def _ious(logits: Float[Tensor, "N K Hm Wm"], truth: Bool[Tensor, "N H W"]) -> Float[Tensor, "N K"]:
-    masks = functional.interpolate(logits, truth.shape[1:], mode="bilinear") > 0
+    masks = functional.interpolate(logits, truth.shape[1:], mode="bilinear", antialias=True) > 0
     target = truth[:, None]
     return (masks & target).sum(dim=(2, 3)) / (masks | target).sum(dim=(2, 3)).clamp(min=1)

@@ -252,7 +252,7 @@ def measure(
         for (draw, count, colour), found in results.items():
             bank = (memories[draw].colour if colour else memories[draw].encoder)[count]
             instances = baseline.match_with(bank, features[colour], proposals, size)
-            found += coco_results(image_id, instances, category_ids)
+            found += coco_results(image_id, instances, category_ids, far_pixel=baseline.protocol.far_pixel)
         for (count, colour), hits in right.items():
             pooled = functional.normalize(pool_masks(features[colour], masks), dim=1)
             for memory in memories:

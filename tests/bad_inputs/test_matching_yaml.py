@@ -71,6 +71,12 @@ CASES = [
     option(
         "a squeezed image", f"{CFG}.encoder_cfg.resize_policy", "squeeze", says=["resize_policy", "squeeze", "stretch"]
     ),
+    option("an unknown protocol", f"{CFG}.protocol", "paper", says=["protocol", "paper", "published", "improved"]),
+    option(
+        "a protocol without a second way to put prompts",
+        *(f"{CFG}.protocol", "published", f"{CFG}.sam2_infer_cfgs.prompt_selection", "prior"),
+        says=["protocol is published and sam2_infer_cfgs.prompt_selection is prior", "or protocol to improved"],
+    ),
     option("a small crop", f"{CFG}.memory_bank_cfg.crop_scale", "0.1", says=["crop_scale is 0.1", "at least 1"]),
     option("a crop that is no number", f"{CFG}.memory_bank_cfg.crop_scale", ".nan", says=["crop_scale is nan"]),
     option("no softness", f"{CFG}.memory_bank_cfg.negative_sigma", "-1", says=["negative_sigma is -1", "more than 0"]),

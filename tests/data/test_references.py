@@ -106,11 +106,22 @@ def test_pickles_of_every_shape_give_the_same_references(tmp_path: Path, shape: 
     assert ids(references) == [(0, 11), (0, 12), (1, 10)]
 
 
+def test_a_sample_of_the_original_is_one_reference_its_first_annotation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What coco_to_pkl.py writes for an image with two annotations of a class.
+    sample = {"img_id": 7, "ann_ids": [13, 11]}
+    for samples in ([sample, dict(sample)], [(7, [13, 11]), (7, [13, 11])]):
+        references = load_references(pickled({5: samples}, tmp_path), annotations=write(document(), tmp_path))
+        assert references.class_names == ("cat",)
+        assert ids(references) == [(0, 13), (0, 13)]
+        assert "2 others are not used" in caplog.text
+        caplog.clear()
+
+
 def test_several_annotations_of_an_image_are_several_references(tmp_path: Path) -> None:
-    path = pickled({5: [{"img_id": 7, "ann_ids": [13, 11]}]}, tmp_path)
-    references = load_references(path, annotations=write(document(), tmp_path))
-    assert references.class_names == ("cat",)
-    assert ids(references) == [(0, 13), (0, 11)]
+    path = pickled({5: {7: [13, 11]}}, tmp_path)
+    assert ids(load_references(path, annotations=write(document(), tmp_path))) == [(0, 13), (0, 11)]
 
 
 def test_class_names_choose_from_a_pickle(tmp_path: Path) -> None:

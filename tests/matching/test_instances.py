@@ -87,6 +87,19 @@ def test_a_mask_within_a_better_one_of_its_class_loses_its_score() -> None:
     assert merge_factors(shared, pooled, torch.tensor([0, 1, 2])).tolist() == [1, 1, 1]
 
 
+def test_a_mask_that_resembles_no_class_is_left_out_and_lowers_no_score() -> None:
+    patches = torch.zeros(4, 4, 3)
+    patches[:, :2], patches[:, 2:] = torch.tensor([0.5, 0.9, 0.0]), torch.tensor([-1.5, 0.9, 0.0])
+    # The second mask is ranked first and holds the other one, which it resembles; it does not resemble the class.
+    logits, quality = boxes_to_logits((0, 0, 7, 16), (0, 0, 16, 16)), torch.tensor([0.8, 0.9])
+    pooled = F.normalize(pool_masks(patches, logits), dim=1)
+    assert pooled[1, 0] < 0 < pooled[0] @ pooled[1]
+    found = match_masks(patches, logits, quality, bank_of(RED, BLUE), image_size=(16, 16))
+    assert found.labels.tolist() == [0]
+    torch.testing.assert_close(found.scores, pooled[:1, 0])
+    assert len(match_masks(patches, logits[1:], quality[1:], bank_of(RED, BLUE), image_size=(16, 16))) == 0
+
+
 def test_best_instances_only() -> None:
     logits = boxes_to_logits((0, 0, 3, 3), (0, 6, 3, 9), (0, 12, 3, 15), (7, 0, 9, 16))
     found = match_masks(two_halves(), logits, torch.full((4,), 0.9), bank_of(RED), image_size=(16, 16), max_instances=2)
@@ -126,11 +139,12 @@ def test_pairs_are_scored_between_zero_and_one() -> None:
 
 
 def test_autocast_changes_nothing() -> None:
-    patches, logits, quality = torch.randn(6, 6, 3), torch.randn(20, 16, 16), torch.rand(20)
+    patches, logits, quality = torch.rand(6, 6, 3), torch.randn(20, 16, 16), torch.rand(20)
     bank = bank_of(RED, GREEN)
     plain = match_masks(patches, logits, quality, bank, image_size=(30, 30))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = match_masks(patches, logits, quality, bank, image_size=(30, 30))
+    assert len(plain)
     assert torch.equal(plain.scores, mixed.scores)
     assert torch.equal(plain.masks, mixed.masks)
 

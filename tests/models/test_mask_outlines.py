@@ -1,4 +1,4 @@
-"""Masks come back bit by bit at any size, from the outlines of their logits alone."""
+"""Masks come back bit by bit at the image's size, from the outlines of their logits alone."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from no_time_to_train.matching.resizing import resize_masks
+from no_time_to_train.matching.resizing import pixel_reach, resize_masks
 from no_time_to_train.models.mask_outlines import pack_masks, unpack_masks
 from no_time_to_train.models.sam2_types import SelectedMasks
 
@@ -20,15 +20,16 @@ def blobs(seed: int, count: int, size: tuple[int, int], coarse: int, level: floa
     return logits.masked_fill(torch.rand(logits.shape, generator=generator) < 0.05, 0.0)
 
 
-def round_trip(logits: Tensor) -> Tensor:
-    masks = unpack_masks(pack_masks(SelectedMasks(logits, torch.zeros(len(logits))))).mask_logits
+def round_trip(logits: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
+    reach = 1 if image_size is None else pixel_reach((logits.shape[1], logits.shape[2]), image_size)
+    masks = unpack_masks(pack_masks(SelectedMasks(logits, torch.zeros(len(logits))), reach), reach).mask_logits
     assert masks.shape == logits.shape
     assert masks.dtype == torch.float32
     return masks
 
 
 def at_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0] > 0
+    return F.interpolate(logits[None], size, mode="bilinear", align_corners=False, antialias=True)[0] > 0
 
 
 @settings(deadline=None, max_examples=150)
@@ -46,7 +47,7 @@ def test_masks_are_the_same_at_any_size(
     seed: int, count: int, size: tuple[int, int], coarse: int, level: float, image_size: tuple[int, int]
 ) -> None:
     before = blobs(seed, count, size, coarse, level)
-    after = round_trip(before)
+    after = round_trip(before, image_size)
     assert torch.equal(after > 0, before > 0)
     assert torch.equal(at_size(after, image_size), at_size(before, image_size))
     assert torch.equal(resize_masks(after, image_size), resize_masks(before, image_size))
@@ -55,14 +56,19 @@ def test_masks_are_the_same_at_any_size(
 @pytest.mark.parametrize("image_size", [(3000, 4000), (720, 1280), (256, 256), (100, 37), (8, 8)])
 def test_masks_of_sam2s_size_are_the_same_on_photographs(image_size: tuple[int, int]) -> None:
     before = blobs(1, 2, (256, 256), 12, 8.0)
-    after = round_trip(before)
+    after = round_trip(before, image_size)
     assert torch.equal(at_size(after, image_size), at_size(before, image_size))
     assert torch.equal(resize_masks(after, image_size), resize_masks(before, image_size))
 
 
+def test_a_smaller_image_needs_logits_farther_from_the_outlines() -> None:
+    before = blobs(1, 2, (256, 256), 12, 8.0)
+    assert not torch.equal(resize_masks(round_trip(before), (64, 64)), resize_masks(before, (64, 64)))
+
+
 def test_many_masks_and_masks_larger_than_what_is_looked_at_together() -> None:
     for before in (blobs(2, 300, (64, 64), 6, 4.0), blobs(2, 3, (700, 500), 6, 4.0)):
-        assert torch.equal(at_size(round_trip(before), (90, 120)), at_size(before, (90, 120)))
+        assert torch.equal(at_size(round_trip(before, (90, 120)), (90, 120)), at_size(before, (90, 120)))
 
 
 def test_smallest_and_largest_logits_keep_their_sides() -> None:

@@ -68,6 +68,8 @@ def test_a_later_yaml_goes_over_an_earlier_one(settings: Path, tmp_path: Path) -
     assert fast.sam2_infer_cfgs.prompt_selection == "prior"
     assert fast.sam2_infer_cfgs.points_per_side == own.sam2_infer_cfgs.points_per_side
     assert fast.encoder_cfg == own.encoder_cfg
+    published = choose_models([settings, ROOT / "pl_configs" / "presets" / "published.yaml"])
+    assert (own.protocol, published.protocol) == ("improved", "published")
     alone = choose_models([ROOT / "pl_configs" / "presets" / "fast.yaml"], encoder="dinov3_small")
     assert (alone.precision, alone.encoder_cfg.name, alone.sam2_cfg_file) == (
         "bf16",

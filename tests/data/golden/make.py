@@ -2,7 +2,7 @@
 
 Kept small: of Meta's outputs the final tokens, and the stages of one encoder; of the matching cases' mask logits those
 that have both signs among their neighbours, the others are -1 or 1. Bilinear interpolation between values of one sign
-keeps that sign, so that no mask changes at any size.
+keeps that sign, so that no mask changes at any size that is not smaller than the logits.
 """
 
 import shutil
@@ -43,6 +43,7 @@ def main(golden: Path) -> None:
         with safe_open(path, framework="np") as file:
             arrays |= {key: np.array(value) for key, value in file.metadata().items()}
         np.savez_compressed(HERE / f"{case}.npz", allow_pickle=False, **arrays)
+    shutil.copy(golden / "published" / "shapes_crop4_results.json", HERE / "shapes_crop4_results.json")
     for path in HERE.iterdir():
         path.chmod(0o644)
 
