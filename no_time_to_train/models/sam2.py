@@ -3,37 +3,26 @@
 The network is transformers' `Sam2Model`; weights come from Meta's `.pt` files or from transformers' folders.
 """
 
-import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
-from transformers import Sam2Config, Sam2Model
+from transformers import Sam2Model
 
-from no_time_to_train.errors import ConfigError, ImageSizeError, ShapeMismatchError, WeightsNotFoundError
+from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsNotFoundError
 from no_time_to_train.models.preprocessing import Resize, normalize_pixels, resize_bilinear
 from no_time_to_train.models.prompting import ImageSide, Keep, PromptDecoder
 from no_time_to_train.models.sam2_configs import (
     SAM2_CONFIGS,
     Sam2HieraConfig,
-    describe_shape,
     resolve_sam2_config,
-    shape_of,
 )
 from no_time_to_train.models.sam2_types import ImageEmbedding, MaskPredictions, Prompts, SelectedMasks, point_grid
-from no_time_to_train.weights.files import read_tensors
-from no_time_to_train.weights.layouts_sam2 import (
-    POSITION_BUFFERS,
-    hiera_shape,
-    image_part_of_transformers,
-    meta_sam2_to_transformers,
-    sam2_layout,
-)
-from no_time_to_train.weights.load import assign_tensors
+from no_time_to_train.models.sam2_weights import load_sam2, new_sam2, set_positions
 from no_time_to_train.weights.sam2_files import command_for
 
 __all__ = [
@@ -343,7 +332,7 @@ def build_sam2(
         ckpt_path = cfg_file
     if ckpt_path is not None:
         _check_there(str(cfg_file), Path(ckpt_path))
-        return Sam2Segmenter(_load(config, Path(ckpt_path), dtype=dtype, device=device))
+        return Sam2Segmenter(load_sam2(config, Path(ckpt_path), dtype=dtype, device=device))
     if not random_init:
         fetch = command_for(str(cfg_file), None)
         raise WeightsNotFoundError(
@@ -357,22 +346,8 @@ def build_sam2(
     model = new_sam2(config, seed=seed)
     matrix = model.shared_image_embedding.positional_embedding
     segmenter = Sam2Segmenter(model, random_weights=True).to(device=device, dtype=dtype)
-    _set_positions(model, matrix.to(device))
+    set_positions(model, matrix.to(device))
     return segmenter
-
-
-def new_sam2(config: Sam2Config, *, seed: int = 0) -> Sam2Model:
-    """Build a SAM2 with random weights, whose prompts and image share their positions; for training one.
-
-    Args:
-        config: Sizes of the model.
-        seed: Of the weights; the global generators are left as they were.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _new_model(config)
-    _set_positions(model, model.shared_image_embedding.positional_embedding)
-    return model
 
 
 def _check_there(cfg_file: str, path: Path) -> None:
@@ -388,35 +363,3 @@ def _holds_weights(folder: Path, *, random_init: bool) -> bool:
         return False
     # Without random_init an empty folder is asked too, and its error says what is missing.
     return not random_init or any(folder.glob("*.safetensors"))
-
-
-def _load(config: Sam2Config, path: Path, *, dtype: torch.dtype, device: torch.device | str) -> Sam2Model:
-    tensors = read_tensors(path)
-    if sam2_layout(tensors, source=str(path)) == "meta":
-        tensors = meta_sam2_to_transformers(tensors, source=str(path))
-    else:
-        tensors = image_part_of_transformers(tensors)
-    expected, got = shape_of(config), hiera_shape(tensors)
-    if got is not None and got != expected:
-        raise ShapeMismatchError(
-            f"{path} is {describe_shape(got)}, expected {describe_shape(expected)}",
-            remedy="name the configuration that the checkpoint was made for",
-        )
-    with torch.device("meta"):
-        model = _new_model(config)
-    assign_tensors(model, tensors, source=str(path), dtype=dtype, device=device)
-    _set_positions(model, tensors[POSITION_BUFFERS[0]].to(device))
-    assert not any(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers()))
-    return model
-
-
-def _new_model(config: Sam2Config) -> Sam2Model:
-    # transformers wraps the constructor, after which type checkers count its self as an argument.
-    return cast(Callable[[Sam2Config], Sam2Model], Sam2Model)(config)
-
-
-def _set_positions(model: Sam2Model, matrix: Float[Tensor, "2 C"]) -> None:
-    """Give prompts and image the same positions, in float32: transformers draws a matrix for each."""
-    for name in POSITION_BUFFERS:
-        module, _, leaf = name.rpartition(".")
-        model.get_submodule(module).register_buffer(leaf, matrix.float().clone())

@@ -14,8 +14,9 @@ from transformers.utils import logging
 from no_time_to_train.data.training_datamodule import SceneBatch
 from no_time_to_train.limits import check_number
 from no_time_to_train.models.hub_settings import preprocessor_config
-from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2, new_sam2
+from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2
 from no_time_to_train.models.sam2_configs import resolve_sam2_config
+from no_time_to_train.models.sam2_weights import new_sam2
 from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
 from no_time_to_train.quickstart.augmentation import random_view, whole_view
 from no_time_to_train.quickstart.folders import normalised, save_folder

@@ -24,6 +24,7 @@ from no_time_to_train.messages import plain_console
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.pl_wrapper.memory_checks import check_memory
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
 from no_time_to_train.redact import printable
 from no_time_to_train.registry import resolve_encoder
@@ -228,33 +229,12 @@ class Sam2MatcherLightningModel(LightningModule):
         self._filled, self._memory_whole = [], False
         if self.test_mode in _NEEDS_MEMORY:
             memory = MemoryBank.load(cast(Path, self.memory_path))
-            self._check_memory(memory)
+            check_memory(memory, cast(Path, self.memory_path), self._data, self.test_mode)
             self._model.use_memory(memory)
             return memory.class_names
         references = self._data.reference_set()
         self._model.start_memory(references.class_names)
         return references.class_names
-
-    def _check_memory(self, memory: MemoryBank) -> None:
-        """Refuse settings of the data that a memory would leave without effect, or say so.
-
-        Raises:
-            ConfigError: Other classes are named than the memory has.
-        """
-        named = self._data.class_names
-        if named is not None and set(named) != set(memory.class_names):
-            only = sorted(set(named) ^ set(memory.class_names))
-            raise ConfigError(
-                f"data.class_names or data.split name other classes than the memory {self.memory_path} has: one of the "
-                f"two has {', '.join(only[:10])}{', ...' if len(only) > 10 else ''}, the other has not",
-                remedy="leave them out for the memory's classes, or fill a memory of these classes",
-            )
-        if self.test_mode == "test" and self._data.negative_references is not None and not memory.negative.any():
-            log.warning(
-                "data.negative_references are not used: test_mode test reads the memory %s, which has no negative "
-                "references (fill them in with test_mode fill_memory_neg)",
-                self.memory_path,
-            )
 
     def _fill(self, item: ReferenceItem, loader: int) -> None:
         """Encode a reference, to be added to the memory when all processes have theirs."""
