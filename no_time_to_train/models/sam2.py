@@ -34,6 +34,7 @@ __all__ = [
     "Sam2Segmenter",
     "SelectedMasks",
     "build_sam2",
+    "new_sam2",
     "point_grid",
 ]
 
