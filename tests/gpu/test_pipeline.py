@@ -135,3 +135,13 @@ def test_the_quickstart_models_train(kind: str, tmp_path: Path, device: torch.de
     accelerator = ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu"]
     assert main(arguments(kind, tmp_path / "scenes", tmp_path, *accelerator)) == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_originals_protocol_gives_the_same(device: torch.device) -> None:
+    settings: dict[str, Any] = {"protocol": "published", "memory_bank_cfg": {"crop_scale": 2.0}}
+    expected, found = (segmenter(where, **settings).predict(picture(3)) for where in ("cpu", device))
+    assert len(found) == len(expected) > 0
+    assert torch.equal(found.labels.cpu(), expected.labels)
+    # SAM2 convolves in TF32 on a GPU.
+    assert (found.scores.cpu() - expected.scores).abs().max() <= 5e-3
+    assert (found.masks.cpu() != expected.masks).float().mean() <= 1e-3
