@@ -114,7 +114,7 @@ CASES = [
     Case(
         "match: a checkpoint that is text",
         lambda f: f.match("--model.test_mode", "test", "--ckpt_path", f.text("a.ckpt")),
-        ["a.ckpt is no whole checkpoint", "name another one"],
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another one"],
     ),
     Case(
         "match: memory under a file",

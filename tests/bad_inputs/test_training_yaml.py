@@ -171,20 +171,32 @@ CASES = [
     Case("distill: scenes under a file", lambda f: f.fit("--data.scenes", f.under_a_file), ["cannot write", "a_file"]),
     # Checkpoints, trainer, output ----------------------------------------------------------------------------------
     resumed("a checkpoint that is not there", lambda f: "no.ckpt", ["no.ckpt", "check the path"]),
-    resumed("a checkpoint that is text", lambda f: f.text("a.ckpt"), ["a.ckpt is no whole checkpoint", "name another"]),
     resumed(
-        "a checkpoint that is empty", lambda f: f.text("a.ckpt", ""), ["a.ckpt is no whole checkpoint", "name another"]
+        "a checkpoint that is text",
+        lambda f: f.text("a.ckpt"),
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another"],
     ),
     resumed(
-        "a checkpoint that is a folder", lambda f: f.folder("a.ckpt"), ["a.ckpt is no whole checkpoint", "name another"]
+        "a checkpoint that is empty",
+        lambda f: f.text("a.ckpt", ""),
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another"],
     ),
-    resumed("weights as checkpoint", lambda f: f.shop.encoder / "model.safetensors", ["model.safetensors is no whole"]),
-    resumed("a checkpoint cut off", lambda f: f.cut(checkpoint(FOREIGN)(f)), ["last.ckpt is no whole checkpoint"]),
+    resumed(
+        "a checkpoint that is a folder",
+        lambda f: f.folder("a.ckpt"),
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another"],
+    ),
+    resumed("weights as checkpoint", lambda f: f.shop.encoder / "model.safetensors", ["model.safetensors is not a checkpoint"]),
+    resumed(
+        "a checkpoint cut off",
+        lambda f: f.cut(checkpoint(FOREIGN)(f)),
+        ["last.ckpt is not a checkpoint, or not a whole one"],
+    ),
     resumed("a checkpoint of another module", checkpoint(FOREIGN), ["last.ckpt", "another module", "name another"]),
     resumed(
         "a checkpoint without a state",
         checkpoint({"x": 1}),
-        ["last.ckpt is no checkpoint of a training", "name another"],
+        ["last.ckpt is not a checkpoint of a training", "name another"],
     ),
     resumed("a checkpoint that runs a command", checkpoint(FOREIGN | {"x": Runs()}), ["last.ckpt", "not loaded"]),
     fit("negative steps", "--trainer.max_steps", "-5", says=["max_steps", "-5"]),

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.serialization import set_crc32_options
 
+from no_time_to_train.cli import main
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.files import read_stored, read_tensors
 from no_time_to_train.weights.ranges import locate_tensors
@@ -183,6 +186,31 @@ def test_legacy_pickle_cut_anywhere(tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(WeightsFormatError):
             read_tensors(path)
+
+
+def test_a_flipped_bit_is_told_by_every_reader_of_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(dict.fromkeys("ab", torch.ones(1000)), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    message = rf"{path} is damaged: Bad CRC-32 for file 'a/data/0' \(fetch"
+    for read in (read_tensors, locate_tensors):
+        with pytest.raises(WeightsFormatError, match=message):
+            read(path)
+    assert main(["inspect", str(path)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert read_stored(path, headers_only=True).tensors["a"].shape == (1000,)
+
+
+def test_a_pickle_without_checksums_is_read(tmp_path: Path) -> None:
+    set_crc32_options(False)
+    try:
+        torch.save(TENSORS, tmp_path / "a.pth")
+    finally:
+        set_crc32_options(True)
+    assert same(read_tensors(tmp_path / "a.pth"))
+    assert set(locate_tensors(tmp_path / "a.pth")) == set(TENSORS)
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
