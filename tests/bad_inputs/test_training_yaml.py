@@ -186,7 +186,11 @@ CASES = [
         lambda f: f.folder("a.ckpt"),
         ["a.ckpt is not a checkpoint, or not a whole one", "name another"],
     ),
-    resumed("weights as checkpoint", lambda f: f.shop.encoder / "model.safetensors", ["model.safetensors is not a checkpoint"]),
+    resumed(
+        "weights as checkpoint",
+        lambda f: f.shop.encoder / "model.safetensors",
+        ["model.safetensors is not a checkpoint"],
+    ),
     resumed(
         "a checkpoint cut off",
         lambda f: f.cut(checkpoint(FOREIGN)(f)),

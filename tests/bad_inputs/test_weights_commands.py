@@ -186,7 +186,7 @@ CASES = [
     fetcher("a list", "[]", ["training.json", "check --config"]),
     fetcher("no root", "{}", ["neither train.dino_root nor paths.dataset_root", "set train.dino_root"]),
     fetcher("a root that is a number", '{"train": {"dino_root": 5}}', ["dino_root", "5", "correct it"]),
-    fetcher("a section that is a list", '{"train": []}', ["train", "no object", "correct it"]),
+    fetcher("a section that is a list", '{"train": []}', ["train", "not a JSON object", "correct it"]),
     fetcher(
         "an unknown model",
         '{"train": {"dino_root": "d", "dino_model": "huge"}}',

@@ -28,7 +28,11 @@ def write(path: Path, settings: object) -> str:
 def test_folders_are_relative_to_the_configuration(
     default_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"paths": {"dataset_root": "data"}, "train": {"dino_root": "../dino", "dino_model": REPOSITORY}}
+    settings: dict[str, object] = {
+        "paths": {"dataset_root": "data", "dataset_name": "buoys", "output": "runs"},
+        "train": {"dino_root": "../dino", "dino_model": REPOSITORY, "model": "unet", "lr": 0.1},
+        "trainer": {"root": "x"},
+    }
     config = write(tmp_path / "a" / "config.json", settings)
     assert fetcher_main(["--config", config]) == 0
     assert validate_dinov3(tmp_path / "dino", deep=True)
@@ -58,6 +62,12 @@ def test_without_a_folder_of_its_own_it_lies_in_the_datasets(default_hub: Hub, t
         ({"train": 3}, "train in"),
         ({"train": {"dino_root": 3}}, "expected a text"),
         ({"paths": {"dataset_root": ""}}, "expected a text"),
+        ({"train": {"dino_root": "x", "dino_modle": "y"}}, "train.dino_modle in"),
+        ({"train": {"dino_root": "x", "dino_modle": "y"}}, "(did you mean train.dino_model? what is read: train.dino_"),
+        ({"paths": {"dataset_rot": "x"}, "train": {"dino_root": "x"}}, "did you mean paths.dataset_root?"),
+        ({"train": {"dino_root": "x"}, "dino_model": "y"}, "error: dino_model in"),
+        ({"train": {"dino_root": "x"}, "trian": {"dino_model": "y"}}, "did you mean train.dino_model?"),
+        ({"train": {"dino_root": "x", "dino_size": "b"}}, "(what is read: train.dino_root, train.dino_model, paths"),
     ],
 )
 def test_wrong_configurations_end_in_one_line(
