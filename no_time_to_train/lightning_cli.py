@@ -37,7 +37,14 @@ from no_time_to_train.pl_wrapper.option_names import check_kinds, check_names
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
-from no_time_to_train.process import Stopped, check_arguments, is_out_of_memory, is_program, program
+from no_time_to_train.process import (
+    Stopped,
+    check_arguments,
+    is_out_of_memory,
+    is_program,
+    parse_in_this_process,
+    program,
+)
 from no_time_to_train.redact import printable
 from no_time_to_train.yaml_files import read_yaml
 
@@ -211,6 +218,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if not _names_subcommand(given):
         given.insert(0, "test")
     try:
+        parse_in_this_process()
         check_arguments(given)
         _check_configurations(given)
         with warnings.catch_warnings(), ExitStack() as held:

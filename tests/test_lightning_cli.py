@@ -599,3 +599,22 @@ def test_a_launched_process_ends_after_the_first_one(launcher: str, tmp_path: Pa
             break
         time.sleep(0.1)
     assert (tmp_path / "ended").exists()
+
+
+def test_parsing_starts_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signal at that moment would leave a child that complains of a closed pipe."""
+    started = []
+    start = subprocess.Popen.__init__
+
+    def noted(self: Any, args: Any, *more: Any, **options: Any) -> None:
+        started.append(args)
+        start(self, args, *more, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", noted)
+    monkeypatch.setattr("jsonargparse._stubs_resolver.stubs_resolver", None)  # made once in a process
+    config = ROOT / "pl_configs" / "distill_quickstart.yaml"
+    assert main(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "none.ckpt")]) == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
+    assert started == []
