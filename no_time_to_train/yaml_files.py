@@ -9,10 +9,23 @@ import yaml
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
 _MOST_VALUES = 100_000
+_MOST_DEPTH = 50
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of several equal keys without a word, but for those."""
+    """PyYAML's safe loader, without its two faults: it takes the last of equal keys, and is slow where values nest."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read a value with all in it, unless that is nested too deeply: PyYAML's time grows with the square."""
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"values are nested deeper than {_MOST_DEPTH}", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping, of whose keys none is there twice; what an anchor merges in may be overridden."""

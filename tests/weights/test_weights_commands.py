@@ -53,6 +53,18 @@ def test_without_a_folder_of_its_own_it_lies_in_the_datasets(default_hub: Hub, t
     assert validate_dinov3(tmp_path / "x")
 
 
+def test_the_default_model_goes_into_a_folder_of_its_repositorys_name(
+    default_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as a test can fetch 1.2 GB: the small model that the server gives instead is refused at the end."""
+    config = write(tmp_path / "config.json", {"paths": {"dataset_root": "data"}})
+    assert fetcher_main(["--config", config]) == 2
+    said = capsys.readouterr().err
+    assert f" -> {tmp_path / 'data' / 'dinov3-vitl16-pretrain-lvd1689m'}\n" in said
+    assert "expected dinov3_large" in said
+    assert default_hub.requests[-1].path.startswith("/facebook/dinov3-vitl16-pretrain-lvd1689m/")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
