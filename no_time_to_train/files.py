@@ -224,6 +224,26 @@ def is_taken(path: Path) -> OutputError:
     return OutputError(f"{path} is there already", remedy="name a new one, or remove it first")
 
 
+def refuse_others(folder: Path, own: re.Pattern[str], what: str) -> None:
+    """Refuse to replace a folder in which there is a file of somebody else.
+
+    Args:
+        folder: The folder, which may be missing.
+        own: What the paths within it of files that may be lost match; hidden files may be too.
+        what: What these files are, for the message.
+
+    Raises:
+        OutputError: There is another file.
+    """
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder).as_posix()
+        if not path.is_dir() and not own.fullmatch(inner) and not path.name.startswith("."):
+            raise OutputError(
+                f"{folder} is to be written anew and holds {inner}, which is not of {what} and would be lost",
+                remedy="move it away, or name a new or an empty folder",
+            )
+
+
 def _move_to_free(temporary: Path, target: Path) -> None:
     """Rename a file to a name that no other file has, also not one made a moment ago by another process.
 
