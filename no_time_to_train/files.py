@@ -16,7 +16,7 @@ from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_i
 from no_time_to_train.paths import ONLY_LOCAL, as_given, is_address
 
 # What ends writing for lack of room: a full disk, a full quota, and the largest file that `ulimit -f` allows.
-_NO_ROOM = {
+NO_ROOM = {
     errno.ENOSPC: "make room, or name a folder on another disk",
     errno.EDQUOT: "make room, or name a folder on another disk",
     errno.EFBIG: "raise the limit that ulimit -f shows, or name a folder on a file system that takes larger files",
@@ -348,14 +348,14 @@ def _room_for(path: Path) -> Iterator[None]:
         told = _no_room_in(error)
         if told is None or isinstance(error, OutputError):
             raise
-        raise OutputError(f"cannot write {path}: {os.strerror(told)}", remedy=_NO_ROOM[told]) from error
+        raise OutputError(f"cannot write {path}: {os.strerror(told)}", remedy=NO_ROOM[told]) from error
 
 
 def _no_room_in(error: BaseException | None) -> int | None:
     """Return the number of the system's error for lack of room that an error is, or was raised after."""
     while error is not None:
         code = getattr(error, "errno", None)
-        told = [number for number in _NO_ROOM if number == code or os.strerror(number) in str(error)]
+        told = [number for number in NO_ROOM if number == code or os.strerror(number) in str(error)]
         if not told and code is None and _CUT_BY_NUMPY.fullmatch(str(error)):
             told = [errno.ENOSPC]
         if told:
@@ -379,5 +379,5 @@ def _sync(path: Path) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    remedy = _NO_ROOM.get(error.errno or 0, "name a file in a folder that you may write to")
+    remedy = NO_ROOM.get(error.errno or 0, "name a file in a folder that you may write to")
     return OutputError(f"cannot write {path}: {error.strerror or error}", remedy=remedy)

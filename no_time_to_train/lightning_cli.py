@@ -30,11 +30,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
-from no_time_to_train.files import check_writable
+from no_time_to_train.files import NO_ROOM, check_writable
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.paths import check_local, without_home
 from no_time_to_train.pl_wrapper.option_names import check_kinds, check_names
-from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun
+from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
 from no_time_to_train.process import (
@@ -221,7 +221,7 @@ def main(args: Sequence[str] | None = None) -> int:
         parse_in_this_process()
         check_arguments(given)
         _check_configurations(given)
-        with warnings.catch_warnings(), ExitStack() as held:
+        with warnings.catch_warnings(), quiet_writers(), ExitStack() as held:
             # They are the command line's own, with the default subcommand filled in.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             if is_program():
@@ -278,7 +278,7 @@ def _one_line(error: Exception) -> str | None:
     if isinstance(error, ValueError) and not isinstance(error, NoTimeToTrainError):
         return in_one_line(error, _CORRECT) if "Does not validate against any" in str(error) else None
     if isinstance(error, OSError):
-        return in_one_line(error, CHECK_PATH)
+        return in_one_line(error, NO_ROOM.get(error.errno or 0, CHECK_PATH))
     if isinstance(error, pickle.UnpicklingError):
         # Of a checkpoint that Lightning found itself; torch's own advice is to load it all the same.
         return "a checkpoint asks for more than tensors, so it was not loaded (name one that this package wrote)"

@@ -75,6 +75,23 @@ def test_no_room_for_a_checkpoint(tmp_path: Path) -> None:
         assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("last.ckpt", b"the last one")]
 
 
+def test_no_room_for_tensorboard(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A thread of TensorBoard's writes its file, and its errors name none."""
+    # The scenes are there then.
+    assert main(["fit", "--config", str(settings(tmp_path / "first", scenes, max_steps=1, limit_val_batches=0))]) == 0
+    board = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": str(tmp_path)}}
+    path = settings(tmp_path / "run", scenes, logger=[None, board])
+    capsys.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # as little room as on a full disk
+    try:
+        assert main(["fit", "--config", str(path)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    expected = rf"error: \[Errno 27\] File too large: '{tmp_path}/lightning_logs/version_0' \(raise the limit that .*\n"
+    assert re.fullmatch(expected, capsys.readouterr().err)
+
+
 def test_a_training_that_diverges_keeps_the_last_good_checkpoint(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
