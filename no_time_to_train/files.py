@@ -212,7 +212,7 @@ def put_in_place(new: Path, root: Path, *, replace: bool = True) -> None:
             raise is_taken(root) from error
         raise OutputError(
             f"cannot put a folder at {root}: {error.strerror or error}",
-            remedy="name a folder in one that you may write to, and that is no mount point",
+            remedy="name a folder in one that you may write to, and that is not a mount point",
         ) from error
     # The new one is in place, whatever becomes of the old.
     if old is not None:

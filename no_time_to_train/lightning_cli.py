@@ -332,7 +332,7 @@ def _check_configurations(args: Sequence[str]) -> None:
 
 
 def _names_subcommand(args: Sequence[str]) -> bool:
-    """Tell whether a subcommand stands where one can: first, or behind configuration files."""
+    """Return whether a subcommand stands where one can: first, or behind configuration files."""
     rest = list(args)
     while rest and rest[0].startswith(("-c", "--config")):
         del rest[: 1 if "=" in rest[0] else 2]
@@ -347,7 +347,7 @@ def _silence_advertising() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether Lightning says more than what stands in the settings or on the machine, or than an advertisement."""
+    """Return whether Lightning says more than what stands in the settings or on the machine, or than an advertisement."""
     message = record.getMessage()
     return not any(words in message for words in ("Tip:", "available: False", "Seed set to", "was configured so"))
 

@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         DataNotFoundError: There is no such file, or it may not be read.
-        ConfigError: It is no YAML, has a key twice, or holds anything but settings by name.
+        ConfigError: It is not valid YAML, has a key twice, or holds anything but settings by name.
     """
     if not path.is_file() and not path.is_dir() and path.exists():
         raise ConfigError(f"{path} is not a regular file", remedy="name a YAML such as those under pl_configs/")
@@ -64,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         AttributeError,
     ) as error:
         # PyYAML lets through what its constructors of dates, numbers and booleans raise.
-        raise ConfigError(f"{path} is no YAML: {' '.join(_said(error).split())}", remedy="correct it") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(_said(error).split())}", remedy="correct it") from error
     if not isinstance(document, dict) or not document:
         got = f"a {type(document).__name__}" if document else "nothing"
         raise ConfigError(f"{path} holds {got}, expected settings by name", remedy="correct it")
@@ -74,7 +74,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _is_small(document: Any) -> bool:
-    """Tell whether a document is as small as settings are: by its aliases a short one can be endless."""
+    """Return whether a document is as small as settings are: by its aliases a short one can be endless."""
     rest, count = [document], 0
     while rest and count <= _MOST_VALUES:
         value = rest.pop()

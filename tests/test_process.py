@@ -224,7 +224,7 @@ def test_file_names_are_utf8_in_any_locale() -> None:
         "import sys\nfrom no_time_to_train.process import check_arguments, program\n"
         "sys.exit(program(lambda args: check_arguments(args) or (0 if args == ['\\u00fc'] else 3), 'x'))"
     )
-    # -c is no program that can be started again by its arguments alone where it needs a file; orig_argv holds the code.
+    # The code after -c is not among the arguments; orig_argv holds it.
     assert run(code, "ü", LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")[0] == 0
 
 

@@ -102,7 +102,7 @@ def load_references(
     else:
         if annotations is not None:
             raise ConfigError(
-                f"{path} is no pickle and holds its own annotations, yet got {annotations} as well",
+                f"{path} is not a pickle and holds its own annotations, yet got {annotations} as well",
                 remedy="leave out annotations, or name the pickle",
             )
         dataset = load_coco(path)

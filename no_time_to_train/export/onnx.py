@@ -72,7 +72,7 @@ class ExportOptions:
             )
         size = self.image_size
         if size is not None and (len(size) != 2 or not all(0 < side <= _LARGEST for side in size)):
-            raise ConfigError(f"{size} is no height and width in pixels", remedy="use dynamic, or such as 224x224")
+            raise ConfigError(f"{size} is not a height and a width in pixels", remedy="use dynamic, or such as 224x224")
         if self.batch_size is not None and not 0 < self.batch_size <= _LARGEST:
             raise ConfigError(f"a batch of {self.batch_size} images is none", remedy="use dynamic, or 1 or more")
 

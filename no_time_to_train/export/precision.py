@@ -131,7 +131,7 @@ def _half(name: str, tensor: StoredTensor) -> StoredTensor:
 
     def halves() -> bytes:
         values = tensor.load_array().astype(np.float32)
-        if not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:  # nor if it is no number
+        if not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:  # nor if it is not a number
             raise ExportError(f"{name} holds values beyond the range of fp16", remedy="export it in fp32")
         content: bytes = values.astype(np.float16).tobytes()
         return content

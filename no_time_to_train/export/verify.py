@@ -55,7 +55,7 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
 
     Raises:
         WeightsFormatError: onnxruntime refuses the file.
-        ExportError: It gives other shapes than it should, or what is no number.
+        ExportError: It gives other shapes than it should, or what is not a number.
     """
     session = open_session(file)
     largest, cosines = 0.0, []

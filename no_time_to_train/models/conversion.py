@@ -149,7 +149,7 @@ def _as_json(periods: Tensor) -> str:
 
 def _write_equinox(source: Path, destination: Path) -> None:
     if destination.suffix != ".eqx":
-        raise OutputError(f"{destination} is no name of an Equinox file", remedy="let it end in .eqx")
+        raise OutputError(f"{destination} is not the name of an Equinox file", remedy="let it end in .eqx")
     found = read_equinox_source(source)
     files = read_stored(source, headers_only=True).files
     header = {**found.header(), "source": {file.name: sha256_of(file) for file in files}}

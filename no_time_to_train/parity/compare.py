@@ -86,7 +86,7 @@ class ParityReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every pair is within its tolerance, and no stage errs by more than it rounds."""
+        """Return whether every pair is within its tolerance, and no stage errs by more than it rounds."""
         return all(pair.ok for pair in self.pairs) and self.first_drift is None
 
     @property

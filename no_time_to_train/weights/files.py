@@ -119,7 +119,7 @@ def read_stored(path: Path, *, headers_only: bool = False) -> StoredTensors:
     Raises:
         WeightsNotFoundError: There is no such file.
         UnsafeWeightsError: The pickle asks for more than tensors and plain containers.
-        WeightsFormatError: The file is truncated or is no weights file.
+        WeightsFormatError: The file is truncated or is not a weights file.
     """
     file = find_weights_file(path)
     if file.name.endswith(".index.json"):
@@ -156,17 +156,18 @@ def _read_safetensors(file: Path, *, headers_only: bool) -> tuple[dict[str, Tens
             f"{file} holds numbers of the kind {error.args[0]}, which no encoder has", remedy="name the original file"
         ) from error
     except (SafetensorError, OSError) as error:
-        raise WeightsFormatError(f"{file} is no whole safetensors file: {error}", remedy=FETCH_AGAIN) from error
+        raise WeightsFormatError(f"{file} is not a complete safetensors file: {error}", remedy=FETCH_AGAIN) from error
 
 
 def _read_shards(index: Path, *, headers_only: bool) -> StoredTensors:
     try:
         weight_map = read_object(index).get("weight_map")
     except WeightsFormatError as error:
-        raise WeightsFormatError(f"{index} is no safetensors index: {error.message}", remedy=error.remedy) from error
+        raise WeightsFormatError(f"{index} is not a safetensors index: {error.message}", remedy=error.remedy) from error
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise WeightsFormatError(
-            f"{index} is no safetensors index: its weight_map does not give a file for each tensor", remedy=FETCH_AGAIN
+            f"{index} is not a safetensors index: its weight_map does not give a file for each tensor",
+            remedy=FETCH_AGAIN,
         )
     tensors: dict[str, Tensor] = {}
     files: list[Path] = []
@@ -221,7 +222,7 @@ def unpickled(file: Path, *, headers_only: bool = False) -> Any:
                 f"{file} is a pickle that asks for more than tensors, so it was not loaded: {reason[0].strip()}",
                 remedy="export the plain state dict with torch.save(model.state_dict(), ...), or use safetensors",
             ) from error
-        raise WeightsFormatError(f"{file} is no PyTorch weights file", remedy=FETCH_AGAIN) from error
+        raise WeightsFormatError(f"{file} is not a PyTorch weights file", remedy=FETCH_AGAIN) from error
     except Exception as error:  # what a damaged pickle does to its reader has no limits
         first_line = str(error).split("\n")[0]
         if "quantized" in first_line:  # torch has no quantized tensors without values
@@ -229,7 +230,7 @@ def unpickled(file: Path, *, headers_only: bool = False) -> Any:
                 f"{file} holds quantized tensors, expected floating point", remedy="name the original file"
             ) from error
         raise WeightsFormatError(
-            f"{file} is no whole PyTorch weights file: {first_line}", remedy=FETCH_AGAIN
+            f"{file} is not a complete PyTorch weights file: {first_line}", remedy=FETCH_AGAIN
         ) from error
 
 

@@ -93,7 +93,7 @@ def assign_tensors(
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Tell whether all values are finite in float32; of a tensor without values nothing is known."""
+    """Return whether all values are finite in float32; of a tensor without values nothing is known."""
     if tensor.is_meta or not tensor.is_floating_point():
         return True
     if tensor.element_size() == 1:

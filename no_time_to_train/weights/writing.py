@@ -48,7 +48,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata:
         stream.write(struct.pack("<Q", len(content)) + content)
         for tensor in tensors.values():
             _copy(tensor, stream, checksum=False)
-        # A hole at the end is no part of the file yet.
+        # A hole at the end is not part of the file yet.
         stream.truncate(8 + len(content) + end)
 
 

@@ -94,7 +94,7 @@ CASES = [
     fit("an unknown student", "--model.student.name", "dinov3_smal", says=["did you mean dinov3_small"]),
     fit("a student's weights not there", "--model.student.ckpt_path", "no.pth", says=["no.pth", "check the path"]),
     fit("a negative weight", "--model.loss.cls", "-1", says=["loss.cls is -1", "0 or more"]),
-    fit("a weight that is no number", "--model.loss.gram", ".nan", says=["loss.gram is nan", "0 or more"]),
+    fit("a weight that is not a number", "--model.loss.gram", ".nan", says=["loss.gram is nan", "0 or more"]),
     fit(
         "nothing to learn",
         *("--model.loss.cls", "0", "--model.loss.patches", "0", "--model.loss.gram", "0"),
@@ -248,6 +248,6 @@ CASES = [
 @pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 @pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*cannot be read.*it is skipped")
-@pytest.mark.filterwarnings("ignore:.*is no image.*it is skipped")
+@pytest.mark.filterwarnings("ignore:.*is not an image.*it is skipped")
 def test_refused(case: Case, refused: Judge) -> None:
     refused(case)

@@ -359,7 +359,7 @@ def test_links_to_weights(tmp_path: Path) -> None:
     folder = export_onnx(snapshot, output=tmp_path / "onnx")
     assert not (folder / "model.safetensors").is_symlink()
     assert largest_difference(folder, snapshot) <= TOLERANCE
-    # A link to the whole folder is no obstacle.
+    # A link to the whole folder is not an obstacle.
     (tmp_path / "link").symlink_to(real)
     assert export_onnx(tmp_path / "link") == real.resolve()
 
@@ -370,7 +370,7 @@ def test_folders_that_hold_something_else(tmp_path: Path) -> None:
     (taken / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is there already"):
         export_onnx(golden("vit_mlp"), output=taken)
-    # The folder of somebody's weights, exported in place, is no export that could be made again.
+    # The folder of somebody's weights, exported in place, is not an export that could be made again.
     folder = convert_weights(golden("vit_mlp"), tmp_path / "hf", "hf")
     export_onnx(folder)
     with pytest.raises(OutputError, match="is there already"):

@@ -71,7 +71,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
     write_shards(tmp_path)
     shard = tmp_path / "b.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(WeightsFormatError, match=r"b\.safetensors is no whole safetensors file"):
+    with pytest.raises(WeightsFormatError, match=r"b\.safetensors is not a complete safetensors file"):
         read_tensors(tmp_path)
 
 
