@@ -347,7 +347,7 @@ def _silence_advertising() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether Lightning says more than what stands in the settings or on the machine, or than an advertisement."""
+    """Return whether Lightning says more than what is in the settings or on the machine, or an advertisement."""
     message = record.getMessage()
     return not any(words in message for words in ("Tip:", "available: False", "Seed set to", "was configured so"))
 

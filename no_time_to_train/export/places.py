@@ -45,7 +45,7 @@ class Place:
 
     @property
     def in_hub_layout(self) -> bool:
-        """Return whether the files are safetensors by transformers' names, those of the Hub's files or of its modules."""
+        """Return whether the files are safetensors by transformers' names: the Hub's files' or its modules'."""
         return self.source.layout.startswith("transformers") and all(
             file.suffix == ".safetensors" for file in self.files
         )
