@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from no_time_to_train.errors import NoTimeToTrainError
+from tests.fuzz.forms import Target
 from tests.fuzz.mutation import damaged
-from tests.fuzz.targets import MAKERS, Target, target
+from tests.fuzz.targets import MAKERS, target
 
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = sorted(path for path in CORPUS.rglob("*") if path.is_file())
