@@ -156,7 +156,7 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
         remedy = "add a reference for each, or name only the classes to look for in class_names"
         if crowds:
             # CVAT writes it for every mask that was drawn by brush.
-            listed += f"; {crowds} annotations are crowds, which are no references"
+            listed += f"; {crowds} annotations are crowds, which are not references"
             remedy = "set iscrowd to 0 where an annotation shows one object, or " + remedy
         raise EmptyClassError(
             f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}", remedy=remedy

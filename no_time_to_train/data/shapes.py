@@ -156,7 +156,7 @@ def _is_written(root: Path, parameters: _Parameters) -> bool:
 
 def _write_parts(folder: Path, parameters: _Parameters) -> None:
     looked_for = _CLASS_SETS[parameters.classes]
-    # Objects that are looked for are no distractors.
+    # Objects that are looked for are not distractors.
     known = BASE_CLASSES if parameters.distractors and parameters.classes == "novel" else ()
 
     def reference(rng: np.random.Generator, index: int) -> Drawn:

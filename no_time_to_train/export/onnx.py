@@ -150,7 +150,7 @@ def export_onnx(
             remedy="give a registry name such as dinov3_small, or the weights file or folder that it was built from",
         )
     entry, path = named_weights(name_or_path, weights)
-    # Links to folders are no obstacle; those to files are told from files later on.
+    # Links to folders are not an obstacle; those to files are told from files later on.
     path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     source = read_equinox_source(path)
     check_encoder(entry, source)

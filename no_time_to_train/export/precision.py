@@ -146,7 +146,7 @@ def _int8(name: str, tensor: StoredTensor) -> dict[str, StoredTensor]:
         values = tensor.load_array().astype(np.float32)
         largest = np.abs(values).max(axis=1)
         if not np.isfinite(largest).all():
-            raise ExportError(f"{name} holds values that are no numbers", remedy="ntt inspect says which tensors do")
+            raise ExportError(f"{name} holds NaN or Inf", remedy="ntt inspect says which tensors do")
         return np.where(largest > 0, largest / 127, 1).astype(np.float32)
 
     def integers() -> bytes:

@@ -51,7 +51,7 @@ CASES = [
     Case(
         "export: weights of NaN",
         lambda f: ["export", spoiled(f.shop.encoder, f.path("bad.safetensors"), float("nan")), "--output", "new"],
-        ["values that are no numbers", "ntt inspect says which"],
+        ["gives NaN or Inf", "ntt inspect says which"],
     ),
     export("a size in words", "--image-size", "large", says=["'large' is not an image size", "224 or 256x384"]),
     export("no size", "--image-size", "0", says=["height and width", "dynamic"]),
