@@ -54,7 +54,7 @@ CASES = [
         ["gives NaN or Inf", "ntt inspect says which"],
     ),
     export("a size in words", "--image-size", "large", says=["'large' is not an image size", "224 or 256x384"]),
-    export("no size", "--image-size", "0", says=["height and width", "dynamic"]),
+    export("no size", "--image-size", "0", says=["a height and a width", "dynamic"]),
     export("a negative size", "--image-size=-16", says=["'-16' is not an image size", "224"]),
     export("a size between patches", "--image-size", "65x64", says=["65x64", "patch size 16", "use 64x64"]),
     export("no batch", "--batch-size", "0", says=["--batch-size is 0", "at least 1"]),

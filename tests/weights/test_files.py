@@ -60,10 +60,10 @@ def test_broken_indices(tmp_path: Path) -> None:
     whole = json.dumps({"weight_map": {"a": "a.safetensors"}})
     for content in ("[]", "{}", whole[:-4], "\0"):
         (tmp_path / "model.safetensors.index.json").write_text(content)
-        with pytest.raises(WeightsFormatError, match="no safetensors index"):
+        with pytest.raises(WeightsFormatError, match="not a safetensors index"):
             read_tensors(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(WeightsFormatError, match="no safetensors index"):
+    with pytest.raises(WeightsFormatError, match="not a safetensors index"):
         read_tensors(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_what_is_not_there_or_is_something_else(tmp_path: Path) -> None:
     with pytest.raises(WeightsFormatError, match=r"ending '.txt'"):
         read_tensors(tmp_path / "notes.txt")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(WeightsFormatError, match=r"no (whole )?PyTorch weights file"):
+    with pytest.raises(WeightsFormatError, match=r"not a (complete )?PyTorch weights file"):
         read_tensors(tmp_path / "text.pth")
     for content in ([1, 2], {"epoch": 3}, {}):
         torch.save(content, tmp_path / "other.pth")
@@ -165,7 +165,7 @@ def test_what_is_not_there_or_is_something_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ['["a"]', '{"a": 3}', "null", '"a"', "{}"])
 def test_index_whose_map_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {content}}}')
-    with pytest.raises(WeightsFormatError, match="no safetensors index"):
+    with pytest.raises(WeightsFormatError, match="not a safetensors index"):
         read_tensors(tmp_path)
 
 
