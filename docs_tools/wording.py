@@ -56,7 +56,7 @@ class Scope:
 
 
 def is_field(text: str) -> bool:
-    """Tell whether a text is nothing but a field.
+    """Return whether a text is nothing but a field.
 
     Examples:
         >>> is_field("<path>"), is_field("no <path>")
@@ -66,7 +66,7 @@ def is_field(text: str) -> bool:
 
 
 def says(text: str) -> bool:
-    """Tell whether a text has words of its own beside its fields.
+    """Return whether a text has words of its own beside its fields.
 
     Examples:
         >>> says("no <path>"), says("<folder>/config.json"), says("<first path>")

@@ -23,7 +23,7 @@ from no_time_to_train.messages import CHECK_PATH, in_one_line, nearest
 from no_time_to_train.parity.command import compare
 from no_time_to_train.paths import check_local, in_home, without_home
 from no_time_to_train.prediction.command import predict
-from no_time_to_train.process import check_arguments, is_out_of_memory, program
+from no_time_to_train.process import check_arguments, is_out_of_memory, parse_in_this_process, program
 from no_time_to_train.redact import remember_link
 
 
@@ -154,6 +154,7 @@ def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> 
     for arg in args:
         remember_link(arg)
     try:
+        parse_in_this_process()
         check_arguments(args)
         status = command([arg for arg in args if arg != "--debug"])
     except (NoTimeToTrainError, ArgumentError, OSError) as error:

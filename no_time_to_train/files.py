@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one: written beside, synced, renamed; and opening users' files."""
+"""Write files so that they appear whole or not at all: under a temporary name, synced to the disk, then renamed."""
 
 import ctypes
 import errno
@@ -16,17 +16,19 @@ from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_i
 from no_time_to_train.paths import ONLY_LOCAL, as_given, is_address
 
 # What ends writing for lack of room: a full disk, a full quota, and the largest file that `ulimit -f` allows.
-_NO_ROOM = {
+NO_ROOM = {
     errno.ENOSPC: "make room, or name a folder on another disk",
     errno.EDQUOT: "make room, or name a folder on another disk",
     errno.EFBIG: "raise the limit that ulimit -f shows, or name a folder on a file system that takes larger files",
 }
+# What systems answer on file systems without hard links, such as FAT.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # NumPy's `tofile` does not say why it could not write all.
 _CUT_BY_NUMPY = re.compile(r"\d+ requested and \d+ written")
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well.
 
     The temporary file exists and is empty when the block begins, so that a folder that cannot be written to is known
@@ -36,12 +38,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write; its parent folders are made. A symbolic link is followed, not replaced.
+        replace: Replace an older file; without it, one that another process has made meanwhile stays.
 
     Yields:
         A path in the same folder and with the same suffix, since some writers choose the format by the suffix.
 
     Raises:
-        OutputError: `path` is a folder, or its folder cannot be made or written to, or the disk is full.
+        OutputError: `path` is a folder, or its folder cannot be made or written to, or the disk is full; or there is
+            a file, which is not to be replaced.
 
     Examples:
         >>> import tempfile
@@ -71,14 +75,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
             # Some writers leave a file that its owner alone may read.
             temporary.chmod(mode)
             _sync(temporary)
-            temporary.replace(target)
+            if replace:
+                temporary.replace(target)
+            else:
+                _move_to_free(temporary, target)
             _sync(target.parent)
+        except FileExistsError as error:
+            raise is_taken(path) from error
         except OSError as error:
             raise _cannot_write(path, error) from error
 
 
 @contextmanager
-def atomic_folder(root: Path) -> Iterator[Path]:
+def atomic_folder(root: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a new folder beside `root` that takes its place when the block ends well.
 
     A folder that stood there is removed then. If the block raises, the new folder is removed and the old one stays; if
@@ -86,12 +95,14 @@ def atomic_folder(root: Path) -> Iterator[Path]:
 
     Args:
         root: The folder to write; its parents are made.
+        replace: Replace an older folder; without it, one that is not empty stays.
 
     Yields:
         An empty folder beside `root`.
 
     Raises:
-        OutputError: The parent cannot be made or written to, or the disk is full.
+        OutputError: The parent cannot be made or written to, or the disk is full; or there is a folder that is not
+            empty, which is not to be replaced.
     """
     _check_target(root)
     beside = root.with_name(unfinished_name(root))
@@ -107,7 +118,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         stack.callback(shutil.rmtree, beside, ignore_errors=True)
         with _room_for(root):
             yield beside
-        put_in_place(beside, root)
+        put_in_place(beside, root, replace=replace)
 
 
 @contextmanager
@@ -173,7 +184,7 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def put_in_place(new: Path, root: Path) -> None:
+def put_in_place(new: Path, root: Path, *, replace: bool = True) -> None:
     """Move a whole folder to where another one may stand, which is removed.
 
     On Linux the two change places in one step. Elsewhere there is for a moment no folder, never half of one; if the
@@ -182,27 +193,72 @@ def put_in_place(new: Path, root: Path) -> None:
     Args:
         new: A folder on the file system of `root`.
         root: Where it goes.
+        replace: Replace a folder that is not empty.
 
     Raises:
-        OutputError: The folders cannot be moved.
+        OutputError: The folders cannot be moved, or one is not to be replaced.
     """
     try:
         for path in new.rglob("*"):
             _sync(path)
         _sync(new)
         with writing_in(root.parent):
-            old = _swap(new, root) if root.exists() else None
+            old = _swap(new, root) if replace and root.exists() else None
             if old is None:
                 new.rename(root)
             _sync(root.parent)
     except OSError as error:
+        if not replace and error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise is_taken(root) from error
         raise OutputError(
             f"cannot put a folder at {root}: {error.strerror or error}",
-            remedy="name a folder in one that you may write to, and that is no mount point",
+            remedy="name a folder in one that you may write to, and that is not a mount point",
         ) from error
     # The new one is in place, whatever becomes of the old.
     if old is not None:
         remove_folder(old, beside=root)
+
+
+def is_taken(path: Path) -> OutputError:
+    """Return the error for a file or folder that stands where a new one is to go."""
+    return OutputError(f"{path} is there already", remedy="name a new one, or remove it first")
+
+
+def refuse_others(folder: Path, own: re.Pattern[str], what: str) -> None:
+    """Refuse to replace a folder in which there is a file of somebody else.
+
+    Args:
+        folder: The folder, which may be missing.
+        own: What the paths within it of files that may be lost match; hidden files may be too.
+        what: What these files are, for the message.
+
+    Raises:
+        OutputError: There is another file.
+    """
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder).as_posix()
+        if not path.is_dir() and not own.fullmatch(inner) and not path.name.startswith("."):
+            raise OutputError(
+                f"{folder} is to be written anew and holds {inner}, which is not of {what} and would be lost",
+                remedy="move it away, or name a new or an empty folder",
+            )
+
+
+def _move_to_free(temporary: Path, target: Path) -> None:
+    """Rename a file to a name that no other file has, also not one made a moment ago by another process.
+
+    Raises:
+        FileExistsError: There is one.
+    """
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Between these two lines another process can still make the file.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        temporary.replace(target)
 
 
 def remove_folder(folder: Path, *, beside: Path | None = None) -> None:
@@ -292,14 +348,14 @@ def _room_for(path: Path) -> Iterator[None]:
         told = _no_room_in(error)
         if told is None or isinstance(error, OutputError):
             raise
-        raise OutputError(f"cannot write {path}: {os.strerror(told)}", remedy=_NO_ROOM[told]) from error
+        raise OutputError(f"cannot write {path}: {os.strerror(told)}", remedy=NO_ROOM[told]) from error
 
 
 def _no_room_in(error: BaseException | None) -> int | None:
     """Return the number of the system's error for lack of room that an error is, or was raised after."""
     while error is not None:
         code = getattr(error, "errno", None)
-        told = [number for number in _NO_ROOM if number == code or os.strerror(number) in str(error)]
+        told = [number for number in NO_ROOM if number == code or os.strerror(number) in str(error)]
         if not told and code is None and _CUT_BY_NUMPY.fullmatch(str(error)):
             told = [errno.ENOSPC]
         if told:
@@ -323,5 +379,5 @@ def _sync(path: Path) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    remedy = _NO_ROOM.get(error.errno or 0, "name a file in a folder that you may write to")
+    remedy = NO_ROOM.get(error.errno or 0, "name a file in a folder that you may write to")
     return OutputError(f"cannot write {path}: {error.strerror or error}", remedy=remedy)

@@ -60,7 +60,7 @@ def read_image_size(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if match is None:
-        raise ConfigError(f"{text!r} is no image size", remedy="write 224 or 256x384 (height x width)")
+        raise ConfigError(f"{text!r} is not an image size", remedy="write 224 or 256x384 (height x width)")
     if max(len(side or "") for side in match.groups()) > _MOST_DIGITS:
         raise ConfigError(f"{text:.20}... is larger than any image", remedy=f"give at most {LONGEST_SIDE} a side")
     return int(match[1]), int(match[2] or match[1])

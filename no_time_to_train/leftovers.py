@@ -32,7 +32,7 @@ def replaced_name(target: Path) -> str:
 
 
 def is_unfinished(name: str) -> bool:
-    """Tell whether a file or folder is half-written, or was and is left over."""
+    """Return whether a file or folder is half-written, or was and is left over."""
     return _NAME.fullmatch(name) is not None
 
 

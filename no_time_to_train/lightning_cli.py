@@ -10,6 +10,7 @@ import pickle
 import re
 import sys
 import time
+import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -21,20 +22,29 @@ from typing import Any
 import torch
 import torch.distributed
 from jsonargparse import Namespace
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
+from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
-from no_time_to_train.files import check_writable
+from no_time_to_train.files import NO_ROOM, check_writable
 from no_time_to_train.messages import CHECK_PATH, in_one_line
 from no_time_to_train.paths import check_local, without_home
 from no_time_to_train.pl_wrapper.option_names import check_kinds, check_names
-from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun
+from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
-from no_time_to_train.process import Stopped, check_arguments, is_out_of_memory, is_program, program
+from no_time_to_train.process import (
+    Stopped,
+    check_arguments,
+    is_out_of_memory,
+    is_program,
+    parse_in_this_process,
+    program,
+)
 from no_time_to_train.redact import printable
 from no_time_to_train.yaml_files import read_yaml
 
@@ -74,6 +84,9 @@ class NttLightningCLI(LightningCLI):
         given = filled.get("ckpt_path")
         if given is not None:
             check_local(given, "ckpt_path")
+        if given == "last" and self.config.subcommand != "fit":
+            # Lightning would go on with a model that was not trained. A training may begin with none.
+            warnings.filterwarnings("error", message=".*there is no last checkpoint available")
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
         elif given:
@@ -127,9 +140,13 @@ class NttLightningCLI(LightningCLI):
             ConfigError: Lightning does not take its settings, for which it has errors of many kinds.
         """
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}", remedy=_CORRECT) from error
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            # Lightning's own does not see that a file is damaged.
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Hand the command line's paths to the module, and see that data and checkpoint are for it.
@@ -201,9 +218,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if not _names_subcommand(given):
         given.insert(0, "test")
     try:
+        parse_in_this_process()
         check_arguments(given)
         _check_configurations(given)
-        with warnings.catch_warnings(), ExitStack() as held:
+        with warnings.catch_warnings(), quiet_writers(), ExitStack() as held:
             # They are the command line's own, with the default subcommand filled in.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             if is_program():
@@ -219,14 +237,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 parser_kwargs=_parser_kwargs(),
                 args=given,
             )
-    except (
-        NoTimeToTrainError,
-        ArgumentError,
-        MisconfigurationException,
-        OSError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:
         message = _one_line(error)
         # `program` answers the others, with statuses of their own.
         if debug or message is None or isinstance(error, BrokenPipeError) or is_out_of_memory(error):
@@ -262,17 +273,41 @@ def _let_the_first_process_speak() -> None:
 
 def _one_line(error: Exception) -> str | None:
     """Return what a user needs of an error in one line, or None if it is not the user's to mend."""
+    if not isinstance(error, NoTimeToTrainError | OSError | pickle.UnpicklingError) and _in_checkpoint(error):
+        return _of_checkpoint(error)
     if isinstance(error, ValueError) and not isinstance(error, NoTimeToTrainError):
         return in_one_line(error, _CORRECT) if "Does not validate against any" in str(error) else None
     if isinstance(error, OSError):
-        return in_one_line(error, CHECK_PATH)
+        return in_one_line(error, NO_ROOM.get(error.errno or 0, CHECK_PATH))
     if isinstance(error, pickle.UnpicklingError):
         # Of a checkpoint that Lightning found itself; torch's own advice is to load it all the same.
         return "a checkpoint asks for more than tensors, so it was not loaded (name one that this package wrote)"
+    if not isinstance(error, NoTimeToTrainError | ArgumentError | MisconfigurationException):
+        return None
     if "arguments are required" in str(error):
         return in_one_line(error, "name a YAML, such as those under pl_configs/, with --config")
     return in_one_line(
         error, _CORRECT if isinstance(error, MisconfigurationException) else "--help lists what there is"
+    )
+
+
+def _in_checkpoint(error: Exception) -> bool:
+    """Return whether an error was raised while Lightning chose or restored a checkpoint, which may hold anything."""
+    return any(
+        frame.f_code.co_filename.endswith("checkpoint_connector.py")
+        and frame.f_code.co_name.startswith(("_select", "_restore", "restore", "resume"))
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
+def _of_checkpoint(error: Exception) -> str:
+    """Return the error of a checkpoint that Lightning could not restore, in one line."""
+    said = " ".join(str(error).split())
+    if "(ckpt_path=" in said:  # there is no checkpoint of that kind
+        return f"{said.partition(' No checkpoint will')[0]} (name a file with --ckpt_path)"
+    return (
+        "the checkpoint is damaged, or of another run than this one: "
+        f"{type(error).__name__}: {said} (name another one with --ckpt_path)"
     )
 
 
@@ -297,7 +332,7 @@ def _check_configurations(args: Sequence[str]) -> None:
 
 
 def _names_subcommand(args: Sequence[str]) -> bool:
-    """Tell whether a subcommand stands where one can: first, or behind configuration files."""
+    """Return whether a subcommand stands where one can: first, or behind configuration files."""
     rest = list(args)
     while rest and rest[0].startswith(("-c", "--config")):
         del rest[: 1 if "=" in rest[0] else 2]
@@ -312,7 +347,7 @@ def _silence_advertising() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether Lightning says more than what stands in the settings or on the machine, or than an advertisement."""
+    """Return whether Lightning says more than what is in the settings or on the machine, or an advertisement."""
     message = record.getMessage()
     return not any(words in message for words in ("Tip:", "available: False", "Seed set to", "was configured so"))
 

@@ -94,6 +94,16 @@ def _option(key: re.Match[str]) -> str:
     return f"--{key[1].replace('_', '-')}"
 
 
+def first_of(names: Sequence[str], most: int = 10) -> str:
+    """Return the first of several names, and dots if there are more.
+
+    Examples:
+        >>> first_of(["a", "b", "c"], most=2)
+        'a, b, ...'
+    """
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return a question that names what was probably meant, with a space after it; empty if nothing is near.
 

@@ -18,6 +18,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
 
@@ -183,6 +185,17 @@ def _stopped(signum: int) -> int:
         what = "interrupted" if signum == signal.SIGINT else f"stopped by {signal.Signals(signum).name}"
         print(f"{what}: nothing is half-written, and the same command can be run again", file=sys.stderr)
     return 128 + signum
+
+
+def parse_in_this_process() -> None:
+    """Keep jsonargparse from running Python once more to learn `sys.path`, for the stubs of other libraries.
+
+    A signal at that moment left this child with a closed pipe, and its traceback on the terminal.
+    """
+    import typeshed_client
+
+    search_path = [Path(place) for place in sys.path if place]
+    typeshed_client.get_search_context = partial(typeshed_client.get_search_context, search_path=search_path)
 
 
 def check_arguments(args: Sequence[str]) -> None:

@@ -127,7 +127,7 @@ def _secrets_of_user_part(user_part: str) -> Iterator[str]:
     yield user_part
     yield base64.b64encode(plain.encode("utf-8", "surrogateescape")).decode()
     yield password
-    # A name is no secret, unless it stands alone or is as long as tokens are.
+    # A name is not a secret, unless it stands alone or is as long as tokens are.
     if not password or len(user) >= 2 * _SHORTEST:
         yield user
 

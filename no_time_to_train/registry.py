@@ -83,7 +83,7 @@ class EncoderConfig:
 
     @property
     def own(self) -> bool:
-        """Whether the weights are this project's own, made and shipped by it."""
+        """Return whether the weights are this project's own, made and shipped by it."""
         return self.folder is not None
 
 

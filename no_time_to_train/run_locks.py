@@ -53,12 +53,21 @@ def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
         yield
     finally:
         # Removed while the lock is held: a process that has opened the file by now sees that its name is gone.
-        with suppress(OSError):
-            path.unlink()
-        os.close(descriptor)
+        try:
+            _remove(path, descriptor)
+        finally:
+            _remove(path, descriptor)  # a signal may have come before the first call had done it
+            os.close(descriptor)
         with suppress(OSError):  # One with content stays.
             for place in made:
                 place.rmdir()
+
+
+def _remove(path: Path, descriptor: int) -> None:
+    """Remove a lock, unless it is gone or is another process's by now."""
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.unlink()
 
 
 def _open_locked(path: Path) -> int:

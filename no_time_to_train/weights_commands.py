@@ -1,5 +1,6 @@
 """The commands around weights: what a file is, other layouts, fetching, checking, finding out what is wrong."""
 
+import difflib
 import json as json_module
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Literal
 from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.paths import check_local, in_home, without_home
 from no_time_to_train.redact import printable
+
+# What `dinov3-fetcher` reads of a training's configuration, by section.
+_KEYS = {"train": ("dino_root", "dino_model"), "paths": ("dataset_root",)}
 
 
 def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
@@ -127,6 +131,7 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
     from no_time_to_train.weights.fetch import DEFAULT_MODEL, default_folder
 
     settings = _read_settings(config_file)
+    _check_keys(settings, config_file)
     train, paths = _section(settings, "train", config_file), _section(settings, "paths", config_file)
     name = model or _text(train, "dino_model", config_file) or DEFAULT_MODEL
     root, data = _text(train, "dino_root", config_file), _text(paths, "dataset_root", config_file)
@@ -152,10 +157,30 @@ def _read_settings(path: Path) -> dict[str, object]:
         raise ConfigError(error.message, remedy="check --config") from error
 
 
+def _check_keys(settings: dict[str, object], path: Path) -> None:
+    """Refuse misspelled keys, which would not be read; the other keys are those of the training.
+
+    Raises:
+        ConfigError: A key is nearly one that is read, or begins with `dino_`, or is one in another section.
+    """
+    sections = {name: section for name, section in settings.items() if isinstance(section, dict)}
+    for section, entries in [("", settings), *sections.items()]:
+        own = _KEYS.get(section, ())
+        for key in entries:
+            if key in own:
+                continue
+            near = difflib.get_close_matches(key, [*_KEYS["train"], *own], n=1, cutoff=0.85)
+            if near or key.startswith("dino_"):
+                known = [f"{name}.{one}" for name, keys in _KEYS.items() for one in keys]
+                meant = next((f"did you mean {one}? " for one in known if near and one.endswith(f".{near[0]}")), "")
+                name = f"{section}.{key}" if section else key
+                raise ConfigError(f"{name} in {path} is not read", remedy=f"{meant}what is read: {', '.join(known)}")
+
+
 def _section(settings: dict[str, object], name: str, path: Path) -> dict[str, object]:
     section = settings.get(name, {})
     if not isinstance(section, dict):
-        raise ConfigError(f"{name} in {path} is no object", remedy="correct it")
+        raise ConfigError(f"{name} in {path} is not a JSON object", remedy="correct it")
     return section
 
 

@@ -9,10 +9,23 @@ import yaml
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
 _MOST_VALUES = 100_000
+_MOST_DEPTH = 50
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of several equal keys without a word, but for those."""
+    """PyYAML's safe loader, without its two faults: it takes the last of equal keys, and is slow where values nest."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read a value with all in it, unless that is nested too deeply: PyYAML's time grows with the square."""
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"values are nested deeper than {_MOST_DEPTH}", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping, of whose keys none is there twice; what an anchor merges in may be overridden."""
@@ -30,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         DataNotFoundError: There is no such file, or it may not be read.
-        ConfigError: It is no YAML, has a key twice, or holds anything but settings by name.
+        ConfigError: It is not valid YAML, has a key twice, or holds anything but settings by name.
     """
     if not path.is_file() and not path.is_dir() and path.exists():
         raise ConfigError(f"{path} is not a regular file", remedy="name a YAML such as those under pl_configs/")
@@ -51,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         AttributeError,
     ) as error:
         # PyYAML lets through what its constructors of dates, numbers and booleans raise.
-        raise ConfigError(f"{path} is no YAML: {' '.join(_said(error).split())}", remedy="correct it") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(_said(error).split())}", remedy="correct it") from error
     if not isinstance(document, dict) or not document:
         got = f"a {type(document).__name__}" if document else "nothing"
         raise ConfigError(f"{path} holds {got}, expected settings by name", remedy="correct it")
@@ -61,7 +74,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _is_small(document: Any) -> bool:
-    """Tell whether a document is as small as settings are: by its aliases a short one can be endless."""
+    """Return whether a document is as small as settings are: by its aliases a short one can be endless."""
     rest, count = [document], 0
     while rest and count <= _MOST_VALUES:
         value = rest.pop()

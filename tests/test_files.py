@@ -146,6 +146,44 @@ def test_folders_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_of_several_that_make_a_new_file_the_first_wins(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "new.txt"
+
+    def write_while_another_does() -> None:
+        with atomic_path(path, replace=False) as late:
+            with atomic_path(path, replace=False) as early:
+                early.write_text("early")
+            late.write_text("late")
+
+    with pytest.raises(OutputError, match=r"new\.txt is there already \(name a new one"):
+        write_while_another_does()
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("new.txt", "early")]
+
+
+def test_of_several_that_make_a_new_folder_the_first_wins(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    path.mkdir()
+
+    def write_while_another_does() -> None:
+        with atomic_folder(path, replace=False) as late:
+            with atomic_folder(path, replace=False) as early:
+                (early / "early").touch()
+            (late / "late").touch()
+
+    with pytest.raises(OutputError, match="new is there already"):
+        write_while_another_does()
+    assert [one.name for one in path.iterdir()] == ["early"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
 def test_folders_and_files_are_as_open_as_the_umask_lets_them(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)

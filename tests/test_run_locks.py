@@ -49,6 +49,22 @@ def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
     assert (tmp_path / "old").is_dir()
 
 
+def test_a_signal_while_it_ends_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+
+    def interrupted(path: Path) -> None:
+        monkeypatch.setattr(Path, "unlink", unlink)
+        raise KeyboardInterrupt
+
+    def run() -> None:
+        with sole_run(tmp_path, "a run", remedy=""):
+            monkeypatch.setattr(Path, "unlink", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_run_keeps_nobody_out(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -45,7 +45,7 @@ def list_images(folder: Path, *, skip: Path | None = None) -> dict[str, Path]:
     while folders or links:
         is_link = not folders
         path = links.popleft() if is_link else folders.popleft()
-        real = os.path.realpath(path)
+        real = real_path(path)
         if real in entered or (skipped is not None and Path(real).is_relative_to(skipped)):
             continue
         try:
@@ -74,6 +74,14 @@ def list_images(folder: Path, *, skip: Path | None = None) -> dict[str, Path]:
             elif inside.suffix.lower() in endings:
                 found.setdefault(str(Path(real, entry.name)), inside)
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def real_path(path: Path) -> str:
+    """Return a path without links; one with a link that may not be read, as some of `/proc` may not, stays as it is."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return str(path.absolute())
 
 
 def _sorted_entries(folder: Path) -> list[os.DirEntry[str]]:

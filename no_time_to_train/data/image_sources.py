@@ -148,7 +148,7 @@ def images_of_coco(json: Path, folder: Path) -> FileImages:
 
     Raises:
         DataNotFoundError: The JSON is not there, or names no image.
-        AnnotationError: It is no COCO JSON.
+        AnnotationError: It is not COCO JSON.
     """
     records = load_coco(json).images
     if not records:

@@ -191,7 +191,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         ) from error
     except UnidentifiedImageError as error:
         raise ImageReadError(
-            f"{path} is no image that Pillow can read", remedy="check the file, or save it as JPEG or PNG"
+            f"{path} is not an image that Pillow can read", remedy="check the file, or save it as JPEG or PNG"
         ) from error
     except MemoryError as error:
         raise ImageReadError(

@@ -260,7 +260,7 @@ def _checked_runs(annotation_id: int, rle: dict[str, Any], height: int, width: i
 
 
 def _runs_of(counts: Any) -> Int64[np.ndarray, " runs"] | None:
-    """Return the lengths of the runs, background first, or None if the counts are no RLE."""
+    """Return the lengths of the runs, background first, or None if the counts are not RLE."""
     if isinstance(counts, str):
         counts = counts.encode("ascii", errors="replace")
     if isinstance(counts, bytes):

@@ -41,7 +41,7 @@ def read_plain_pickle(path: Path) -> Any:
 
     Raises:
         DataNotFoundError: There is no such file.
-        AnnotationError: The file is no pickle, or too large, or asks for anything else; the message names it.
+        AnnotationError: The file is not a pickle, or too large, or asks for anything else; the message names it.
     """
     if not path.is_file():
         raise DataNotFoundError(f"no reference file at {path}", remedy="check the path")
@@ -57,7 +57,7 @@ def read_plain_pickle(path: Path) -> Any:
     except _RefusedError as refused:
         raise AnnotationError(f"{path} was not loaded: {refused}", remedy=_REMEDY) from None
     except Exception as error:  # A broken pickle can raise anything that its opcodes can.
-        raise AnnotationError(f"{path} is no whole pickle: {error!r:.200}", remedy=_REMEDY) from error
+        raise AnnotationError(f"{path} is not a complete pickle: {error!r:.200}", remedy=_REMEDY) from error
 
 
 class _RefusedError(Exception):
@@ -126,7 +126,7 @@ class _IntegerType:
 
     def __init__(self, code: Any) -> None:
         if code not in [kind + size for kind in "iu" for size in "1248"]:
-            raise _RefusedError(f"it asks for numpy's type {code!r:.40}, which is no integer")
+            raise _RefusedError(f"it asks for numpy's type {code!r:.40}, which is not an integer")
         self.size = int(code[1])
         self.signed = code[0] == "i"
         self.big_endian = False
@@ -151,7 +151,7 @@ class _NumpyScalar:
 
     def __call__(self, kind: Any, data: Any) -> int:
         if not isinstance(kind, _IntegerType) or not isinstance(data, bytes) or len(data) != kind.size:
-            raise _RefusedError("it holds a numpy scalar that is no integer")
+            raise _RefusedError("it holds a numpy scalar that is not an integer")
         return int.from_bytes(data, "big" if kind.big_endian else "little", signed=kind.signed)
 
 

@@ -107,7 +107,7 @@ def load_references(
     else:
         if annotations is not None:
             raise ConfigError(
-                f"{path} is no pickle and holds its own annotations, yet got {annotations} as well",
+                f"{path} is not a pickle and holds its own annotations, yet got {annotations} as well",
                 remedy="leave out annotations, or name the pickle",
             )
         dataset = load_coco(path)
@@ -161,7 +161,7 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
         remedy = "add a reference for each, or name only the classes to look for in class_names"
         if crowds:
             # CVAT writes it for every mask that was drawn by brush.
-            listed += f"; {crowds} annotations are crowds, which are no references"
+            listed += f"; {crowds} annotations are crowds, which are not references"
             remedy = "set iscrowd to 0 where an annotation shows one object, or " + remedy
         raise EmptyClassError(
             f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}", remedy=remedy

@@ -9,7 +9,7 @@ from no_time_to_train.data.splits import resolve_split
 from no_time_to_train.errors import AnnotationError, ConfigError, MaskSizeError, NotEnoughReferencesError
 
 MIN_AREA_FRACTION = 0.003
-"""An object smaller than this part of its image is no reference.
+"""An object smaller than this part of its image is not a reference.
 
 At the 592 px to which images are scaled it covers 1051 square pixels, four patches of 16 px: fewer, and most patches
 that its mask touches are background. In COCO's own images (640x480) it is 922 square pixels, near the bound of 32x32
@@ -31,8 +31,8 @@ def sample_references(
 ) -> CocoDataset:
     """Choose references: `shots` annotations of each class, each in another image.
 
-    An annotation will do that is no crowd and no negative, is not tiny, whose box has a width and height of at least
-    one pixel and lies within the image, and whose mask, if it has one, can be decoded. Over all classes an image is
+    An annotation is used if it is neither a crowd nor negative nor tiny, if its box has a width and height of at least
+    one pixel and is within the image, and if its mask, where it has one, can be decoded. Over all classes an image is
     used once where that is possible at all; otherwise classes share it.
 
     Args:

@@ -6,6 +6,7 @@ of a part depends on the seed, the part and i alone, so that more images leave t
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from no_time_to_train.data.records import COCO_HEADER
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, NOVEL_CLASSES, ShapeClass
 from no_time_to_train.data.shapes_scene import Scene, SceneInstance, check_drawable, render_scene
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.files import atomic_folder, write_text_atomic
+from no_time_to_train.files import atomic_folder, refuse_others, write_text_atomic
 from no_time_to_train.limits import MOST_IMAGES, check_number
 
 __all__ = [
@@ -44,6 +45,7 @@ JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
 _MOST_OCCLUDED = 0.2
 _PARTS = {"references": 1, "targets": 2, "base_train": 3}
+_OWN = re.compile(rf"{MANIFEST}|({'|'.join(_PARTS)})\.json|images/({'|'.join(_PARTS)})/\d+\.jpg")
 _CLASS_SETS: dict[str, tuple[ShapeClass, ...]] = {
     "novel": NOVEL_CLASSES,
     "base": BASE_CLASSES,
@@ -98,7 +100,7 @@ def write_shapes(
     """Write the dataset, or find it written.
 
     The folder is made beside its place and renamed, so that a folder with a manifest is whole. Another dataset of this
-    function in its place is replaced; a folder of anything else is not touched.
+    function in its place is replaced, also a damaged one; a folder that holds anything else is not touched.
 
     Args:
         root: Folder to write.
@@ -135,6 +137,7 @@ def write_shapes(
         return paths
     if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / MANIFEST).is_file())):
         raise OutputError(f"{root} holds something else than this dataset", remedy="name a new or an empty folder")
+    refuse_others(root, _OWN, "this dataset")
     with atomic_folder(root) as beside:
         _write_parts(beside, parameters)
     return paths
@@ -153,7 +156,7 @@ def _is_written(root: Path, parameters: _Parameters) -> bool:
 
 def _write_parts(folder: Path, parameters: _Parameters) -> None:
     looked_for = _CLASS_SETS[parameters.classes]
-    # Objects that are looked for are no distractors.
+    # Objects that are looked for are not distractors.
     known = BASE_CLASSES if parameters.distractors and parameters.classes == "novel" else ()
 
     def reference(rng: np.random.Generator, index: int) -> Drawn:
@@ -173,12 +176,12 @@ def _write_parts(folder: Path, parameters: _Parameters) -> None:
     ]
     if parameters.num_base_train:
         parts.append(("base_train", BASE_CLASSES, parameters.num_base_train, base_train))
-    digests = {}
+    digests: dict[str, str] = {}
     for name, classes, count, draw in parts:
         document = _write_part(folder, name, classes, count, draw, parameters)
-        content = json.dumps(document).encode() + b"\n"
-        (folder / f"{name}.json").write_bytes(content)
-        digests[f"{name}.json"] = hashlib.sha256(content).hexdigest()
+        (folder / f"{name}.json").write_text(json.dumps(document) + "\n")
+        written = [f"{name}.json", *(f"images/{image['file_name']}" for image in document["images"])]
+        digests |= {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in written}
     write_text_atomic(folder / MANIFEST, json.dumps({"parameters": asdict(parameters), "sha256": digests}) + "\n")
 
 

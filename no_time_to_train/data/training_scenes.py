@@ -7,6 +7,7 @@ shapes and textures of the novel classes are never among them.
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +21,7 @@ from jaxtyping import Int16, UInt8
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, PALETTES, ShapeClass
 from no_time_to_train.data.shapes_scene import check_drawable, render_scene
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_folder, check_writable
+from no_time_to_train.files import atomic_folder, check_writable, refuse_others
 from no_time_to_train.limits import MOST_SCENES, check_number
 
 BASE_SHAPES = tuple(dict.fromkeys(kind.shape for kind in BASE_CLASSES))
@@ -85,6 +86,7 @@ def training_scenes(root: Path | str, *, seed: int = 0, size: int = 256, count: 
     if not _is_written(root, parameters):
         if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / _MANIFEST).is_file())):
             raise OutputError(f"{root} holds something else than training scenes", remedy="name a new or empty folder")
+        refuse_others(root, re.compile(rf"{_MANIFEST}|({'|'.join(_ARRAYS)})\.npy"), "training scenes")
         check_writable(root)
         _check_room(root, parameters)
         with atomic_folder(root) as beside:

@@ -6,8 +6,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.files import atomic_path
-from no_time_to_train.weights.files import unpickled
+from no_time_to_train.weights.files import LIGHTNING_KEY, unpickled
+
+_KINDS = {"state_dict": dict, "epoch": int, "global_step": int, LIGHTNING_KEY: str}
+_ANOTHER = "name another one with --ckpt_path"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,7 +41,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             weights_only: Not used, as nothing else is read.
 
         Raises:
-            WeightsFormatError: It is damaged, or asks for more.
+            WeightsFormatError: It is damaged, asks for more, or is not a checkpoint of a training.
         """
-        loaded: dict[str, Any] = unpickled(Path(path))
+        try:
+            loaded = unpickled(Path(path))
+        except WeightsFormatError as error:
+            raise type(error)(error.message, remedy=_ANOTHER) from error
+        if not isinstance(loaded, dict) or not all(isinstance(loaded.get(key), kind) for key, kind in _KINDS.items()):
+            raise WeightsFormatError(
+                f"{path} is not a checkpoint of a training: expected {', '.join(_KINDS)}", remedy=_ANOTHER
+            )
         return loaded

@@ -91,7 +91,7 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
 
 
 def under_dinov3(weights: Path | None, entry: EncoderConfig) -> bool:
-    """Tell whether the DINOv3 License governs weights: by what they are, or by the notice that lies beside them."""
+    """Return whether the DINOv3 License governs weights: by what they are, or by the notice that lies beside them."""
     if weights is None:
         return False
     beside = (weights if weights.is_dir() else weights.parent) / NOTICE_FILE

@@ -31,7 +31,7 @@ class Distances(NamedTuple):
 class DistillationLoss(nn.Module):
     """Compares features, for which the student's are projected to the teacher's width.
 
-    The projections are the loss's own parameters: they learn along, and are no part of the student.
+    The projections are the loss's own parameters: they learn along, and are not part of the student.
 
     Args:
         config: Weights of the terms.

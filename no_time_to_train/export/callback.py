@@ -200,7 +200,9 @@ class OnnxExportCallback(Callback):
             with ExitStack() as stack:
                 live = _encoder_in(pl_module)
                 if folder.exists() and not is_of_a_checkpoint(folder, checkpoint.name):
-                    raise OutputError(f"{folder} is there already, and is no export of {checkpoint.name}", remedy=_MOVE)
+                    raise OutputError(
+                        f"{folder} is there already, and is not an export of {checkpoint.name}", remedy=_MOVE
+                    )
                 staging = stack.enter_context(atomic_folder(folder))
                 write_live(live, staging / _LIVE, tensors_in(state, pl_module, live))
                 notice = checkpoint.parent / NOTICE_FILE

@@ -80,6 +80,6 @@ def _batch_size(text: str) -> int | Literal["dynamic"]:
     if text == "dynamic":
         return "dynamic"
     if not re.fullmatch(r"[0-9]{1,1000}", text):
-        raise ConfigError(f"{text!r:.40} is no batch size", remedy="write dynamic, or a number")
+        raise ConfigError(f"{text!r:.40} is not a batch size", remedy="write dynamic, or a number")
     check_number("--batch-size", int(text), 1, MOST_IN_BATCH, TOGETHER)
     return int(text)

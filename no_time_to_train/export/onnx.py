@@ -73,7 +73,7 @@ class ExportOptions:
             )
         size = self.image_size
         if size is not None and (len(size) != 2 or not all(0 < side <= _LARGEST for side in size)):
-            raise ConfigError(f"{size} is no height and width in pixels", remedy="use dynamic, or such as 224x224")
+            raise ConfigError(f"{size} is not a height and a width in pixels", remedy="use dynamic, or such as 224x224")
         if self.batch_size is not None and not 0 < self.batch_size <= _LARGEST:
             raise ConfigError(f"a batch of {self.batch_size} images is none", remedy="use dynamic, or 1 or more")
 
@@ -151,7 +151,7 @@ def export_onnx(
             remedy="give a registry name such as dinov3_small, or the weights file or folder that it was built from",
         )
     entry, path = named_weights(name_or_path, weights)
-    # Links to folders are no obstacle; those to files are told from files later on.
+    # Links to folders are not an obstacle; those to files are told from files later on.
     path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     source = read_equinox_source(path)
     check_encoder(entry, source)

@@ -45,7 +45,7 @@ class Place:
 
     @property
     def in_hub_layout(self) -> bool:
-        """Whether the files are safetensors by transformers' names, those of the Hub's files or of its modules."""
+        """Return whether the files are safetensors by transformers' names: the Hub's files' or its modules'."""
         return self.source.layout.startswith("transformers") and all(
             file.suffix == ".safetensors" for file in self.files
         )
@@ -74,7 +74,7 @@ class Place:
 
 
 def is_of_a_checkpoint(folder: Path, checkpoint: str) -> bool:
-    """Tell whether a folder is the export of a checkpoint of that name."""
+    """Return whether a folder is the export of a checkpoint of that name."""
     return _metadata(folder / MODEL_FILE).get("checkpoint") == checkpoint
 
 

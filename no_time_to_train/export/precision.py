@@ -131,7 +131,7 @@ def _half(name: str, tensor: StoredTensor) -> StoredTensor:
 
     def halves() -> bytes:
         values = tensor.load_array().astype(np.float32)
-        if not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:  # nor if it is no number
+        if not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:  # nor if it is not a number
             raise ExportError(f"{name} holds values beyond the range of fp16", remedy="export it in fp32")
         content: bytes = values.astype(np.float16).tobytes()
         return content
@@ -146,7 +146,7 @@ def _int8(name: str, tensor: StoredTensor) -> dict[str, StoredTensor]:
         values = tensor.load_array().astype(np.float32)
         largest = np.abs(values).max(axis=1)
         if not np.isfinite(largest).all():
-            raise ExportError(f"{name} holds values that are no numbers", remedy="ntt inspect says which tensors do")
+            raise ExportError(f"{name} holds NaN or Inf", remedy="ntt inspect says which tensors do")
         return np.where(largest > 0, largest / 127, 1).astype(np.float32)
 
     def integers() -> bytes:

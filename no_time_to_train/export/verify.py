@@ -55,7 +55,7 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
 
     Raises:
         WeightsFormatError: onnxruntime refuses the file.
-        ExportError: It gives other shapes than it should, or what is no number.
+        ExportError: It gives other shapes than it should, or what is not a number.
     """
     session = open_session(file)
     largest, cosines = 0.0, []
@@ -94,9 +94,7 @@ def check_drift(drift: Drift, precision: str) -> None:
         ExportError: With what was measured.
     """
     if math.isnan(drift.largest):
-        raise ExportError(
-            "the encoder gives values that are no numbers", remedy="ntt inspect says which of its tensors hold such"
-        )
+        raise ExportError("the encoder gives NaN or Inf", remedy="ntt inspect says which of its tensors hold such")
     if math.isnan(drift.least_cosine):
         raise ExportError(
             "the encoder gives tokens of zeros, which say nothing of an image",

@@ -1,5 +1,6 @@
 """Equinox encoders from files of any layout, and to files of their own."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from no_time_to_train.errors import UnknownEncoderError, WeightsFormatError, WeightsNotFoundError
+from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.files import atomic_path
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
 from no_time_to_train.jax_models.vit import DinoV3ViT
@@ -136,8 +137,10 @@ def abstract_encoder(source: EquinoxSource, entry: EncoderConfig | None = None) 
         entry: The registry entry; the source's own if None.
 
     Raises:
+        ConfigError: The environment asks JAX for a device that is not there.
         WeightsFormatError: The weights are not those of the model, or state an activation that it has not.
     """
+    _check_platform()
     settings = dict(source.config)
     if settings.get("hidden_act", "gelu") not in ("gelu", "silu"):
         raise WeightsFormatError(
@@ -177,6 +180,22 @@ def abstract_encoder(source: EquinoxSource, entry: EncoderConfig | None = None) 
                 f"{name} in {source.path} is {stored.shape}, expected {leaf.shape}", remedy="fetch the weights again"
             )
     return model
+
+
+def _check_platform() -> None:
+    """Start JAX, which `JAX_PLATFORMS` may keep from that.
+
+    Raises:
+        ConfigError: It does.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for cuda without JAX's CUDA libraries
+        said = " ".join(str(error).split()) or "no such device"
+        raise ConfigError(
+            f"JAX does not start with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {said}",
+            remedy="unset JAX_PLATFORMS, or set it to cpu",
+        ) from error
 
 
 def fill_encoder(

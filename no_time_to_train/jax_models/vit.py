@@ -172,7 +172,7 @@ class DinoV3ViT(eqx.Module):
             pixel_values: RGB, normalised by the entry's mean and standard deviation; sides of whole patches.
 
         Raises:
-            ImageSizeError: H or W is no multiple of the patch size.
+            ImageSizeError: H or W is not a multiple of the patch size.
         """
         height, width = pixel_values.shape[-2:]
         check_image_size(height, width, self.config)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# exp(-80) is 2e-35: it adds nothing to a sum of which one term is 1, and is no denormal number.
+# exp(-80) is 2e-35: it adds nothing to a sum of which one term is 1, and is not a denormal number.
 _LEAST = -80.0
 
 

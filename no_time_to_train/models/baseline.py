@@ -155,7 +155,7 @@ class MatchingBaseline(nn.Module, ABC):
 
     @property
     def normalizes_patches(self) -> bool:
-        """Whether patch features are L2-normalised before they are averaged."""
+        """Return whether patch features are L2-normalised before they are averaged."""
         return False
 
     def start_memory(self, class_names: Sequence[str]) -> MemoryBank:

@@ -196,7 +196,7 @@ def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value as YAML gives it is of an annotated type."""
+    """Return whether a value as YAML gives it is of an annotated type."""
     kind = get_origin(hint) or hint
     if kind in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(hint))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.errors import OutputError, WeightsFormatError
-from no_time_to_train.files import atomic_folder
+from no_time_to_train.files import atomic_folder, is_taken
 from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.convert import hub_tensors, meta_tensors, transformers_tensors
@@ -52,14 +52,15 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
     source, destination = Path(source), Path(destination)
     taken = destination.exists() and not (destination.is_dir() and to == "hf" and not any(destination.iterdir()))
     if taken:
-        raise OutputError(f"{destination} is there already", remedy="name a new one, or remove it first")
+        raise is_taken(destination)
     if to == "equinox":
         _write_equinox(source, destination)
         return destination
     if to == "meta":
         _write_meta(source, destination)
         return destination
-    with atomic_folder(destination) as folder:
+    # Another process may have made it meanwhile.
+    with atomic_folder(destination, replace=False) as folder:
         key_bias = write_weights(source, folder)
         found = source_of(read_stored(source, headers_only=True), source)
         write_config(folder, found, key_bias=key_bias)
@@ -148,7 +149,7 @@ def _as_json(periods: Tensor) -> str:
 
 def _write_equinox(source: Path, destination: Path) -> None:
     if destination.suffix != ".eqx":
-        raise OutputError(f"{destination} is no name of an Equinox file", remedy="let it end in .eqx")
+        raise OutputError(f"{destination} is not the name of an Equinox file", remedy="let it end in .eqx")
     found = read_equinox_source(source)
     files = read_stored(source, headers_only=True).files
     header = {**found.header(), "source": {file.name: sha256_of(file) for file in files}}

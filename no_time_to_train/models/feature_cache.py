@@ -294,5 +294,5 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _utf8(text: str) -> bytes:
-    """Encode any text, file names that are no Unicode among them."""
+    """Encode any text, file names that are not Unicode among them."""
     return text.encode("utf-8", "surrogatepass")

@@ -145,7 +145,7 @@ class OnnxEncoder(Encoder):
         widths = {value.name: value.shape[-1:] for value in self._session.get_outputs()}
         if inputs != [_INPUT] or any(widths.get(name) != [self.embed_dim] for name in (_OUTPUT, _POOLED)):
             raise WeightsFormatError(
-                f"{self.file.path} is no {self.config.name}: expected {_OUTPUT} and {_POOLED} of width "
+                f"{self.file.path} is not a {self.config.name}: expected {_OUTPUT} and {_POOLED} of width "
                 f"{self.embed_dim} from {_INPUT}, got {widths} from {inputs}",
                 remedy=EXPORT_AGAIN,
             )

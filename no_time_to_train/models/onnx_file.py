@@ -174,7 +174,7 @@ def read_onnx_file(path: Path | str) -> OnnxFile:
 
     Raises:
         WeightsNotFoundError: There is none.
-        WeightsFormatError: It is no whole ONNX file, or its weights are not beside it.
+        WeightsFormatError: It is not a complete ONNX file, or its weights are not beside it.
     """
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
@@ -228,7 +228,7 @@ def read_metadata(file: Path) -> Mapping[str, str]:
 
     Raises:
         WeightsNotFoundError: There is no such file.
-        WeightsFormatError: It is no whole ONNX file.
+        WeightsFormatError: It is not a complete ONNX file.
     """
     return _metadata(_load(file))
 
@@ -239,7 +239,7 @@ def _load(file: Path) -> onnx.ModelProto:
     try:
         return onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's errors have no common class that is public
-        raise WeightsFormatError(f"{file} is no whole ONNX file", remedy=EXPORT_AGAIN) from error
+        raise WeightsFormatError(f"{file} is not a complete ONNX file", remedy=EXPORT_AGAIN) from error
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -345,7 +345,7 @@ def _open(
 
 
 def has_room_for(num_bytes: int) -> bool:
-    """Tell whether the available memory takes weights of that size in, and what running them needs."""
+    """Return whether the available memory takes weights of that size in, and what running them needs."""
     return bool(num_bytes * _ROOM < psutil.virtual_memory().available)
 
 

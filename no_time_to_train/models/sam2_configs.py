@@ -154,7 +154,7 @@ def _read_config(path: Path) -> Sam2Config:
         settings: dict[str, Any] = parse_json(path.read_bytes())
         model_type = settings["model_type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no transformers configuration: {error!r}", remedy=remedy) from error
+        raise ConfigError(f"{path} is not a transformers configuration: {error!r}", remedy=remedy) from error
     if model_type not in _MODEL_TYPES:
         raise ConfigError(f"{path} is of model_type {model_type!r}, expected sam2 or sam2_video", remedy=remedy)
     # The video model's parts name other types, though their settings are those of the image model.

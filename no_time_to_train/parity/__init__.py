@@ -1,4 +1,4 @@
-"""Whether the backends say the same: torch, Equinox and ONNX."""
+"""Comparison of the backends: torch, Equinox and ONNX."""
 
 from typing import Any
 

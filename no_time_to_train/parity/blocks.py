@@ -70,7 +70,7 @@ class StageDrift:
 
     @property
     def at_fault(self) -> bool:
-        """Whether the stage's own error is beyond rounding."""
+        """Return whether the stage's own error is beyond rounding."""
         return self.excess is not None and not self.excess <= 1
 
     @property

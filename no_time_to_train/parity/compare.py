@@ -86,7 +86,7 @@ class ParityReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every pair is within its tolerance, and no stage errs by more than it rounds."""
+        """Return whether every pair is within its tolerance, and no stage errs by more than it rounds."""
         return all(pair.ok for pair in self.pairs) and self.first_drift is None
 
     @property
@@ -169,7 +169,7 @@ def compare_features(
     for backend in backends:
         check_image_size(pixels.shape[2], pixels.shape[3], backend.config)
     if not np.isfinite(pixels).all():
-        raise ConfigError("the images hold values that are no numbers", remedy="give others")
+        raise ConfigError("the images hold NaN or Inf", remedy="give others")
     with _evaluating(backends):
         outputs = [tuple(array.astype(np.float64) for array in backend.outputs(pixels)) for backend in backends]
         alike = len({states.shape for states, _ in outputs}) == 1

@@ -52,7 +52,7 @@ def compare_backends(request: Request) -> Result:
         WeightsFormatError: They are damaged, or of an encoder that has no Equinox model.
         ShapeMismatchError: They are of another encoder than the named one.
         ImageSizeError: An encoder does not take a size.
-        ImageReadError: A file is no image.
+        ImageReadError: A file is not an image.
     """
     with ExitStack() as stack:
         images = [load_image(path) for path in request.images]

@@ -74,12 +74,12 @@ class KnownAnswer:
 
     @property
     def agrees(self) -> bool:
-        """Whether it says what is published."""
+        """Return whether it says what is published."""
         return self.max_abs <= self.tolerance
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing wrong: weights that are others may say something else."""
+        """Return whether there is nothing wrong: weights that are others may say something else."""
         return self.agrees or not self.genuine
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class KnownAnswer:
 
 
 def is_the_photograph(path: Path, image: Image.Image) -> bool:
-    """Tell whether an image goes by COCO's name and has its size."""
+    """Return whether an image goes by COCO's name and has its size."""
     return _PHOTOGRAPH in path.stem and image.size == _PHOTOGRAPH_SIZE
 
 
@@ -116,7 +116,7 @@ def check_known_answer(
         None if it is another photograph by its name or size, or nothing is published of the encoder.
 
     Raises:
-        ImageReadError: The file is no image.
+        ImageReadError: The file is not an image.
     """
     answers = published.get(encoder.config.name)
     if answers is None:

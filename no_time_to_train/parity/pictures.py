@@ -49,7 +49,7 @@ def draw_cosines(
     first, second = (tokens.astype(np.float64) for tokens in (one, other))
     norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
     away = 1 - (first * second).sum(-1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    # What is no number is as far away as can be.
+    # What is not a number is as far away as can be.
     away = np.clip(np.nan_to_num(away, nan=2.0), _LEAST, 2.0)
     figure = Figure(figsize=(2.4 * _SIDE, _SIDE), dpi=_DPI, layout="constrained")
     plain, over = figure.subplots(1, 2)
@@ -76,7 +76,7 @@ def draw_features(sides: Sequence[tuple[str, Float[np.ndarray, "h w D"]]], image
 
 
 def _drawable(value: float) -> float:
-    """Return a number that a logarithmic scale shows; none (a gap) for what is no number."""
+    """Return a number that a logarithmic scale shows; none (a gap) for what is not a number."""
     return max(value, _LEAST) if np.isfinite(value) else float("nan")
 
 

@@ -75,7 +75,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether every verdict holds."""
+        """Return whether every verdict holds."""
         return all(case.report.ok for case in self.cases) and (self.known_answer is None or self.known_answer.ok)
 
     def to_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _METRICS = ("loss", "cls_cosine", "patch_cosine")
 class DistillationModule(EndsInFolder):
     """A student learns its teacher's features: CLS token, every patch, and what else the loss asks for.
 
-    The teacher is no part of the module's state: checkpoints hold the student and the projections of the loss.
+    The teacher is not part of the module's state: checkpoints hold the student and the projections of the loss.
 
     Args:
         teacher: Which encoder teaches.

@@ -1,7 +1,9 @@
 """Callbacks of every run of the command line: signals, one run a folder, and `config.yaml`."""
 
 import signal
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import write_text_atomic
+from no_time_to_train.files import NO_ROOM, write_text_atomic
 from no_time_to_train.process import Stopped, catch_signals
 from no_time_to_train.run_locks import sole_run
 
@@ -29,10 +31,31 @@ class Signals(Callback):
     on_sanity_check_start = on_test_start = on_predict_start = on_validation_start = on_train_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the processes that Lightning has launched; SIGTERM would not reach one that waits in a collective."""
+        """End the processes that Lightning has launched; SIGTERM would not reach one that waits in a collective.
+
+        An error for lack of room that names no file, as those of TensorBoard's writer do, is given the run's folder.
+        """
+        if isinstance(exception, OSError) and exception.filename is None and exception.errno in NO_ROOM:
+            exception.filename = trainer.log_dir or trainer.default_root_dir
         launcher = trainer.strategy.launcher
         if isinstance(exception, Stopped) and launcher is not None:
             launcher.kill(signal.SIGKILL)
+
+
+@contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Keep TensorBoard's thread from printing a traceback: the main thread gets the error of its file too."""
+    usual = threading.excepthook
+
+    def report(failed: threading.ExceptHookArgs) -> None:
+        if not (type(failed.thread).__module__.startswith("tensorboard.") and issubclass(failed.exc_type, OSError)):
+            usual(failed)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 class SoleRun(Callback):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from no_time_to_train.data.image_files import list_images
+from no_time_to_train.data.image_files import list_images, real_path
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
 
@@ -64,7 +64,7 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
                 raise DataNotFoundError(f"no images in {path}", remedy="name a folder that holds JPEG or PNG files")
             images = {real: InputImage(file, _name_in(root, path, file)) for real, file in inside.items()}
         elif path.exists():
-            images = {os.path.realpath(path): InputImage(path, _name_in(root, path, path))}
+            images = {real_path(path): InputImage(path, _name_in(root, path, path))}
         else:
             raise DataNotFoundError(f"there is no image and no folder {path}", remedy="check the path")
         for real, image in images.items():
@@ -74,7 +74,7 @@ def find_images(paths: Sequence[Path], *, but: Path | None = None) -> list[Input
 
 def _folder_of(path: Path) -> str:
     """Return the real path of a folder, or of the folder that a file is in."""
-    return os.path.realpath(path if path.is_dir() else path.parent)
+    return real_path(path if path.is_dir() else path.parent)
 
 
 def _name_in(root: Path, named: Path, file: Path) -> str:

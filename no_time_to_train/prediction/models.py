@@ -101,7 +101,7 @@ def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> s
 
 
 def _takes_any_size_of(encoder: str, other: Any) -> bool:
-    """Tell whether an encoder is the same as another, by name, and takes images of whatever size that one does."""
+    """Return whether an encoder is the same as another, by name, and takes images of whatever size that one does."""
     if encoder.startswith(ONNX):
         file = read_onnx_file(encoder.removeprefix(ONNX))
         name = file.config.name if file.image_size is None else None

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 from no_time_to_train import __version__
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.datamodule import ReferenceDataset
+from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import Reference, load_negative_references, load_references
@@ -283,6 +283,6 @@ def _named(path: Path | str) -> str:
 def _reason(image: InputImage, error: ImageReadError) -> str:
     """Say why an image could not be read, by its name within the folder that was named."""
     text = " ".join(str(error).split())
-    for path in sorted({str(image.path), os.path.realpath(image.path)}, key=len, reverse=True):
+    for path in sorted({str(image.path), real_path(image.path)}, key=len, reverse=True):
         text = text.replace(path, image.name)
     return text

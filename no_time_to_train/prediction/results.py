@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
+from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.records import Category, ImageRecord
 from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import DataNotFoundError, OutputError
@@ -117,7 +118,7 @@ def outside_coco_folder(images: Sequence[InputImage], folder: Path) -> list[Inpu
     if not _is_coco_folder(folder):
         return list(images)
     real = Path(os.path.realpath(folder))
-    kept = [image for image in images if not Path(os.path.realpath(image.path)).is_relative_to(real)]
+    kept = [image for image in images if not Path(real_path(image.path)).is_relative_to(real)]
     if images and not kept:
         raise DataNotFoundError(
             f"all images are in {folder}, which this command writes",

@@ -50,7 +50,7 @@ def read_architecture(
 
 
 def matches(entry: EncoderConfig, architecture: Architecture) -> bool:
-    """Tell whether tensors of this architecture are those of a registry entry."""
+    """Return whether tensors of this architecture are those of a registry entry."""
     ffn_fits = entry.ffn_from_checkpoint or (entry.ffn, entry.ffn_dim) == (architecture.ffn, architecture.ffn_dim)
     return (
         entry.family == architecture.family

@@ -37,7 +37,7 @@ class Digest:
     value: str
 
     def fits(self, file: Path) -> bool:
-        """Tell whether a file has it; reads the whole file."""
+        """Return whether a file has it; reads the whole file."""
         if self.kind == "git":
             computed = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
         else:
@@ -158,7 +158,7 @@ def download(file: RemoteFile, folder: Path, *, advance: Advance, retries: Retri
 
 
 def _is_own_file(path: Path) -> bool:
-    """Tell whether there is a file, and not a link to one."""
+    """Return whether there is a file, and not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 

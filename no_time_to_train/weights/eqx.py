@@ -131,7 +131,8 @@ def read_eqx(path: Path) -> EquinoxFile:
     settings = (header.get("config", {}), header.get("preprocessor", {}))
     if header.get("format") != FORMAT or not isinstance(names, list) or not all(isinstance(s, dict) for s in settings):
         raise WeightsFormatError(
-            f"{path} is no Equinox file of this package", remedy="write one with: ntt convert SRC DST.eqx --to equinox"
+            f"{path} is not an Equinox file of this package",
+            remedy="write one with: ntt convert SRC DST.eqx --to equinox",
         )
     arrays = list(_arrays(path, len(line)))
     if len(set(map(str, names))) != len(names):
@@ -215,7 +216,7 @@ def _named_by_equimo(arrays: Sequence[StoredArray], metadata: Mapping[str, Any],
         return _vit_names(rest, with_mask_token=bool(config.get("use_mask_token", False)))
     except (IndexError, ValueError) as error:
         raise WeightsFormatError(
-            f"{path} is no DINOv3 ViT of Equimo's: {error}", remedy="convert the original weights instead"
+            f"{path} is not a DINOv3 ViT of Equimo's: {error}", remedy="convert the original weights instead"
         ) from error
 
 
@@ -284,7 +285,7 @@ def _unpacked(path: Path) -> tuple[Path, dict[str, Any]]:
             raise
         except (tarfile.TarError, RuntimeError, EOFError, OSError, ValueError) as error:
             shutil.rmtree(folder)
-            raise WeightsFormatError(f"{path} is no whole archive: {error}", remedy=FETCH_AGAIN) from error
+            raise WeightsFormatError(f"{path} is not a complete archive: {error}", remedy=FETCH_AGAIN) from error
         except BaseException:
             shutil.rmtree(folder)
             raise

@@ -148,7 +148,7 @@ def ask(method: str, url: str, headers: Mapping[str, str] | None = None, *, othe
 
 
 def read(response: httpx2.Response) -> Answer:
-    """Read an answer that is no file.
+    """Read an answer that is not a file.
 
     Raises:
         NetworkError: It is larger than any that is of use.

@@ -92,7 +92,7 @@ def fetch_dinov3(dino_root: Path | str, model_name: str = DEFAULT_MODEL) -> Path
 
 
 def validate_dinov3(dino_root: Path | str, *, deep: bool = False) -> bool:
-    """Tell whether a folder holds an encoder's weights, whole; `check_folder` says what is wrong.
+    """Return whether a folder holds an encoder's weights, whole; `check_folder` says what is wrong.
 
     Args:
         dino_root: The folder.

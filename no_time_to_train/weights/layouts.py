@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
+from no_time_to_train.messages import first_of
 from no_time_to_train.weights.layout import (
     ATTENTION,
     NO_LOCAL_CROPS,
@@ -300,9 +301,9 @@ def refuse_unknown(unknown: Sequence[str], layout: Layout, source: str) -> None:
         KeyMismatchError: There are some; the first ten are given, and the count.
     """
     if unknown:
-        shown = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
         raise KeyMismatchError(
-            f"{len(unknown)} tensors of {source} have no place in the layout {layout.name}: {shown}",
+            f"{len(unknown)} tensors of {source} have no place in the layout {layout.name}: "
+            f"{first_of(sorted(unknown))}",
             remedy="check that the file holds the encoder alone, without heads or optimizer states",
         )
 

@@ -139,7 +139,7 @@ def sam2_layout(tensors: Iterable[str], *, source: str) -> Literal["meta", "tran
     if "vision_encoder.backbone.patch_embed.projection.weight" in names:
         return "transformers"
     raise WeightsFormatError(
-        f"{source} is no SAM2 file: expected the tensors of Meta's or transformers' SAM2, it holds "
+        f"{source} is not a SAM2 file: expected the tensors of Meta's or transformers' SAM2, it holds "
         + ", ".join(sorted(names)[:3]),
         remedy="name a SAM2 checkpoint, such as sam2_hiera_large.pt or sam2.1_hiera_large.pt",
     )
@@ -269,5 +269,5 @@ def _num_blocks(names: Iterable[str]) -> int:
 
 
 def _starts_with(name: str, table: Mapping[str, str]) -> bool:
-    """Whether a name is one of the table's, or lies in a module of the table's (these end in a dot)."""
+    """Return whether a name is one of the table's, or lies in a module of the table's (these end in a dot)."""
     return any(name == key or (key.endswith(".") and name.startswith(key)) for key in table)

@@ -23,7 +23,7 @@ From: {{source}}
 
 
 def is_dinov3(entry: EncoderConfig | None, source: str) -> bool:
-    """Tell whether the DINOv3 License governs weights: by their registry entry, else by their source's name."""
+    """Return whether the DINOv3 License governs weights: by their registry entry, else by their source's name."""
     return entry.license == DINOV3_LICENSE if entry is not None else "dinov3" in source.lower()
 
 

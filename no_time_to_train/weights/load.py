@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
+from no_time_to_train.messages import first_of
 from no_time_to_train.weights.architecture import read_architecture
 from no_time_to_train.weights.files import StoredTensors, read_stored
 from no_time_to_train.weights.json_files import FETCH_AGAIN, parse_object, read_object
 from no_time_to_train.weights.layout import Layout
 from no_time_to_train.weights.layouts import detect_layout, to_transformers
 from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT
-from no_time_to_train.weights.shapes import check_complete
+from no_time_to_train.weights.shapes import check_complete, wrong_shapes
 from no_time_to_train.weights.source import Architecture, WeightsSource
 
 # Where a safetensors file keeps the RoPE periods of Meta's file that it was made from, as JSON.
 ROPE_PERIODS = "rope_periods"
 # The tensors that hold them: Meta's, those of our Equinox models, Equimo's.
 _PERIODS = ("rope_embed.periods", "rope_periods", "local_pos_embed.periods")
-_SHOWN = 10
 
 
 def assign_tensors(
@@ -55,7 +55,7 @@ def assign_tensors(
     unexpected = sorted(tensors.keys() - own.keys())
     if missing or unexpected:
         parts = [
-            f"{len(names)} {kind}: {_first(names)}"
+            f"{len(names)} {kind}: {first_of(names)}"
             for kind, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
@@ -63,14 +63,10 @@ def assign_tensors(
             f"the tensors of {source} are not those of {type(model).__name__}: {'; '.join(parts)}",
             remedy="name the encoder or SAM2 configuration that this file was made for",
         )
-    wrong = [
-        f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
-        for name, tensor in tensors.items()
-        if tensor.shape != own[name].shape
-    ]
+    wrong = wrong_shapes(tensors, {name: value.shape for name, value in own.items()})
     if wrong:
         raise ShapeMismatchError(
-            f"{len(wrong)} tensors of {source} do not fit {type(model).__name__}: {_first(wrong)}",
+            f"{len(wrong)} tensors of {source} do not fit {type(model).__name__}: {first_of(wrong)}",
             remedy="name the encoder or SAM2 configuration that this file was made for",
         )
     numbers = [
@@ -80,20 +76,20 @@ def assign_tensors(
     ]
     if numbers:
         raise WeightsFormatError(
-            f"{len(numbers)} tensors of {source} are not of floating point: {_first(numbers)}",
+            f"{len(numbers)} tensors of {source} are not of floating point: {first_of(numbers)}",
             remedy="quantised weights are not read; name the original file",
         )
     broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if broken:
         raise WeightsFormatError(
-            f"{len(broken)} tensors of {source} hold NaN or infinite values: {_first(broken)}", remedy=FETCH_AGAIN
+            f"{len(broken)} tensors of {source} hold NaN or infinite values: {first_of(broken)}", remedy=FETCH_AGAIN
         )
     for name, tensor in tensors.items():
         _assign(model, name, own[name], tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Tell whether all values are finite in float32; of a tensor without values nothing is known."""
+    """Return whether all values are finite in float32; of a tensor without values nothing is known."""
     if tensor.is_meta or not tensor.is_floating_point():
         return True
     if tensor.element_size() == 1:
@@ -109,10 +105,6 @@ def _assign(model: nn.Module, name: str, old: Tensor, new: Tensor) -> None:
         setattr(module, leaf, nn.Parameter(new, requires_grad=old.requires_grad))
     else:
         setattr(module, leaf, new)
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def read_source(path: Path | str) -> WeightsSource:
@@ -181,7 +173,7 @@ def stored_periods(stored: StoredTensors) -> Tensor | None:
         periods = torch.tensor(content["values"], dtype=kinds[content["dtype"]])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsFormatError(
-            f"{stored.files[0]} holds RoPE periods that are no numbers", remedy="convert the original weights again"
+            f"{stored.files[0]} holds RoPE periods that are not numbers", remedy="convert the original weights again"
         ) from error
     return check_periods(periods, stored.files[0])
 

@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             if not is_name or not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
                 raise ValueError(name)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LocalEntryNotFoundError(f"{path} is no whole manifest", remedy=_AGAIN) from error
+        raise LocalEntryNotFoundError(f"{path} is not a complete manifest", remedy=_AGAIN) from error
     return manifest
 
 
@@ -114,7 +114,7 @@ def check_folder(folder: Path, *, deep: bool = False) -> WeightsReport:
 
 
 def is_whole(folder: Path, *, deep: bool = False) -> bool:
-    """Tell whether `check_folder` finds nothing wrong."""
+    """Return whether `check_folder` finds nothing wrong."""
     try:
         check_folder(folder, deep=deep)
     except NoTimeToTrainError:

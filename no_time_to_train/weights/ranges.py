@@ -250,7 +250,7 @@ def _in_pickle(file: Path) -> dict[str, StoredTensor]:
     state = state_of(file)
     # A fake load notes where in the file each storage begins.
     with FakeTensorMode():
-        tensors = pickled_tensors(load_tensors(file), file).tensors
+        tensors = pickled_tensors(load_tensors(file, headers_only=False), file).tensors
     values: dict[str, Tensor] = {}
     found = {}
     for name, fake in tensors.items():

@@ -258,7 +258,7 @@ def _hub_file(
 
 
 def is_of_repository(name: str) -> bool:
-    """Tell whether a file's name is one under which repositories hold weights or their licence."""
+    """Return whether a file's name is one under which repositories hold weights or their licence."""
     return name in ("model.safetensors", _INDEX) or bool(_SHARD.fullmatch(name) or _LICENCE.fullmatch(name))
 
 
@@ -283,7 +283,7 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
     """
     if not is_address(url):
         raise RepositoryNotFoundError(
-            f"{printable(without_secrets(url))!r} is no whole link", remedy="give it in quotes, as it was mailed"
+            f"{printable(without_secrets(url))!r} is not a complete link", remedy="give it in quotes, as it was mailed"
         )
     target = Target(without_secrets(url), url)
     name = file_name_of(url)

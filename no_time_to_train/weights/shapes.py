@@ -1,10 +1,11 @@
 """The tensors that an architecture has, so that an incomplete file is known before anything is built or written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError
+from no_time_to_train.messages import first_of
 from no_time_to_train.weights.json_files import FETCH_AGAIN
 from no_time_to_train.weights.source import Architecture
 
@@ -12,7 +13,6 @@ Shapes = dict[str, tuple[int, ...]]
 
 # The mask token serves pre-training only: files without it are whole.
 OPTIONAL = ("embeddings.mask_token",)
-_SHOWN = 5
 
 
 def shapes_of(architecture: Architecture) -> Shapes:
@@ -42,27 +42,30 @@ def check_complete(tensors: Mapping[str, Tensor], architecture: Architecture, so
     missing = sorted(expected.keys() - tensors.keys() - set(OPTIONAL))
     if missing:
         raise KeyMismatchError(
-            f"{source} is incomplete: {len(missing)} tensors are missing: {_first(missing)}", remedy=FETCH_AGAIN
+            f"{source} is incomplete: {len(missing)} tensors are missing: {first_of(missing)}",
+            remedy=FETCH_AGAIN,
         )
     unexpected = sorted(tensors.keys() - expected.keys())
     if unexpected:
         raise KeyMismatchError(
-            f"{len(unexpected)} tensors of {source} are not of its architecture: {_first(unexpected)}",
+            f"{len(unexpected)} tensors of {source} are not of its architecture: {first_of(unexpected)}",
             remedy="check that the file holds the encoder alone",
         )
-    wrong = [
-        f"{name} is {tuple(tensor.shape)}, expected {expected[name]}"
-        for name, tensor in tensors.items()
-        if tuple(tensor.shape) != expected[name]
-    ]
+    wrong = wrong_shapes(tensors, expected)
     if wrong:
         raise ShapeMismatchError(
-            f"{len(wrong)} tensors of {source} do not fit its architecture: {_first(wrong)}", remedy=FETCH_AGAIN
+            f"{len(wrong)} tensors of {source} do not fit its architecture: {first_of(wrong)}",
+            remedy=FETCH_AGAIN,
         )
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def wrong_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return a phrase about each tensor whose shape is not the expected one."""
+    return [
+        f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name])}"
+        for name, tensor in tensors.items()
+        if tuple(tensor.shape) != tuple(expected[name])
+    ]
 
 
 def _linear(name: str, rows: int, columns: int) -> Shapes:

@@ -119,7 +119,7 @@ def _foreign(folder: Path, recorded: Manifest | None) -> list[str]:
 
 
 def _is_readable(folder: Path) -> bool:
-    """Tell whether a folder holds a whole file of weights, whatever they are, or one that may not be read."""
+    """Return whether a folder holds a whole file of weights, whatever they are, or one that may not be read."""
     try:
         for path in folder.iterdir():
             if path.is_file():
@@ -134,7 +134,7 @@ def _is_readable(folder: Path) -> bool:
 
 
 def is_of(manifest: Manifest, plan: Plan) -> bool:
-    """Tell whether a manifest records what a plan would fetch."""
+    """Return whether a manifest records what a plan would fetch."""
     return (manifest.source, manifest.revision) == (plan.source, plan.revision)
 
 
@@ -179,7 +179,7 @@ def staging_for(folder: Path, plan: Plan) -> Path:
 
 
 def _is_taken_up(staging: Path, plan: Plan) -> bool:
-    """Tell whether a staging folder can be gone on with; whoever was killed may have left an old folder there."""
+    """Return whether a staging folder can be gone on with; whoever was killed may have left an old folder there."""
     try:
         recorded = read_manifest(staging)
     except LocalEntryNotFoundError:

@@ -48,7 +48,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata:
         stream.write(struct.pack("<Q", len(content)) + content)
         for tensor in tensors.values():
             _copy(tensor, stream, checksum=False)
-        # A hole at the end is no part of the file yet.
+        # A hole at the end is not part of the file yet.
         stream.truncate(8 + len(content) + end)
 
 
@@ -57,11 +57,11 @@ def write_pickle(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
 
     Raises:
         WeightsFormatError: A source that ended early.
-        OutputError: The file cannot be written.
+        OutputError: There is such a file, or it cannot be written.
     """
     with FakeTensorMode():
         fakes = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=False) as temporary:
         # torch reserves the space of each tensor; where it begins is known when the file is read again.
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save(fakes, temporary)
@@ -123,9 +123,9 @@ def write_equinox(path: Path, tensors: Mapping[str, StoredTensor], header: Mappi
 
     Raises:
         WeightsFormatError: A dtype that no encoder has, or a source that ended early.
-        OutputError: The file cannot be written.
+        OutputError: There is such a file, or it cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+    with atomic_path(path, replace=False) as temporary, temporary.open("wb") as stream:
         stream.write(header_line(header, list(tensors)))
         for name, tensor in tensors.items():
             if tensor.dtype not in DESCRIPTIONS:

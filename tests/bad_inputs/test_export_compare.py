@@ -41,7 +41,7 @@ CASES = [
     Case(
         "export: cut off",
         lambda f: ["export", f.cut(f.shop.encoder / "model.safetensors"), "--output", "new"],
-        ["model.safetensors is no whole safetensors file", "fetch the file again"],
+        ["model.safetensors is not a complete safetensors file", "fetch the file again"],
     ),
     Case(
         "export: a pickle that runs a command",
@@ -51,14 +51,14 @@ CASES = [
     Case(
         "export: weights of NaN",
         lambda f: ["export", spoiled(f.shop.encoder, f.path("bad.safetensors"), float("nan")), "--output", "new"],
-        ["values that are no numbers", "ntt inspect says which"],
+        ["gives NaN or Inf", "ntt inspect says which"],
     ),
-    export("a size in words", "--image-size", "large", says=["'large' is no image size", "224 or 256x384"]),
-    export("no size", "--image-size", "0", says=["height and width", "dynamic"]),
-    export("a negative size", "--image-size=-16", says=["'-16' is no image size", "224"]),
+    export("a size in words", "--image-size", "large", says=["'large' is not an image size", "224 or 256x384"]),
+    export("no size", "--image-size", "0", says=["a height and a width", "dynamic"]),
+    export("a negative size", "--image-size=-16", says=["'-16' is not an image size", "224"]),
     export("a size between patches", "--image-size", "65x64", says=["65x64", "patch size 16", "use 64x64"]),
     export("no batch", "--batch-size", "0", says=["--batch-size is 0", "at least 1"]),
-    export("a batch in words", "--batch-size", "two", says=["'two' is no batch size", "dynamic"]),
+    export("a batch in words", "--batch-size", "two", says=["'two' is not a batch size", "dynamic"]),
     export("an old opset", "--opset", "9", says=["opset 9", "use 23, or 17"]),
     export("an unknown precision", "--precision", "fp8", says=["precision", "fp8", "int8"]),
     Case(
@@ -101,7 +101,7 @@ CASES = [
     compare("no noise", "--random", "0", says=["--random is 0", "1 or more"]),
     compare("too much noise", "--random", "100000", says=["--random is 100000", "lower it"]),
     compare("a size between patches", "--image-size", "65", says=["65x65", "patch size 16", "use 64x64"]),
-    compare("a size in words", "--image-size", "large", says=["'large' is no image size", "224"]),
+    compare("a size in words", "--image-size", "large", says=["'large' is not an image size", "224"]),
     compare("no batch", "--batch-size", "0", says=["--batch-size is 0", "1 or more"]),
     compare("a batch in words", "--batch-size", "two", says=["batch_size", "two", "--help"]),
     compare("a negative tolerance", "--tolerance", "-1", says=["--tolerance is -1.0", "1e-5"]),

@@ -82,8 +82,8 @@ JPEG = picture(size=(640, 480), form="JPEG")
 UNUSABLE: dict[str, tuple[bytes, list[str]]] = {
     "broken tail.jpg": (JPEG[: len(JPEG) // 2], ["is broken or cut off", "fetch the file again"]),
     "broken tail.png": (picture()[:-40], ["is broken or cut off", "fetch the file again"]),
-    "empty.jpg": (b"", ["is no image that Pillow can read", "check the file"]),
-    "text.png": (b"some text", ["is no image that Pillow can read", "check the file"]),
+    "empty.jpg": (b"", ["is not an image that Pillow can read", "check the file"]),
+    "text.png": (b"some text", ["is not an image that Pillow can read", "check the file"]),
     "floats.tif": (floats(), ["holds float pixels", "scale it to 8 bits"]),
     "bomb.png": (bomb(), ["has more pixels than is safe to decode", "make the image smaller"]),
 }

@@ -41,7 +41,7 @@ CASES = [
     written("that is empty", "", ["own.yaml holds nothing", "correct it"]),
     written("with tabs", "model:\n\tinit_args: 1\n", ["own.yaml", "line 2", "correct it"]),
     written("that is a list", "- model\n", ["own.yaml", "correct it"]),
-    written("that is no text", b"\xff\xfe\x00\x01", ["own.yaml", "correct it"]),
+    written("that is not text", b"\xff\xfe\x00\x01", ["own.yaml", "correct it"]),
     written("that makes an object", "model: !!python/object/apply:os.system ['touch x']\n", ["own.yaml", "correct it"]),
     added("a key twice", "trainer:\n  devices: 1\n  devices: 2\n", ["own.yaml", "devices", "twice", "correct it"]),
     added("an unknown part", "modell:\n  a: 1\n", ["own.yaml: modell is not a setting", "did you mean model?"]),
@@ -63,7 +63,7 @@ CASES = [
     Case("match: fit", lambda f: f.match("fit", "--trainer.max_epochs", "1"), ["is not trained", "run test"]),
     # Model ---------------------------------------------------------------------------------------------------------
     added("an unknown class", "model:\n  class_path: no_time_to_train.Nothing\n", ["model", "Nothing", "--help"]),
-    added("a class that is no module", "model:\n  class_path: pathlib.Path\n", ["model", "Path", "--help"]),
+    added("a class that is not a module", "model:\n  class_path: pathlib.Path\n", ["model", "Path", "--help"]),
     option("an unknown encoder", f"{CFG}.encoder_cfg.name", "dinov3_smal", says=["did you mean dinov3_small"]),
     option("no size", f"{CFG}.encoder_cfg.img_size", "0", says=["img_size is 0", "at least 1"]),
     option("a size between patches", f"{CFG}.encoder_cfg.img_size", "100", says=["100x100", "use 96x96"]),
@@ -78,7 +78,7 @@ CASES = [
         says=["protocol is published and sam2_infer_cfgs.prompt_selection is prior", "or protocol to improved"],
     ),
     option("a small crop", f"{CFG}.memory_bank_cfg.crop_scale", "0.1", says=["crop_scale is 0.1", "at least 1"]),
-    option("a crop that is no number", f"{CFG}.memory_bank_cfg.crop_scale", ".nan", says=["crop_scale is nan"]),
+    option("a crop that is not a number", f"{CFG}.memory_bank_cfg.crop_scale", ".nan", says=["crop_scale is nan"]),
     option("no softness", f"{CFG}.memory_bank_cfg.negative_sigma", "-1", says=["negative_sigma is -1", "more than 0"]),
     option(
         "negative components",
@@ -120,7 +120,7 @@ CASES = [
     Case(
         "match: a checkpoint that is text",
         lambda f: f.match("--model.test_mode", "test", "--ckpt_path", f.text("a.ckpt")),
-        ["a.ckpt is no whole checkpoint", "name another one"],
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another one"],
     ),
     Case(
         "match: memory under a file",
@@ -144,9 +144,9 @@ CASES = [
         ["no images in", "empty", "name a folder"],
     ),
     Case(
-        "match: a target that is no image",
+        "match: a target that is not an image",
         lambda f: f.match("--data.targets", "null", "--data.target_images", f.text("photos/a.jpg").parent),
-        ["a.jpg is no image", "check the file"],
+        ["a.jpg is not an image", "check the file"],
     ),
     Case(
         "match: targets without images",

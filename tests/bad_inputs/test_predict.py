@@ -115,7 +115,7 @@ CASES = [
     ),
     option("a score below 0", "--min-score", "-0.1", says=["min_score is -0.1", "0.3 is usual"]),
     option("a score above 1", "--min-score", "30", says=["min_score is 30.0", "0.3 is usual"]),
-    option("a score that is no number", "--min-score", ".nan", says=["min_score is nan", "0.3 is usual"]),
+    option("a score that is not a number", "--min-score", ".nan", says=["min_score is nan", "0.3 is usual"]),
     option("a score in words", "--min-score", "high", says=["min_score", "high", "--help"]),
     option("an unknown device", "--device", "abacus", says=["device abacus", "cpu always works"]),
     option("a device that is not there", "--device", "cuda:99", says=["device cuda:99", "cpu always works"]),
@@ -136,14 +136,16 @@ CASES = [
         ["matching.yaml", "Permission denied", "check"],
     ),
     written("that is empty", "", ["own.yaml holds nothing", "correct it"]),
-    written("with tabs", "model:\n\tinit_args: 1\n", ["own.yaml is no YAML", "line 2", "correct it"]),
+    written("with tabs", "model:\n\tinit_args: 1\n", ["own.yaml is not valid YAML", "line 2", "correct it"]),
     written("that is a list", "- model\n", ["own.yaml holds a list", "correct it"]),
-    written("in Latin-1", "model: größer\n".encode("latin-1"), ["own.yaml is no YAML", "correct it"]),
-    written("that makes an object", "model: !!python/object/apply:os.system ['touch x']\n", ["own.yaml is no YAML"]),
+    written("in Latin-1", "model: größer\n".encode("latin-1"), ["own.yaml is not valid YAML", "correct it"]),
+    written(
+        "that makes an object", "model: !!python/object/apply:os.system ['touch x']\n", ["own.yaml is not valid YAML"]
+    ),
     Case(
         "predict: a YAML with a key twice",
         lambda f: f.predict("--config", f.text("own.yaml", f.shop.matching.read_text() + "model: {}\n")),
-        ["own.yaml is no YAML", "model", "twice", "correct it"],
+        ["own.yaml is not valid YAML", "model", "twice", "correct it"],
     ),
     Case(
         "predict: a YAML of something else",
@@ -200,12 +202,12 @@ CASES = [
     Case(
         "predict: weights cut off",
         lambda f: f.predict("--encoder-weights", f.cut(f.shop.encoder / "model.safetensors")),
-        ["model.safetensors is no whole safetensors file", "fetch the file again"],
+        ["model.safetensors is not a complete safetensors file", "fetch the file again"],
     ),
     Case(
         "predict: SAM2's weights cut off",
         lambda f: f.predict("--sam2-weights", f.cut(f.shop.sam2_weights / "model.safetensors")),
-        ["model.safetensors is no whole safetensors file", "fetch the file again"],
+        ["model.safetensors is not a complete safetensors file", "fetch the file again"],
     ),
     Case(
         "predict: empty weights",

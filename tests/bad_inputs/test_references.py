@@ -263,7 +263,7 @@ CASES = [
     Case(
         "references: JSON, and annotations",
         lambda f: f.match("--data.reference_annotations", f.shop.data.references),
-        ["is no pickle", "leave out annotations"],
+        ["is not a pickle", "leave out annotations"],
     ),
     Case(
         "targets: an annotation of an unknown image",

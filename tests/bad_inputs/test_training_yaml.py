@@ -94,7 +94,7 @@ CASES = [
     fit("an unknown student", "--model.student.name", "dinov3_smal", says=["did you mean dinov3_small"]),
     fit("a student's weights not there", "--model.student.ckpt_path", "no.pth", says=["no.pth", "check the path"]),
     fit("a negative weight", "--model.loss.cls", "-1", says=["loss.cls is -1", "0 or more"]),
-    fit("a weight that is no number", "--model.loss.gram", ".nan", says=["loss.gram is nan", "0 or more"]),
+    fit("a weight that is not a number", "--model.loss.gram", ".nan", says=["loss.gram is nan", "0 or more"]),
     fit(
         "nothing to learn",
         *("--model.loss.cls", "0", "--model.loss.patches", "0", "--model.loss.gram", "0"),
@@ -171,20 +171,36 @@ CASES = [
     Case("distill: scenes under a file", lambda f: f.fit("--data.scenes", f.under_a_file), ["cannot write", "a_file"]),
     # Checkpoints, trainer, output ----------------------------------------------------------------------------------
     resumed("a checkpoint that is not there", lambda f: "no.ckpt", ["no.ckpt", "check the path"]),
-    resumed("a checkpoint that is text", lambda f: f.text("a.ckpt"), ["a.ckpt is no whole checkpoint", "name another"]),
     resumed(
-        "a checkpoint that is empty", lambda f: f.text("a.ckpt", ""), ["a.ckpt is no whole checkpoint", "name another"]
+        "a checkpoint that is text",
+        lambda f: f.text("a.ckpt"),
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another"],
     ),
     resumed(
-        "a checkpoint that is a folder", lambda f: f.folder("a.ckpt"), ["a.ckpt is no whole checkpoint", "name another"]
+        "a checkpoint that is empty",
+        lambda f: f.text("a.ckpt", ""),
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another"],
     ),
-    resumed("weights as checkpoint", lambda f: f.shop.encoder / "model.safetensors", ["model.safetensors is no whole"]),
-    resumed("a checkpoint cut off", lambda f: f.cut(checkpoint(FOREIGN)(f)), ["last.ckpt is no whole checkpoint"]),
+    resumed(
+        "a checkpoint that is a folder",
+        lambda f: f.folder("a.ckpt"),
+        ["a.ckpt is not a checkpoint, or not a whole one", "name another"],
+    ),
+    resumed(
+        "weights as checkpoint",
+        lambda f: f.shop.encoder / "model.safetensors",
+        ["model.safetensors is not a checkpoint"],
+    ),
+    resumed(
+        "a checkpoint cut off",
+        lambda f: f.cut(checkpoint(FOREIGN)(f)),
+        ["last.ckpt is not a checkpoint, or not a whole one"],
+    ),
     resumed("a checkpoint of another module", checkpoint(FOREIGN), ["last.ckpt", "another module", "name another"]),
     resumed(
         "a checkpoint without a state",
         checkpoint({"x": 1}),
-        ["last.ckpt is no checkpoint of a training", "name another"],
+        ["last.ckpt is not a checkpoint of a training", "name another"],
     ),
     resumed("a checkpoint that runs a command", checkpoint(FOREIGN | {"x": Runs()}), ["last.ckpt", "not loaded"]),
     fit("negative steps", "--trainer.max_steps", "-5", says=["max_steps", "-5"]),
@@ -232,6 +248,6 @@ CASES = [
 @pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 @pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*cannot be read.*it is skipped")
-@pytest.mark.filterwarnings("ignore:.*is no image.*it is skipped")
+@pytest.mark.filterwarnings("ignore:.*is not an image.*it is skipped")
 def test_refused(case: Case, refused: Judge) -> None:
     refused(case)

@@ -60,17 +60,17 @@ CASES = [
     Case("inspect: an empty folder", lambda f: ["inspect", f.folder("dino")], ["no weights in the folder", "nothing"]),
     Case("inspect: a folder of notes", lambda f: ["inspect", f.folder("dino", "a.txt")], ["holds a.txt", "fetch"]),
     inspected("empty.safetensors", "", ["empty.safetensors is empty", FETCH_AGAIN]),
-    inspected("text.safetensors", "no weights", ["text.safetensors is no whole safetensors file", FETCH_AGAIN]),
-    inspected("long header.safetensors", HEADER, ["long header.safetensors is no whole", FETCH_AGAIN]),
+    inspected("text.safetensors", "no weights", ["text.safetensors is not a complete safetensors file", FETCH_AGAIN]),
+    inspected("long header.safetensors", HEADER, ["long header.safetensors is not a complete", FETCH_AGAIN]),
     inspected("text.pth", "no weights", ["text.pth is no", FETCH_AGAIN]),
     inspected("list.pth", a_list(), ["list.pth holds no state dict", "save the model's state_dict()"]),
-    inspected("zip.pth", a_zip(), ["zip.pth is no whole PyTorch weights file", FETCH_AGAIN]),
+    inspected("zip.pth", a_zip(), ["zip.pth is not a complete PyTorch weights file", FETCH_AGAIN]),
     inspected("text.eqx", "no weights", ["text.eqx", FETCH_AGAIN]),
     inspected("weights.h5", "no weights", ["weights.h5", "safetensors"]),
     Case(
         "inspect: cut off",
         lambda f: ["inspect", f.cut(f.shop.encoder / "model.safetensors")],
-        ["model.safetensors is no whole safetensors file", FETCH_AGAIN],
+        ["model.safetensors is not a complete safetensors file", FETCH_AGAIN],
     ),
     Case(
         "inspect: a pickle that runs a command",
@@ -90,7 +90,7 @@ CASES = [
     Case(
         "validate: weights cut off",
         lambda f: ["validate", cut_folder(f)],
-        ["model.safetensors is no whole safetensors file", FOLDER_AGAIN],
+        ["model.safetensors is not a complete safetensors file", FOLDER_AGAIN],
     ),
     Case("convert: not there", lambda f: ["convert", "nowhere", *new(f)], ["no weights at nowhere", "check the path"]),
     Case("convert: one name", lambda f: ["convert", f.shop.encoder, "--to", "hf"], ["destination", "--help"]),
@@ -109,7 +109,7 @@ CASES = [
     Case(
         "convert: another suffix",
         lambda f: ["convert", f.shop.encoder, "new.safetensors", "--to", "equinox"],
-        ["new.safetensors is no name of an Equinox file", "end in .eqx"],
+        ["new.safetensors is not the name of an Equinox file", "end in .eqx"],
     ),
     Case(
         "convert: under a file",
@@ -140,7 +140,7 @@ CASES = [
     Case(
         "convert: cut off",
         lambda f: ["convert", f.cut(f.shop.encoder / "model.safetensors"), *new(f)],
-        ["model.safetensors is no whole safetensors file", FETCH_AGAIN],
+        ["model.safetensors is not a complete safetensors file", FETCH_AGAIN],
     ),
     Case("fetch: nothing named", lambda f: ["fetch"], ["name", "--help"]),
     Case("fetch: no name", lambda f: ["fetch", ""], ["unknown encoder ''", "known are"]),
@@ -186,7 +186,7 @@ CASES = [
     fetcher("a list", "[]", ["training.json", "check --config"]),
     fetcher("no root", "{}", ["neither train.dino_root nor paths.dataset_root", "set train.dino_root"]),
     fetcher("a root that is a number", '{"train": {"dino_root": 5}}', ["dino_root", "5", "correct it"]),
-    fetcher("a section that is a list", '{"train": []}', ["train", "no object", "correct it"]),
+    fetcher("a section that is a list", '{"train": []}', ["train", "not a JSON object", "correct it"]),
     fetcher(
         "an unknown model",
         '{"train": {"dino_root": "d", "dino_model": "huge"}}',

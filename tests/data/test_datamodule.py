@@ -142,7 +142,7 @@ def test_images_of_a_folder_are_found_as_they_will_be_read(data: TinyData, tmp_p
     ((item,),) = found.target_dataloader(["disc"])
     assert item.image.shape == (3, 30, 20)
     (tmp_path / "fake.png").write_text("no image")
-    with pytest.raises(ImageReadError, match=r"fake.png is no image"):
+    with pytest.raises(ImageReadError, match=r"fake.png is not an image"):
         module(data, targets=None, target_images=tmp_path).target_dataset(["disc"])
 
 

@@ -105,6 +105,27 @@ def test_a_folder_that_may_not_be_opened_is_listed(tmp_path: Path) -> None:
         (tmp_path / "private").chmod(0o755)
 
 
+def test_a_link_that_may_not_be_read_is_listed(tmp_path: Path) -> None:
+    """Some links in /proc may be followed by nobody but their process."""
+    image(tmp_path / "a.png")
+    secret = Path("/proc/1/cwd")
+    (tmp_path / "theirs").symlink_to(secret)
+    with permissions_bind():
+        try:
+            secret.readlink()
+        except PermissionError:
+            pass
+        else:
+            pytest.skip("this user may read all links of process 1")
+        assert listed(tmp_path) == ["a.png", "theirs"]
+        with pytest.raises(ImageReadError, match="Permission denied"):
+            load_image(tmp_path / "theirs")
+        assert [found.path for found in find_images([tmp_path, tmp_path / "a.png"])] == [
+            tmp_path / "a.png",
+            tmp_path / "theirs",
+        ]
+
+
 def test_a_folder_too_deep_to_be_opened_is_listed(tmp_path: Path) -> None:
     """Whatever the system's reason is."""
     image(tmp_path / "a.png")

@@ -140,7 +140,7 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
 def test_what_is_no_image_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(ImageReadError, match=r"a\.png is (no image|broken)"):
+    with pytest.raises(ImageReadError, match=r"a\.png is (not an image|broken)"):
         load_image(path)
 
 

@@ -85,8 +85,8 @@ def test_what_a_pickle_asks_to_run_is_not_run(tmp_path: Path, protocol: int) -> 
         (Asks(collections.defaultdict, list), "collections.defaultdict"),
         (Path("x"), "pathlib"),
         (np.zeros(3, np.int64), "the opcode BYTEARRAY8"),
-        (np.float64(1), "'f8', which is no integer"),
-        (np.bool_(True), "'b1', which is no integer"),
+        (np.float64(1), "'f8', which is not an integer"),
+        (np.bool_(True), "'b1', which is not an integer"),
         ({1, 2}, "EMPTY_SET"),
         (frozenset({1}), "FROZENSET"),
         (bytearray(b"x"), "BYTEARRAY8"),
@@ -165,7 +165,7 @@ def test_a_file_of_more_than_64_mib_is_refused(tmp_path: Path) -> None:
     [b"", b"hello", b"\x80\x04", b"\x80\x04.", b"\x80\xff}.", b"\x80\x04X" + struct.pack("<I", 2**31) + b"a", b"\x93."],
 )
 def test_what_is_no_pickle_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(AnnotationError, match=r"refs\.pkl (is no whole pickle|was not loaded)"):
+    with pytest.raises(AnnotationError, match=r"refs\.pkl (is not a complete pickle|was not loaded)"):
         read(content, tmp_path)
 
 

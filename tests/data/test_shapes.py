@@ -121,6 +121,37 @@ def test_a_damaged_dataset_is_written_anew(tmp_path: Path) -> None:
     assert paths.targets_json.read_bytes() == whole
 
 
+@pytest.mark.parametrize("name", ["images/targets/00001.jpg", "images/references/00000.jpg", "references.json"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "another's"])
+def test_a_dataset_with_a_damaged_file_is_written_anew(name: str, damage: str, tmp_path: Path) -> None:
+    paths = written(tmp_path / "shapes")
+    file = paths.root / name
+    whole = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        file.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+    else:
+        file.write_bytes((paths.root / "images/targets/00000.jpg").read_bytes())
+    written(tmp_path / "shapes")
+    assert file.read_bytes() == whole
+
+
+def test_files_of_others_are_not_lost_with_a_dataset_that_is_written_anew(tmp_path: Path) -> None:
+    paths = written(tmp_path / "shapes")
+    mine = paths.root / "images" / "notes.txt"
+    mine.write_text("mine")
+    assert written(tmp_path / "shapes") == paths
+    paths.targets_json.unlink()
+    with pytest.raises(OutputError, match=r"shapes is to be .* holds images/notes\.txt, which .* \(move it away"):
+        written(tmp_path / "shapes")
+    mine.unlink()
+    written(tmp_path / "shapes")
+    assert paths.targets_json.is_file()
+
+
 def test_an_interrupted_write_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = written(tmp_path / "shapes")
     whole = paths.targets_json.read_bytes()

@@ -50,6 +50,10 @@ def test_written_scenes_are_found_and_others_replaced(tmp_path: Path) -> None:
     training_scenes(root, size=32, count=2)
     assert (root / "images.npy").stat().st_mtime_ns == written
     assert len(training_scenes(root, size=32, count=3)) == 3
+    (root / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds notes\.txt, which is not of training scenes and would be lost"):
+        training_scenes(root, size=32, count=2)
+    assert (root / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
 
 

@@ -57,7 +57,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif program == "dinov3-fetcher":
         _parse_fetcher(arguments, monkeypatch)
     else:
-        message = f"{program} is no program of this project, and not among those of others"
+        message = f"{program} is not a program of this project, and not among those of others"
         raise AssertionError(message)
 
 

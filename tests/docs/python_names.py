@@ -29,7 +29,7 @@ def missing_names(source: str) -> list[str]:
     functions return, and the names of options in calls of these.
 
     Raises:
-        SyntaxError: It is no Python.
+        SyntaxError: It is not valid Python.
     """
     checker = _Checker()
     checker.visit(ast.parse(source))

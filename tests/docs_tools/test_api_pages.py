@@ -34,5 +34,5 @@ def test_what_is_named_is_there_and_documented(name: str, package: Package) -> N
     (found,) = (node for node in package.modules[module].tree.body if getattr(node, "name", None) == member)
     assert isinstance(found, ast.ClassDef | ast.FunctionDef)
     assert ast.get_docstring(found)
-    # `Example:` is no section of Google's style: its doctest would show as a quotation.
+    # `Example:` is not a section of Google's style: its doctest would show as a quotation.
     assert not re.search(r"^\s*Example:$", ast.unparse(found), re.MULTILINE)

@@ -170,7 +170,7 @@ def test_somebody_elses_folder_stays(tmp_path: Path) -> None:
     taken = tmp_path / "epoch=0-step=2-onnx"
     taken.mkdir()
     (taken / "notes.txt").write_text("mine")
-    with pytest.warns(UserWarning, match=r"is there already, and is no export of epoch=0-step=2\.ckpt"):
+    with pytest.warns(UserWarning, match=r"is there already, and is not an export of epoch=0-step=2\.ckpt"):
         fit(tmp_path, every_second_step(tmp_path), OnnxExportCallback(), steps=2)
     assert (taken / "notes.txt").read_text() == "mine"
 

@@ -8,7 +8,6 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +37,7 @@ from no_time_to_train.weights.eqx import array_header
 from no_time_to_train.weights.manifest import MANIFEST, check_folder
 from no_time_to_train.weights.ranges import locate_tensors
 from tests.data.coco_documents import document
+from tests.fuzz.forms import Target, behind_its_length, packed_safetensors, taken_apart, the_whole
 from tests.fuzz.mutation import Form, Parts
 from tests.golden_files import golden
 from tests.safety.archives import pack as pack_archive
@@ -47,48 +47,11 @@ _MOST_PIXELS = 2**22
 _KEY = "a key"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A reader.
-
-    Attributes:
-        form: Of valid files.
-        name: The file's name in its folder.
-        read: Reads the file, and does with what came what its callers do.
-        beside: Writes what lies beside the file in the folder.
-    """
-
-    form: Form
-    name: str
-    read: Callable[[Path], object]
-    beside: Callable[[Path], object] = lambda folder: None
-
-
-def _whole(parts: Parts) -> bytes:
-    (content,) = parts.values()
-    return content
-
-
-def _behind_its_length(parts: Parts) -> bytes:
-    header = parts["header.json"]
-    return len(header).to_bytes(8, "little") + header + parts["data"]
-
-
-def _split(content: bytes) -> dict[str, bytes]:
-    """Take a safetensors file apart."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    return {"header.json": content[8:end], "data": content[end:]}
-
-
-def _safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> dict[str, bytes]:
-    return _split(safetensors.torch.save(tensors, metadata))
-
-
 # COCO ----------------------------------------------------------------------------------------------------------------
 
 
 def _coco() -> Target:
-    return Target(Form(({"document.json": json.dumps(document()).encode()},), _whole), "refs.json", _read_references)
+    return Target(Form(({"document.json": json.dumps(document()).encode()},), the_whole), "refs.json", _read_references)
 
 
 def _read_references(path: Path, annotations: Path | None = None) -> None:
@@ -113,7 +76,7 @@ def _reference_set() -> Target:
     def read(path: Path) -> None:
         _read_references(path, path.with_name("coco.json"))
 
-    return Target(Form(parts, _whole), "refs.pkl", read, beside)
+    return Target(Form(parts, the_whole), "refs.pkl", read, beside)
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -146,7 +109,7 @@ def _look_at_weights(path: Path) -> None:
 
 
 def _safetensors_weights() -> Target:
-    return Target(Form((_safetensors(_tiny()),), _behind_its_length), "model.safetensors", _look_at_weights)
+    return Target(Form((packed_safetensors(_tiny()),), behind_its_length), "model.safetensors", _look_at_weights)
 
 
 def _index() -> Target:
@@ -158,7 +121,7 @@ def _index() -> Target:
             save_file({name: _tiny()[name] for name in names[part::2]}, folder / f"{part}.safetensors")
 
     parts = ({"index.json": json.dumps(index).encode()},)
-    return Target(Form(parts, _whole), "model.safetensors.index.json", _look_at_weights, beside)
+    return Target(Form(parts, the_whole), "model.safetensors.index.json", _look_at_weights, beside)
 
 
 def _pth() -> Target:
@@ -170,7 +133,7 @@ def _pth() -> Target:
 
     def pack(parts: Parts) -> bytes:
         if len(parts) == 1:
-            return _whole(parts)
+            return the_whole(parts)
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
             for name, content in parts.items():
@@ -212,7 +175,7 @@ def _equimo_folder() -> Target:
     def beside(folder: Path) -> None:
         (folder / "metadata.json").write_text("{}")
 
-    return Target(Form(({"arrays": _equimo_arrays()},), _whole), "weights.eqx", _look_at_weights, beside)
+    return Target(Form(({"arrays": _equimo_arrays()},), the_whole), "weights.eqx", _look_at_weights, beside)
 
 
 def _manifest() -> Target:
@@ -244,7 +207,7 @@ def _manifest() -> Target:
     def read(path: Path) -> None:
         check_folder(path.parent, deep=True)
 
-    return Target(Form(({"manifest.json": json.dumps(content).encode()},), _whole), MANIFEST, read, beside)
+    return Target(Form(({"manifest.json": json.dumps(content).encode()},), the_whole), MANIFEST, read, beside)
 
 
 def _config() -> Target:
@@ -260,7 +223,7 @@ def _config() -> Target:
     def read(path: Path) -> None:
         check_folder(path.parent)
 
-    return Target(Form(({"config.json": content},), _whole), "config.json", read, beside)
+    return Target(Form(({"config.json": content},), the_whole), "config.json", read, beside)
 
 
 @cache
@@ -275,7 +238,7 @@ def _onnx() -> Target:
     def beside(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(_exported()[1])
 
-    return Target(Form(({"model": _exported()[0]},), _whole), "model.onnx", read_onnx_file, beside)
+    return Target(Form(({"model": _exported()[0]},), the_whole), "model.onnx", read_onnx_file, beside)
 
 
 def _onnx_weights() -> Target:
@@ -287,7 +250,7 @@ def _onnx_weights() -> Target:
     def read(path: Path) -> None:
         read_onnx_file(path.parent)
 
-    return Target(Form((_split(_exported()[1]),), _behind_its_length), "model.safetensors", read, beside)
+    return Target(Form((taken_apart(_exported()[1]),), behind_its_length), "model.safetensors", read, beside)
 
 
 # What the project writes for itself ----------------------------------------------------------------------------------
@@ -308,7 +271,7 @@ def _memory() -> Target:
         if all(bank.counts()):
             assert bank.prototypes.shape == (len(bank.class_names), bank.embed_dim)
 
-    return Target(Form((_split(content),), _behind_its_length), "memory.safetensors", read)
+    return Target(Form((taken_apart(content),), behind_its_length), "memory.safetensors", read)
 
 
 def _settings() -> Target:
@@ -329,7 +292,7 @@ def _settings() -> Target:
     documents = [{"model": {"class_path": "a", "init_args": {"model_cfg": cfg}}} for cfg in (model, amg)]
     parts = ({"settings.json": json.dumps(documents[0]).encode()}, {"settings.json": json.dumps(documents[1]).encode()})
     return Target(
-        Form((*parts, {"yaml": yaml.safe_dump(documents[0]).encode()}), _whole),
+        Form((*parts, {"yaml": yaml.safe_dump(documents[0]).encode()}), the_whole),
         "settings.yaml",
         lambda path: choose_models([path]),
     )
@@ -362,7 +325,7 @@ def _journal() -> Target:
         if found is not None:
             json.loads("".join(found_dataset([found], ["a"], path.parent).parts(path.parent)))
 
-    return Target(Form(({"entry.json": json.dumps(entry).encode()},), _whole), "a.png.json", read, beside)
+    return Target(Form(({"entry.json": json.dumps(entry).encode()},), the_whole), "a.png.json", read, beside)
 
 
 def _cached() -> Target:
@@ -375,7 +338,7 @@ def _cached() -> Target:
     def read(path: Path) -> None:
         FeatureCache(path.parents[1], 10**6).get(_KEY)
 
-    return Target(Form((_split(content),), _behind_its_length), name, read)
+    return Target(Form((taken_apart(content),), behind_its_length), name, read)
 
 
 MAKERS: Mapping[str, Callable[[], Target]] = {

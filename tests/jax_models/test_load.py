@@ -1,5 +1,8 @@
 """Equinox encoders: Meta's features, torch's features, and the same bytes there and back."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import equinox as eqx
@@ -186,3 +189,22 @@ def test_wrong_names_sizes_and_files(tmp_path: Path) -> None:
         )
     with pytest.raises(WeightsFormatError, match="convert it to hf"):
         load_eqx_encoder(tmp_path / "dinov2.safetensors")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "garbage"])
+def test_a_platform_that_is_not_there_is_named(platform: str, tmp_path: Path) -> None:
+    if platform == "cuda" and any(device.platform != "cpu" for device in jax.devices()):
+        pytest.skip("JAX has an accelerator here")
+    code = (
+        "import sys; from no_time_to_train.errors import ConfigError; from no_time_to_train.jax_models import "
+        "load_eqx_encoder\ntry: load_eqx_encoder(sys.argv[1])\nexcept ConfigError as error: print(error)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(golden("vit_mlp_released"))],
+        env={**os.environ, "JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.startswith(f"JAX does not start with JAX_PLATFORMS={platform}: ")
+    assert said.endswith("(unset JAX_PLATFORMS, or set it to cpu)\n")

@@ -115,7 +115,7 @@ def _kill_often(
             killed = scenario.kill(forker, rng, signum)
             scenario.end(forker)
         except Exception as error:
-            outcome = f"{type(error).__name__}: {error or traceback.format_exc()}"
+            outcome = f"{type(error).__name__}: {str(error) or traceback.format_exc()}"
             tally.failures.append(outcome)
         moment = str(scenario.moment)
         tally.killed += killed

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,21 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     with pytest.raises(WeightsFormatError, match="7 rows, expected a multiple of 3"):
         transformers_tensors(uneven, "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["headed.pth", "mine"]
+
+
+@pytest.mark.parametrize(("to", "name"), [("hf", "out"), ("meta", "out.pth"), ("equinox", "out.eqx")])
+def test_of_several_conversions_to_one_place_one_succeeds(to: Any, name: str, tmp_path: Path) -> None:
+    def convert(_: int) -> str:
+        try:
+            convert_weights(golden("vit_mlp_released"), tmp_path / name, to)
+        except OutputError as error:
+            return error.message
+        return "written"
+
+    with ThreadPoolExecutor(4) as pool:
+        said = sorted(pool.map(convert, range(4)))
+    assert said == [*[f"{tmp_path / name} is there already"] * 3, "written"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

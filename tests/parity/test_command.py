@@ -142,7 +142,7 @@ def test_a_name_finds_its_weights(capsys: pytest.CaptureFixture[str]) -> None:
         (["--weights", "{weights}", "--random", "0"], "--random is 0"),
         (["--weights", "{weights}", "--batch-size", "1", "-3"], "--batch-size is -3"),
         (["--weights", "{weights}", "--batch-size", "two"], "two"),
-        (["--weights", "{weights}", "--image-size", "64by64"], "'64by64' is no image size"),
+        (["--weights", "{weights}", "--image-size", "64by64"], "'64by64' is not an image size"),
         (["--weights", "{weights}", "--tolerance", "-1"], "--tolerance is -1"),
         (["--weights", "{weights}", "--report", "{onnx}"], "holds no report"),
         (["--weights", "{weights}", "--weight", "x"], "weight"),

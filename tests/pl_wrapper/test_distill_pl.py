@@ -258,7 +258,7 @@ def test_damaged_checkpoints_are_told(scenes: Path, tmp_path: Path, capsys: pyte
     damaged.write_bytes(damaged.read_bytes()[:2000])
     assert main(["fit", "--config", str(path), "--ckpt_path", str(damaged)]) == 2
     error = capsys.readouterr().err
-    assert "damaged.ckpt is no whole checkpoint" in error
+    assert "damaged.ckpt is not a checkpoint, or not a whole one" in error
     with pytest.raises(WeightsFormatError):
         AtomicCheckpointIO().load_checkpoint(damaged)
 

@@ -185,10 +185,10 @@ def damaged(exported: Path, folder: Path, kind: str) -> str:
     ("kind", "message"),
     [
         ("no export", r"there is no .*model\.onnx \(name a folder that ntt export wrote\)"),
-        ("cut off", r"model\.onnx is no whole ONNX file \(export it again: ntt export\)"),
-        ("text", r"model\.onnx is no whole ONNX file"),
-        ("another width", r"is no dinov3_quickstart: expected last_hidden_state and pooler_output of width 64"),
-        ("one output", r"is no dinov3_quickstart: expected last_hidden_state and pooler_output"),
+        ("cut off", r"model\.onnx is not a complete ONNX file \(export it again: ntt export\)"),
+        ("text", r"model\.onnx is not a complete ONNX file"),
+        ("another width", r"is not a dinov3_quickstart: expected last_hidden_state and pooler_output of width 64"),
+        ("one output", r"is not a dinov3_quickstart: expected last_hidden_state and pooler_output"),
         ("weights gone", r"model\.safetensors, which is not there \(keep them together, or export"),
     ],
 )

@@ -309,7 +309,7 @@ def test_photographs_of_a_kind_that_cannot_be_read_are_named(
     (images / "notes.txt").write_text("no image, and not taken for one")
     assert predict(settings, data, tmp_path / "out", images=[str(images)]) == 0
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: "))
-    assert "telephone/IMG_0002.HEIC is no image that Pillow can read" in line
+    assert "telephone/IMG_0002.HEIC is not an image that Pillow can read" in line
     assert line.count("IMG_0002.HEIC") == 1
 
 
@@ -349,7 +349,7 @@ def test_bad_input_is_one_line_and_status_2(
 
 
 def test_a_yaml_without_a_model_is_refused(data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text, message in (("a: 1", "no model.init_args.model_cfg"), ("a: [", "is no YAML")):
+    for text, message in (("a: 1", "no model.init_args.model_cfg"), ("a: [", "is not valid YAML")):
         (tmp_path / "other.yaml").write_text(text)
         assert predict(tmp_path / "other.yaml", data, tmp_path / "out") == 2
         assert message in one_error(capsys)

@@ -137,7 +137,7 @@ def test_it_says_what_the_run_was(report: Path) -> None:
     assert "The masks mean nothing. Random weights: encoder, SAM2." in text
     assert "2 references" in text
     assert "not this" in text
-    assert "broken.jpg broken.jpg is no image that Pillow can read (check the file" in text
+    assert "broken.jpg broken.jpg is not an image that Pillow can read (check the file" in text
 
 
 def test_names_are_text(report: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_memory_has_no_pictures(settings: Path, named: TinyData, tmp_path: Pat
     filling += ["--model.test_mode", "fill_memory", "--out_path", str(tmp_path / "memory.safetensors")]
     root = ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
     assert lightning([*filling, *named.arguments, *root]) == 0
-    # A name that is no text, as old archives have them.
+    # A name that is not text, as old archives have them.
     odd = tmp_path / "odd" / os.fsdecode(b"caf\xe9.jpg")
     odd.parent.mkdir()
     shutil.copy(next(named.images.iterdir()), odd)

@@ -158,7 +158,7 @@ def test_results_of_an_image_that_cannot_be_read_any_more_are_named_and_removed_
     (photos / "b.jpg").write_bytes(b"no image")
     capsys.readouterr()
     assert predict(settings, data, out, images=[str(photos)]) == 0
-    assert re.search(r"left out: .*b\.jpg is no image", (shown := capsys.readouterr().err))
+    assert re.search(r"left out: .*b\.jpg is not an image", (shown := capsys.readouterr().err))
     assert re.search(r"left over: .*does not have: b\.jpg", shown)
     assert predict(settings, data, out, "--clean", images=[str(photos)]) == 0
     left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
@@ -331,7 +331,7 @@ def test_names_never_steer_the_terminal(
     (photos / f"{evil}.jpg").write_text("no image")
     assert predict(settings, data, out, *named, images=[str(photos)]) == 0
     shown = capsys.readouterr()
-    assert re.search(r"left out: .*\\x1b\[2J\\x1b\]0;title\\x07 \[red\] :smile:\.jpg is no image", shown.err)
+    assert re.search(r"left out: .*\\x1b\[2J\\x1b\]0;title\\x07 \[red\] :smile:\.jpg is not an image", shown.err)
     assert re.search(r"left over: .*\\x1b\[2J", shown.err)
     assert str(out / "predictions.json") in shown.out
     assert "\x1b" not in shown.out + shown.err

@@ -171,7 +171,7 @@ def test_other_models_of_equimo(tmp_path: Path) -> None:
         img_size=32, in_channels=3, dim=64, patch_size=16, num_heads=2, depths=[1], key=jax.random.PRNGKey(0)
     )
     equimo.io.save_model(tmp_path / "vit.tar.lz4", model, {})
-    with pytest.raises(WeightsFormatError, match="no DINOv3 ViT of Equimo's"):
+    with pytest.raises(WeightsFormatError, match="not a DINOv3 ViT of Equimo's"):
         inspect_weights(tmp_path / "vit.tar.lz4")
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.serialization import set_crc32_options
 
+from no_time_to_train.cli import main
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.files import read_stored, read_tensors
 from no_time_to_train.weights.ranges import locate_tensors
@@ -57,10 +60,10 @@ def test_broken_indices(tmp_path: Path) -> None:
     whole = json.dumps({"weight_map": {"a": "a.safetensors"}})
     for content in ("[]", "{}", whole[:-4], "\0"):
         (tmp_path / "model.safetensors.index.json").write_text(content)
-        with pytest.raises(WeightsFormatError, match="no safetensors index"):
+        with pytest.raises(WeightsFormatError, match="not a safetensors index"):
             read_tensors(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(WeightsFormatError, match="no safetensors index"):
+    with pytest.raises(WeightsFormatError, match="not a safetensors index"):
         read_tensors(tmp_path)
 
 
@@ -68,7 +71,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
     write_shards(tmp_path)
     shard = tmp_path / "b.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(WeightsFormatError, match=r"b\.safetensors is no whole safetensors file"):
+    with pytest.raises(WeightsFormatError, match=r"b\.safetensors is not a complete safetensors file"):
         read_tensors(tmp_path)
 
 
@@ -151,7 +154,7 @@ def test_what_is_not_there_or_is_something_else(tmp_path: Path) -> None:
     with pytest.raises(WeightsFormatError, match=r"ending '.txt'"):
         read_tensors(tmp_path / "notes.txt")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(WeightsFormatError, match=r"no (whole )?PyTorch weights file"):
+    with pytest.raises(WeightsFormatError, match=r"not a (complete )?PyTorch weights file"):
         read_tensors(tmp_path / "text.pth")
     for content in ([1, 2], {"epoch": 3}, {}):
         torch.save(content, tmp_path / "other.pth")
@@ -162,7 +165,7 @@ def test_what_is_not_there_or_is_something_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ['["a"]', '{"a": 3}', "null", '"a"', "{}"])
 def test_index_whose_map_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {content}}}')
-    with pytest.raises(WeightsFormatError, match="no safetensors index"):
+    with pytest.raises(WeightsFormatError, match="not a safetensors index"):
         read_tensors(tmp_path)
 
 
@@ -183,6 +186,31 @@ def test_legacy_pickle_cut_anywhere(tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(WeightsFormatError):
             read_tensors(path)
+
+
+def test_a_flipped_bit_is_told_by_every_reader_of_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(dict.fromkeys("ab", torch.ones(1000)), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    message = rf"{path} is damaged: Bad CRC-32 for file 'a/data/0' \(fetch"
+    for read in (read_tensors, locate_tensors):
+        with pytest.raises(WeightsFormatError, match=message):
+            read(path)
+    assert main(["inspect", str(path)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert read_stored(path, headers_only=True).tensors["a"].shape == (1000,)
+
+
+def test_a_pickle_without_checksums_is_read(tmp_path: Path) -> None:
+    set_crc32_options(False)
+    try:
+        torch.save(TENSORS, tmp_path / "a.pth")
+    finally:
+        set_crc32_options(True)
+    assert same(read_tensors(tmp_path / "a.pth"))
+    assert set(locate_tensors(tmp_path / "a.pth")) == set(TENSORS)
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])

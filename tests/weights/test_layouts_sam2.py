@@ -108,7 +108,7 @@ def test_layouts_are_told_apart() -> None:
     state = tiny_meta("2.1").state_dict()
     assert sam2_layout(state, source="x") == "meta"
     assert sam2_layout(meta_sam2_to_transformers(state), source="x") == "transformers"
-    with pytest.raises(WeightsFormatError, match=r"x is no SAM2 file.*name a SAM2 checkpoint"):
+    with pytest.raises(WeightsFormatError, match=r"x is not a SAM2 file.*name a SAM2 checkpoint"):
         sam2_layout({"blocks.0.norm1.weight": torch.zeros(1)}, source="x")
 
 

@@ -28,7 +28,11 @@ def write(path: Path, settings: object) -> str:
 def test_folders_are_relative_to_the_configuration(
     default_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"paths": {"dataset_root": "data"}, "train": {"dino_root": "../dino", "dino_model": REPOSITORY}}
+    settings: dict[str, object] = {
+        "paths": {"dataset_root": "data", "dataset_name": "buoys", "output": "runs"},
+        "train": {"dino_root": "../dino", "dino_model": REPOSITORY, "model": "unet", "lr": 0.1},
+        "trainer": {"root": "x"},
+    }
     config = write(tmp_path / "a" / "config.json", settings)
     assert fetcher_main(["--config", config]) == 0
     assert validate_dinov3(tmp_path / "dino", deep=True)
@@ -49,6 +53,18 @@ def test_without_a_folder_of_its_own_it_lies_in_the_datasets(default_hub: Hub, t
     assert validate_dinov3(tmp_path / "x")
 
 
+def test_the_default_model_goes_into_a_folder_of_its_repositorys_name(
+    default_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as a test can fetch 1.2 GB: the small model that the server gives instead is refused at the end."""
+    config = write(tmp_path / "config.json", {"paths": {"dataset_root": "data"}})
+    assert fetcher_main(["--config", config]) == 2
+    said = capsys.readouterr().err
+    assert f" -> {tmp_path / 'data' / 'dinov3-vitl16-pretrain-lvd1689m'}\n" in said
+    assert "expected dinov3_large" in said
+    assert default_hub.requests[-1].path.startswith("/facebook/dinov3-vitl16-pretrain-lvd1689m/")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -58,6 +74,12 @@ def test_without_a_folder_of_its_own_it_lies_in_the_datasets(default_hub: Hub, t
         ({"train": 3}, "train in"),
         ({"train": {"dino_root": 3}}, "expected a text"),
         ({"paths": {"dataset_root": ""}}, "expected a text"),
+        ({"train": {"dino_root": "x", "dino_modle": "y"}}, "train.dino_modle in"),
+        ({"train": {"dino_root": "x", "dino_modle": "y"}}, "(did you mean train.dino_model? what is read: train.dino_"),
+        ({"paths": {"dataset_rot": "x"}, "train": {"dino_root": "x"}}, "did you mean paths.dataset_root?"),
+        ({"train": {"dino_root": "x"}, "dino_model": "y"}, "error: dino_model in"),
+        ({"train": {"dino_root": "x"}, "trian": {"dino_model": "y"}}, "did you mean train.dino_model?"),
+        ({"train": {"dino_root": "x", "dino_size": "b"}}, "(what is read: train.dino_root, train.dino_model, paths"),
     ],
 )
 def test_wrong_configurations_end_in_one_line(

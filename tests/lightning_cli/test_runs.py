@@ -1,67 +1,30 @@
-"""The main job through the command line, on small stand-ins: every YAML, every mode, every kind of bad input."""
+"""The main job through the command line, on small stand-ins: every YAML, every mode, every kind of data."""
 
 import errno
 import json
-import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
 
-from no_time_to_train.lightning_cli import main
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
-from no_time_to_train.run_locks import sole_run
-from tests.conftest import DATA
-from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
+from tests.lightning_cli.runs import ROOT, read, run
+from tests.tiny import TinyData, small_model_arguments
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "pl_configs").glob("*.yaml"))
 MATCHERS = [path for path in CONFIGS if re.search("Sam2MatcherLightningModel|QuickstartDemo", path.read_text())]
-BASE = ROOT / "pl_configs" / "matching_baseline_dinov3_test.yaml"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
     # Lightning's own, which a caller cannot mend: workers are not worth their start for a handful of images.
     pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
 ]
-
-
-@pytest.fixture(scope="module")
-def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_config(tmp_path_factory.mktemp("sam2"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
-    return write_dataset(tmp_path_factory.mktemp("data") / "made here")
-
-
-@pytest.fixture(scope="module")
-def small(sam2: Path, data: TinyData) -> list[str]:
-    """Arguments that make the base YAML small and give it data."""
-    grid = ["--model.model_cfg.sam2_infer_cfgs.points_per_side", "4"]
-    progress = ["--trainer.enable_progress_bar", "false", "--trainer.callbacks", "null"]
-    return ["--config", str(BASE), *small_model_arguments(sam2), *grid, *data.arguments, *progress]
-
-
-def run(*args: str | Path, into: Path) -> int:
-    return main([*(str(arg) for arg in args), "--trainer.default_root_dir", str(into)])
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("config", MATCHERS, ids=lambda path: path.stem)
@@ -343,34 +306,6 @@ def test_debiasing_by_yaml(small: list[str], whole_run: Path, tmp_path: Path) ->
     assert MemoryBank.load(tmp_path / "memory.safetensors").encoder_fingerprint == f"{plain} debias4"
 
 
-def test_a_second_run_into_the_same_folder_is_refused(
-    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It would mix its overlays and results with the first one's."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    with sole_run(first, "run_lightening.py", remedy=""):
-        (first / "results.json").write_text("of the first run")
-        assert run(*small, into=first) == 2
-        assert re.search("another run_lightening.py is writing to .*first.*name another folder", one_error(capsys))
-        assert (first / "results.json").read_text() == "of the first run"
-        # A step that writes a memory elsewhere disturbs nothing.
-        mode = ["--model.test_mode", "fill_memory", "--out_path", str(second / "memory.safetensors")]
-        assert run(*small, *mode, into=first) == 0
-    # Nor does a run that went wrong keep its folder.
-    assert run(*small, "--data.references", str(tmp_path / "none.json"), into=second) == 2
-    assert sorted(path.name for path in second.iterdir()) == ["memory.safetensors"]
-    assert run(*small, into=first) == 0
-    assert not list(first.glob(".*"))
-
-
-def test_a_second_run_of_two_processes_is_refused(data: TinyData, sam2: Path, tmp_path: Path) -> None:
-    with sole_run(tmp_path / "out", "run_lightening.py", remedy=""):
-        done = run_processes(2, data, sam2, tmp_path / "out")
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "error: another run_lightening.py is writing to" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_names_that_a_terminal_or_rich_would_take_for_commands(
     small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,211 +328,3 @@ def test_names_that_a_terminal_or_rich_would_take_for_commands(
     demo = ["--model", "no_time_to_train.pl_wrapper.quickstart_demo_pl.QuickstartDemo"]
     assert run(*arguments[:2], *demo, *arguments[2:], into=out / "demo") == 0
     assert str(out / "demo" / "overlays") in capsys.readouterr().out
-
-
-def run_processes(devices: int, data: TinyData, sam2: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the main job in as many processes, of one thread each: sums over other numbers of threads differ."""
-    command = [
-        *(sys.executable, str(ROOT / "run_lightening.py"), "--config", str(BASE)),
-        *(*small_model_arguments(sam2), *data.arguments, "--data.negative_references", str(data.negatives)),
-        *("--model.model_cfg.sam2_infer_cfgs.points_per_side", "4", "--model.overlays", "0"),
-        *("--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"),
-        *("--trainer.accelerator", "cpu", "--trainer.devices", str(devices), "--trainer.default_root_dir", str(folder)),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
-
-
-@pytest.mark.parametrize("targets", [5, 1])
-def test_two_processes_equal_one(targets: int, sam2: Path, tmp_path: Path) -> None:
-    """Any number of references and images: with one target, the second process gets none."""
-    data = write_dataset(tmp_path / "data", shots=3 if targets == 5 else 1, targets=targets)
-    for devices in (1, 2):
-        done = run_processes(devices, data, sam2, tmp_path / str(devices))
-        assert done.returncode == 0, done.stderr[-3000:]
-    assert read(tmp_path / "2" / "results.json") == read(tmp_path / "1" / "results.json")
-    one, two = (read(tmp_path / devices / "metrics.json") for devices in ("1", "2"))
-    for metrics in (one, two):
-        assert metrics.pop("seconds_per_image") > 0
-    assert one == two
-    banks = [MemoryBank.load(tmp_path / devices / "memory.safetensors") for devices in ("1", "2")]
-    assert torch.equal(banks[0].prototypes, banks[1].prototypes)
-
-
-def test_bad_input_of_one_process_ends_both(sam2: Path, tmp_path: Path) -> None:
-    data = write_dataset(tmp_path / "data", shots=1, targets=4)
-    # The second target is the second process's.
-    (data.images / "004.jpg").write_text("no image")
-    done = run_processes(2, data, sam2, tmp_path / "out")
-    errors = sorted(line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert done.returncode == 2
-    assert len(errors) == 2
-    assert "004.jpg" in errors[0]
-    assert "has lost another one" in errors[1]
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-def one_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line of an error, and see that it is one."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert not any("Traceback" in line for line in lines)
-    return errors[0]
-
-
-def broken_json(data: TinyData, folder: Path, **changes: Any) -> Path:
-    """Write the references with an entry of their first annotation changed."""
-    document = read(data.references)
-    document["annotations"][0].update(changes)
-    path = folder / f"broken_{'_'.join(changes)}.json"
-    path.write_text(json.dumps(document))
-    return path
-
-
-def wrong_encoder(folder: Path) -> Path:
-    path = folder / "weights.pth"
-    shutil.copy(DATA / "golden" / "vit_mlp_untied.pth", path)
-    return path
-
-
-def no_image(data: TinyData, folder: Path) -> Path:
-    copy = folder / "images"
-    shutil.copytree(data.images, copy)
-    (copy / "001.jpg").write_text("no image")
-    return copy
-
-
-def foreign_bank(folder: Path) -> Path:
-    bank = MemoryBank(["disc", "square"], 384, "another encoder")
-    for index in range(2):
-        bank.add(index, torch.ones(1, 1, 384), torch.ones(1, 1))
-    bank.save(folder / "bank.safetensors")
-    return folder / "bank.safetensors"
-
-
-BAD = {
-    "encoder": (["--model.model_cfg.encoder_cfg.name", "dinov3_Large"], r"did you mean dinov3_large\?"),
-    "sam2": (["--model.model_cfg.sam2_cfg_file", "sam2_hiera_xl.yaml"], "sam2_hiera_"),
-    "size": (["--model.model_cfg.encoder_cfg.img_size", "65"], "use 64x64"),
-    "no weights": (["--model.model_cfg.random_init", "false"], "ntt fetch dinov3_small brings them"),
-    "missing weights": (["--model.model_cfg.encoder_ckpt_path", "nowhere.pth"], "no weights at nowhere.pth"),
-    "missing references": (["--data.references", "nowhere.json"], "nowhere.json"),
-    "missing images": (["--data.reference_images", "nowhere"], "there is no folder nowhere"),
-    "missing targets": (["--data.targets", "nowhere.json"], "there is no file nowhere.json"),
-    "unknown key": (["--model.model_cfg.encoder_cfg.colour", "red"], "colour"),
-    "mistyped": (["--model.model_cfg.sam2_infer_cfgs.points_per_side", "many"], "points_per_side.*many"),
-    "out of range": (["--model.model_cfg.sam2_infer_cfgs.iou_thr", "3"], "expected between 0 and 1"),
-    "precision": (["--model.model_cfg.precision", "fp8"], "fp8"),
-    "selection": (["--model.model_cfg.sam2_infer_cfgs.prompt_selection", "all"], "all"),
-    "prompts": (["--model.model_cfg.sam2_infer_cfgs.max_prompts", "0"], "max_prompts is 0, expected at least 1"),
-    "cache": (["--model.model_cfg.feature_cache.folder", str(BASE)], "cannot keep features in"),
-    "cache size": (["--model.model_cfg.feature_cache.max_gb", "-1"], "max_gb is -1.0, expected more than 0"),
-    "batch": (["--data.batch_size", "0"], "batch_size is 0, expected at least 1"),
-    "mode": (["--model.test_mode", "fill"], "fill_memory"),
-    "split": (["--data.split", "coco20i_fold9"], "coco20i_fold"),
-    "class": (["--data.class_names", "[disc, circle]"], "circle"),
-    "no memory file": (["--model.test_mode", "test"], "--ckpt_path FILE"),
-    "no out path": (["--model.test_mode", "fill_memory"], "--out_path FILE"),
-    "missing memory": (["--model.test_mode", "test", "--ckpt_path", "no.safetensors"], "no memory bank at"),
-    "trainer": (["--trainer.devicess", "2"], "devicess"),
-    "config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
-    "no batches": (["--trainer.limit_test_batches", "0"], "limit_test_batches is 0"),
-    "limit": (["--trainer.limit_test_batches", "1"], "1 of 4 references were read.*data.max_targets"),
-}
-
-
-@pytest.mark.parametrize("case", list(BAD))
-def test_bad_input_is_one_line_and_status_2(
-    case: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args, remedy = BAD[case]
-    assert run(*small, *args, into=tmp_path / "out") == 2
-    assert re.search(remedy, one_error(capsys))
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-def test_bad_files_are_one_line_and_status_2(
-    small: list[str], data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong_size = {"size": [5, 5], "counts": "05d0"}
-    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    cases: list[tuple[list[str | Path], str]] = [
-        (["--model.model_cfg.encoder_ckpt_path", wrong_encoder(tmp_path)], "does not hold dinov3_small"),
-        (["--model.model_cfg.encoder_ckpt_path", tmp_path / "other.safetensors"], "in no known encoder layout"),
-        (["--model.model_cfg.sam2_ckpt_path", tmp_path / "other.safetensors"], "other.safetensors"),
-        (["--data.references", broken_json(data, tmp_path, segmentation=wrong_size)], "5x5|5, 5"),
-        (["--data.references", broken_json(data, tmp_path, bbox=[500, 500, 9, 9])], "annotation 10 .* covers nothing"),
-        (["--data.reference_images", no_image(data, tmp_path)], "001.jpg"),
-        (["--model.test_mode", "test", "--ckpt_path", foreign_bank(tmp_path)], "filled with another encoder"),
-    ]
-    for args, message in cases:
-        assert run(*small, *args, into=tmp_path / "out") == 2
-        assert re.search(message, one_error(capsys))
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-def test_debug_shows_the_traceback(small: list[str], tmp_path: Path) -> None:
-    from no_time_to_train.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="--ckpt_path"):
-        run(*small, "--debug", "--model.test_mode", "test", into=tmp_path)
-
-
-def test_fit_says_that_there_is_nothing_to_train(
-    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("fit", *small, "--trainer.max_epochs", "1", into=tmp_path) == 2
-    assert "run test, validate or predict" in one_error(capsys)
-
-
-def test_real_weights_run_without_a_warning(
-    sam2: Path, data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Weights that are there, in a full-size file, are loaded and nothing is said of random ones."""
-    from no_time_to_train.models.encoder import build_torch_encoder
-    from no_time_to_train.models.sam2 import build_sam2
-
-    build_torch_encoder("dinov3_small", random_init=True).model.save_pretrained(tmp_path / "encoder")
-    build_sam2(sam2, random_init=True).model.save_pretrained(tmp_path / "sam2")
-    assert build_encoder_from_checkpoint(tmp_path / "encoder").config.name == "dinov3_small"
-    args = ["--config", str(BASE), *data.arguments, "--model.model_cfg.encoder_cfg.name", "dinov3_small"]
-    args += ["--model.model_cfg.encoder_cfg.img_size", "64", "--model.model_cfg.sam2_infer_cfgs.points_per_side", "4"]
-    args += ["--model.model_cfg.encoder_ckpt_path", str(tmp_path / "encoder")]
-    args += ["--model.model_cfg.sam2_cfg_file", str(tmp_path / "sam2"), "--model.model_cfg.sam2_ckpt_path", "null"]
-    assert run(*args, into=tmp_path / "out") == 0
-    assert read(tmp_path / "out" / "metrics.json")["random_weights"] == []
-    assert "random" not in capsys.readouterr().out.lower()
-
-
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_a_launched_process_ends_after_the_first_one(launcher: str, tmp_path: Path) -> None:
-    """Lightning kills the first process when it sees that another one ended badly."""
-    child = (
-        "import pathlib, sys; from no_time_to_train import lightning_cli;"
-        "pathlib.Path(sys.argv[1], 'ready').touch();"
-        "lightning_cli._let_the_first_process_speak(); pathlib.Path(sys.argv[1], 'ended').touch()"
-    )
-    parent = (
-        "import os, pathlib, subprocess, sys, time;"
-        "child = subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]], env=os.environ);"
-        "ready, ended = (pathlib.Path(sys.argv[1], name) for name in ('ready', 'ended'));"
-        "[time.sleep(0.05) for _ in iter(ready.exists, True)];"
-        "time.sleep(1.5); print(ended.exists())"
-    )
-    environment = {**os.environ, "LOCAL_RANK": "1"} | ({"TORCHELASTIC_RUN_ID": "x"} if launcher == "torchrun" else {})
-    done = subprocess.run(
-        [sys.executable, "-c", parent, str(tmp_path), child],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(launcher == "torchrun")
-    for _ in range(100):
-        if (tmp_path / "ended").exists():
-            break
-        time.sleep(0.1)
-    assert (tmp_path / "ended").exists()
