@@ -2,7 +2,7 @@
 
 import sys
 
-from no_time_to_train.process import program
+from no_time_to_train.io.process import program
 
 
 def _main(args: list[str]) -> int:

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.models.conversion import convert_weights
 from no_time_to_train.models.encoder import build_torch_encoder
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import resolve_encoder
 from no_time_to_train.weights.entries import architecture_of
 
 _LARGE = 2 << 30

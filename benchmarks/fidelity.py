@@ -24,7 +24,7 @@ from no_time_to_train.data.coco import load_coco
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.records import Annotation
 from no_time_to_train.data.shapes import write_shapes
-from no_time_to_train.evaluation import evaluate
+from no_time_to_train.results.evaluation import evaluate
 
 ROOT = Path(__file__).parents[1]
 SHAPES_RESULTS = ROOT / "tests" / "data" / "golden" / "shapes_crop4_results.json"

@@ -21,9 +21,9 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.ops import batched_nms, masks_to_boxes
 
-from no_time_to_train.evaluation import Result, coco_results
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
+from no_time_to_train.results.evaluation import Result, coco_results
 
 
 class Case(NamedTuple):

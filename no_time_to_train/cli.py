@@ -19,12 +19,12 @@ from no_time_to_train import weights_commands
 from no_time_to_train.data.command import sample_references_command
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.export.command import export
-from no_time_to_train.messages import CHECK_PATH, in_one_line, nearest
+from no_time_to_train.io.messages import CHECK_PATH, in_one_line, nearest
+from no_time_to_train.io.paths import check_local, in_home, without_home
+from no_time_to_train.io.process import check_arguments, is_out_of_memory, parse_in_this_process, program
+from no_time_to_train.io.redact import remember_link
 from no_time_to_train.parity.command import compare
-from no_time_to_train.paths import check_local, in_home, without_home
 from no_time_to_train.prediction.command import predict
-from no_time_to_train.process import check_arguments, is_out_of_memory, parse_in_this_process, program
-from no_time_to_train.redact import remember_link
 
 
 def write_shapes(

@@ -30,14 +30,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
-from no_time_to_train.files import NO_ROOM, check_writable
-from no_time_to_train.messages import CHECK_PATH, in_one_line
-from no_time_to_train.paths import check_local, without_home
-from no_time_to_train.pl_wrapper.option_names import check_kinds, check_names
-from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
-from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
-from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
-from no_time_to_train.process import (
+from no_time_to_train.io.atomic import NO_ROOM, check_writable
+from no_time_to_train.io.messages import CHECK_PATH, in_one_line
+from no_time_to_train.io.paths import check_local, without_home
+from no_time_to_train.io.process import (
     Stopped,
     check_arguments,
     is_out_of_memory,
@@ -45,8 +41,12 @@ from no_time_to_train.process import (
     parse_in_this_process,
     program,
 )
-from no_time_to_train.redact import printable
-from no_time_to_train.yaml_files import read_yaml
+from no_time_to_train.io.redact import printable
+from no_time_to_train.io.strict_yaml import read_yaml
+from no_time_to_train.pl_wrapper.option_names import check_kinds, check_names
+from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
+from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
+from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
 
 # Their own processes start all others, and do not end with them.
 _OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")

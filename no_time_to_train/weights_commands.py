@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from no_time_to_train.errors import ConfigError, WeightsFormatError
-from no_time_to_train.paths import check_local, in_home, without_home
-from no_time_to_train.redact import printable
+from no_time_to_train.io.paths import check_local, in_home, without_home
+from no_time_to_train.io.redact import printable
 
 # What `dinov3-fetcher` reads of a training's configuration, by section.
 _KEYS = {"train": ("dino_root", "dino_model"), "paths": ("dataset_root",)}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.messages import can_be_written
+from no_time_to_train.io.messages import can_be_written
 
 Box = tuple[float, float, float, float]
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.data.records import Annotation, Category, CocoDataset, ImageRecord, Segmentation
 from no_time_to_train.errors import AnnotationError, DataNotFoundError
-from no_time_to_train.files import write_text_atomic
-from no_time_to_train.messages import can_be_written
-from no_time_to_train.strict_json import parse_json
+from no_time_to_train.io.atomic import write_text_atomic
+from no_time_to_train.io.messages import can_be_written
+from no_time_to_train.io.strict_json import parse_json
 
 __all__ = [
     "Annotation",

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from no_time_to_train.configs.limits import MOST_IN_BATCH, MOST_WORKERS, TOGETHER, check_number
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.image_files import list_images
 from no_time_to_train.data.images import image_size, load_image
@@ -26,9 +27,8 @@ from no_time_to_train.data.references import (
     load_references,
 )
 from no_time_to_train.data.splits import resolve_split
-from no_time_to_train.data.truth import MOST_BEYOND, check_masks, doubts_of
 from no_time_to_train.errors import AnnotationError, ConfigError, DataNotFoundError, ImageSizeError
-from no_time_to_train.limits import MOST_IN_BATCH, MOST_WORKERS, TOGETHER, check_number
+from no_time_to_train.results.truth import MOST_BEYOND, check_masks, doubts_of
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import ImageReadError
-from no_time_to_train.paths import open_regular
+from no_time_to_train.io.paths import open_regular
 
 # Modes whose pixels are indices, or are multiplied by alpha: only over RGBA do they become the colours that were meant.
 _THROUGH_RGBA = ("P", "PA", "RGBa")

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from no_time_to_train.configs.limits import MOST_IMAGES, check_number
 from no_time_to_train.data.masks import encode_mask
 from no_time_to_train.data.records import COCO_HEADER
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, NOVEL_CLASSES, ShapeClass
 from no_time_to_train.data.shapes_scene import Scene, SceneInstance, check_drawable, render_scene
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.files import atomic_folder, refuse_others, write_text_atomic
-from no_time_to_train.limits import MOST_IMAGES, check_number
+from no_time_to_train.io.atomic import atomic_folder, refuse_others, write_text_atomic
 
 __all__ = [
     "BASE_CLASSES",

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageFilter
 
+from no_time_to_train.configs.limits import shown_number
 from no_time_to_train.data.shapes_classes import PALETTES, ShapeClass
 from no_time_to_train.data.shapes_drawing import OUTLINES, draw_background, jitter_colour, lookup, mix, rasterise
 from no_time_to_train.data.shapes_textures import TEXTURES
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.limits import shown_number
 
 MIN_SIZE = 32
 MAX_SIZE = 8192

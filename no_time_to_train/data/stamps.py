@@ -8,7 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from no_time_to_train.paths import open_regular
+from no_time_to_train.io.paths import open_regular
 
 # File systems count time in steps of up to two seconds (FAT). Within a step, a second write leaves no trace.
 _SETTLED_NS = 2_000_000_000

@@ -10,10 +10,10 @@ from jaxtyping import Int16, UInt8
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from no_time_to_train.configs.limits import MOST_IN_BATCH, MOST_SCENES, TOGETHER, check_number
 from no_time_to_train.data.training_scenes import TrainingScenes, training_scenes
 from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.limits import MOST_IN_BATCH, MOST_SCENES, TOGETHER, check_number
 
 
 class SceneBatch(NamedTuple):

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16, UInt8
 
+from no_time_to_train.configs.limits import MOST_SCENES, check_number
 from no_time_to_train.data.shapes_classes import BASE_CLASSES, PALETTES, ShapeClass
 from no_time_to_train.data.shapes_scene import check_drawable, render_scene
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_folder, check_writable, refuse_others
-from no_time_to_train.limits import MOST_SCENES, check_number
+from no_time_to_train.io.atomic import atomic_folder, check_writable, refuse_others
 
 BASE_SHAPES = tuple(dict.fromkeys(kind.shape for kind in BASE_CLASSES))
 BASE_TEXTURES = tuple(dict.fromkeys(kind.texture for kind in BASE_CLASSES))

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 
+from no_time_to_train.configs.limits import check_number
 from no_time_to_train.data.image_sources import ImageSource
 from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.errors import ConfigError, ImageReadError
-from no_time_to_train.limits import check_number
 
 _MOST_UNREADABLE = 0.01
 _MOST_ELONGATED = 8

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
+from no_time_to_train.configs.limits import MOST_IN_BATCH, MOST_SCENES, MOST_WORKERS, TOGETHER, check_number
 from no_time_to_train.data.image_sources import (
     Chosen,
     ImageSource,
@@ -18,7 +19,6 @@ from no_time_to_train.data.image_sources import (
 from no_time_to_train.data.training_scenes import training_scenes
 from no_time_to_train.data.views import ViewBatches, ViewConfig, Views
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.limits import MOST_IN_BATCH, MOST_SCENES, MOST_WORKERS, TOGETHER, check_number
 
 
 class ViewsDataModule(LightningDataModule):

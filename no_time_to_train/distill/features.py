@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.image_size import grid_size
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.image_sizes import grid_size
-from no_time_to_train.registry import EncoderConfig
 
 
 class DenseFeatures(NamedTuple):

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.distill.configs import LossConfig
 from no_time_to_train.distill.features import DenseFeatures, widths_of
-from no_time_to_train.registry import EncoderConfig
 
 
 class Distances(NamedTuple):

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
-from no_time_to_train.visualization import pca_basis, pca_colours, save_panels
+from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
+from no_time_to_train.results.drawing import pca_basis, pca_colours, save_panels
 
 _SIDE = 224
 

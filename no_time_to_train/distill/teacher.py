@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, DINOv3ViTImageProcessor
 
+from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatError
-from no_time_to_train.image_sizes import check_image_size
 from no_time_to_train.models.encoder import EncoderFeatures, FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.models.hub_settings import PROCESSORS, preprocessor_config
 from no_time_to_train.weights.manifest import check_folder

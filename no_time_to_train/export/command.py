@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from no_time_to_train.configs.image_size import read_image_size
+from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.image_sizes import read_image_size
-from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
-from no_time_to_train.paths import without_home
+from no_time_to_train.io.paths import without_home
 
 
 def export(

@@ -17,6 +17,8 @@ import onnx
 import onnx_ir as ir
 
 from no_time_to_train import __version__
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS
+from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.export.bind import DTYPES, bind_weights
 from no_time_to_train.export.places import Place, check_own, check_replaceable, clone_weights, place_of
@@ -24,8 +26,7 @@ from no_time_to_train.export.precision import half_weights, int8_weights, to_hal
 from no_time_to_train.export.tidy import simplify
 from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import Drift, check_drift, measure_drift
-from no_time_to_train.files import atomic_folder, atomic_path
-from no_time_to_train.image_sizes import check_image_size
+from no_time_to_train.io.atomic import atomic_folder, atomic_path
 from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fill_encoder, named_weights
 from no_time_to_train.models.onnx_file import (
     IDENTITY,
@@ -37,7 +38,6 @@ from no_time_to_train.models.onnx_file import (
     hash_of_header,
     read_onnx_file,
 )
-from no_time_to_train.registry import ENCODER_CONFIGS
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
 from no_time_to_train.weights.licence import carry_notice

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from no_time_to_train.configs.encoders import EncoderConfig, resolve_encoder, weights_at_hand
 from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.files import atomic_path
+from no_time_to_train.io.atomic import atomic_path
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
 from no_time_to_train.jax_models.vit import DinoV3ViT
-from no_time_to_train.registry import EncoderConfig, resolve_encoder, weights_at_hand
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.entries import wrong_architecture
 from no_time_to_train.weights.equinox_source import EquinoxSource, equinox_header, read_equinox_source

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from no_time_to_train.configs.limits import check_number
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.limits import check_number
 from no_time_to_train.matching.precision import full_precision
 
 _COMPONENTS_PER_DIM = 500 / 1024

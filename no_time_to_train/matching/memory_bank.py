@@ -22,10 +22,10 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.files import write_bytes_atomic
-from no_time_to_train.messages import can_be_written
-from no_time_to_train.paths import open_regular
-from no_time_to_train.strict_json import parse_json
+from no_time_to_train.io.atomic import write_bytes_atomic
+from no_time_to_train.io.messages import can_be_written
+from no_time_to_train.io.paths import open_regular
+from no_time_to_train.io.strict_json import parse_json
 
 _FORMAT = "no_time_to_train memory bank 1"
 

@@ -12,16 +12,16 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from no_time_to_train.matching import Instances
-from no_time_to_train.matching.instances import match_mask_pairs
-from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import (
+from no_time_to_train.configs.pipeline import (
     EncoderConfigArgs,
     FeatureCacheConfig,
     MemoryBankConfig,
     Precision,
     as_config,
 )
+from no_time_to_train.matching import Instances
+from no_time_to_train.matching.instances import match_mask_pairs
+from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.mask_generator import AmgConfig, AutomaticMaskGenerator
 from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 

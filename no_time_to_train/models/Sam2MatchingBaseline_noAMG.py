@@ -13,9 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from no_time_to_train.matching import Instances, MemoryBank, match_masks
-from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import (
+from no_time_to_train.configs.pipeline import (
     EncoderConfigArgs,
     FeatureCacheConfig,
     MemoryBankConfig,
@@ -24,6 +22,8 @@ from no_time_to_train.models.configs import (
     Sam2InferConfig,
     as_config,
 )
+from no_time_to_train.matching import Instances, MemoryBank, match_masks
+from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.feature_cache import content_key
 from no_time_to_train.models.prompt_selection import PriorSearch
 from no_time_to_train.models.protocols import PUBLISHED, check_published, protocol_of

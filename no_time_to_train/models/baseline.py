@@ -11,12 +11,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
-from no_time_to_train.matching import Instances, MemoryBank
-from no_time_to_train.matching.debias import PositionalDebias
-from no_time_to_train.matching.memory_bank import foreground_mean
-from no_time_to_train.matching.resizing import resize_masks
-from no_time_to_train.models.configs import (
+from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
+from no_time_to_train.configs.pipeline import (
     EncoderConfigArgs,
     FeatureCacheConfig,
     MemoryBankConfig,
@@ -24,6 +20,11 @@ from no_time_to_train.models.configs import (
     ProtocolName,
     as_config,
 )
+from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
+from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.matching.debias import PositionalDebias
+from no_time_to_train.matching.memory_bank import foreground_mean
+from no_time_to_train.matching.resizing import resize_masks
 from no_time_to_train.models.encoder import ONNX, build_encoder, is_file_of_weights
 from no_time_to_train.models.feature_cache import FeatureCache
 from no_time_to_train.models.features import Encoder
@@ -32,7 +33,6 @@ from no_time_to_train.models.preprocessing import encoder_size
 from no_time_to_train.models.protocols import protocol_of
 from no_time_to_train.models.sam2 import Sam2Segmenter, build_sam2
 from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
-from no_time_to_train.registry import resolve_encoder, weights_at_hand
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import Sam2PromptEncoderConfig
 
-from no_time_to_train.image_sizes import grid_size
-from no_time_to_train.models.configs import ResizePolicy
+from no_time_to_train.configs.image_size import grid_size
+from no_time_to_train.configs.pipeline import ResizePolicy
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.preprocessing import encoder_size
 from no_time_to_train.models.sam2 import Sam2Segmenter

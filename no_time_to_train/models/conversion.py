@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.errors import OutputError, WeightsFormatError
-from no_time_to_train.files import atomic_folder, is_taken
+from no_time_to_train.io.atomic import atomic_folder, is_taken
 from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
 from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.convert import hub_tensors, meta_tensors, transformers_tensors

@@ -1,6 +1,6 @@
 """The registry of encoders under the name by which users of the original project import it."""
 
-from no_time_to_train.registry import (
+from no_time_to_train.configs.encoders import (
     ALIASES,
     DINOV2_CONFIGS,
     DINOV2_LICENSE,

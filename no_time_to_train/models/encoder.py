@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNotFoundError
 from no_time_to_train.models.features import Encoder, EncoderFeatures
 from no_time_to_train.models.fingerprint import weights_digest
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.entries import architecture_of, entry_of, stated_normalisation, wrong_architecture
 from no_time_to_train.weights.files import SUFFIXES

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError, OutputError
-from no_time_to_train.files import write_bytes_atomic
-from no_time_to_train.leftovers import remove_left_over
-from no_time_to_train.paths import read_regular
+from no_time_to_train.io.atomic import write_bytes_atomic
+from no_time_to_train.io.paths import read_regular
+from no_time_to_train.io.stale_files import remove_left_over
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.image_size import check_image_size, grid_size
 from no_time_to_train.errors import ImageSizeError
-from no_time_to_train.image_sizes import check_image_size, grid_size
-from no_time_to_train.registry import EncoderConfig
 
 
 class EncoderFeatures(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from no_time_to_train.files import write_text_atomic
-from no_time_to_train.registry import EncoderConfig
+from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.io.atomic import write_text_atomic
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSORS = {

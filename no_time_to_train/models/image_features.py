@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from no_time_to_train.configs.pipeline import ResizePolicy
 from no_time_to_train.matching.resizing import pixel_reach
 from no_time_to_train.models.cached_entries import are_embedding, are_masks, are_patches
-from no_time_to_train.models.configs import ResizePolicy
 from no_time_to_train.models.cuda_graphs import Replayed
 from no_time_to_train.models.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.feature_checks import check_features

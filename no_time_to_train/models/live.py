@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
 
-from no_time_to_train.files import atomic_files
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
+from no_time_to_train.io.atomic import atomic_files
 from no_time_to_train.models.encoder import FeatureEncoder
 from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
-from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.weights.convert import hub_tensors
 from no_time_to_train.weights.load import ROPE_PERIODS
 from no_time_to_train.weights.ranges import of_values

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import nms
 
+from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
+from no_time_to_train.configs.pipeline import MOST_POINTS_PER_SIDE
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.matching.boxes import mask_boxes
-from no_time_to_train.models.configs import MOST_POINTS_PER_SIDE
 from no_time_to_train.models.sam2 import ImageEmbedding, Prompts, Sam2Segmenter, SelectedMasks, point_grid
 
 _MOST_PIXELS = 2**31

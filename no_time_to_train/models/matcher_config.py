@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from no_time_to_train.errors import ConfigError
-from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import (
+from no_time_to_train.configs.pipeline import (
     EncoderConfigArgs,
     FeatureCacheConfig,
     MemoryBankConfig,
@@ -14,6 +12,8 @@ from no_time_to_train.models.configs import (
     ProtocolName,
     Sam2InferConfig,
 )
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.protocols import check_published
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from no_time_to_train.configs.image_size import grid_size
 from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatError
-from no_time_to_train.image_sizes import grid_size
 from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.onnx_file import EXPORT_AGAIN, OnnxFile, open_session, read_onnx_file
 from no_time_to_train.weights.hashes import cached_sha256

@@ -12,9 +12,9 @@ import onnx
 import onnxruntime
 import psutil
 
+from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.registry import EncoderConfig
-from no_time_to_train.strict_json import parse_json
+from no_time_to_train.io.strict_json import parse_json
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
 
 MODEL_FILE = "model.onnx"

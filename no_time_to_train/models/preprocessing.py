@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from no_time_to_train.models.configs import ResizePolicy
+from no_time_to_train.configs.pipeline import ResizePolicy
 from no_time_to_train.models.features import Encoder
 
 # Takes an image (RGB), a height and a width, and a device; gives pixels before their normalisation.

@@ -12,9 +12,9 @@ from typing import TypeAlias
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from no_time_to_train.configs.pipeline import EncoderConfigArgs, MemoryBankConfig, ProtocolName, Sam2InferConfig
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.messages import nearest
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, ProtocolName, Sam2InferConfig
+from no_time_to_train.io.messages import nearest
 from no_time_to_train.models.preprocessing import (
     Resize,
     mask_on_grid,

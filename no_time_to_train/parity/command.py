@@ -4,11 +4,11 @@ import json as json_module
 from pathlib import Path
 from typing import Any
 
+from no_time_to_train.configs.image_size import read_image_size
+from no_time_to_train.configs.limits import TOGETHER, check_number
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.files import check_writable
-from no_time_to_train.image_sizes import read_image_size
-from no_time_to_train.limits import TOGETHER, check_number
-from no_time_to_train.paths import without_home
+from no_time_to_train.io.atomic import check_writable
+from no_time_to_train.io.paths import without_home
 
 # Each is held in memory.
 _MOST = 1000

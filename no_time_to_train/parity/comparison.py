@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.image_size import check_image_size, grid_size
 from no_time_to_train.data.images import load_image
 from no_time_to_train.errors import ConfigError, WeightsNotFoundError
 from no_time_to_train.export.onnx import export_onnx
-from no_time_to_train.image_sizes import check_image_size, grid_size
 from no_time_to_train.jax_models.load import load_eqx_encoder, named_weights
 from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.models.onnx_encoder import build_onnx_encoder
@@ -22,7 +23,6 @@ from no_time_to_train.parity.images import denormalised, noise_of, pixels_of
 from no_time_to_train.parity.known_answers import KnownAnswer, check_known_answer
 from no_time_to_train.parity.pictures import draw_cosines, draw_features, draw_stages
 from no_time_to_train.parity.report import Case, Compared, Result
-from no_time_to_train.registry import EncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)

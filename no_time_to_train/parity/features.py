@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Array, Float
 from transformers import PreTrainedModel
 
+from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.export.verify import compiled_tokens
 from no_time_to_train.jax_models.load import EqxEncoder, leaf_names, save_eqx_encoder
@@ -23,7 +24,6 @@ from no_time_to_train.models.features import Encoder
 from no_time_to_train.models.onnx_encoder import OnnxEncoder, build_onnx_encoder
 from no_time_to_train.models.onnx_file import open_tapped_session
 from no_time_to_train.parity.stages import FINAL_NORM, Trace, trace_torch, with_inputs
-from no_time_to_train.registry import EncoderConfig
 
 Kind = Literal["torch", "eqx", "onnx"]
 AnyEncoder = Encoder | EqxEncoder | Path | str

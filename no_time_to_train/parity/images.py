@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 
+from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.export.verify import natural_noise, normalised
-from no_time_to_train.registry import EncoderConfig
 
 
 def pixels_of(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from no_time_to_train.parity.blocks import StageDrift
-from no_time_to_train.visualization import pca_basis, pca_colours
+from no_time_to_train.results.drawing import pca_basis, pca_colours
 
 _DPI = 110
 # Below it, cosines in float64 are rounding.

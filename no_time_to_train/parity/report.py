@@ -12,8 +12,8 @@ from typing import Any
 
 from no_time_to_train import __version__
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_folder
-from no_time_to_train.pages import page_templates
+from no_time_to_train.io.atomic import atomic_folder
+from no_time_to_train.io.html import page_templates
 from no_time_to_train.parity.compare import ParityReport
 from no_time_to_train.parity.known_answers import KnownAnswer
 from no_time_to_train.parity.numbers import finite, small_number

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from no_time_to_train.io.redact import printable
 from no_time_to_train.parity.blocks import StageDrift
 from no_time_to_train.parity.numbers import small_number
 from no_time_to_train.parity.report import Result
-from no_time_to_train.redact import printable
 
 _WIDTH = 200
 

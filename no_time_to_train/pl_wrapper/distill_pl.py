@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from no_time_to_train.configs.image_size import check_image_size
+from no_time_to_train.configs.pipeline import as_config
 from no_time_to_train.data.views import ViewBatch
 from no_time_to_train.distill.configs import LossConfig, OptimizerConfig, StudentConfig, TeacherConfig
 from no_time_to_train.distill.encoders import FrozenTeacher, build_student, build_teacher, under_dinov3
@@ -18,9 +20,7 @@ from no_time_to_train.distill.losses import Distances, DistillationLoss
 from no_time_to_train.distill.neighbours import neighbour_accuracy
 from no_time_to_train.distill.schedule import build_adamw
 from no_time_to_train.distributed import gather_objects
-from no_time_to_train.files import write_text_atomic
-from no_time_to_train.image_sizes import check_image_size
-from no_time_to_train.models.configs import as_config
+from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.models.live import LiveEncoder, write_live
 from no_time_to_train.pl_wrapper.trained_folder import EndsInFolder
 from no_time_to_train.quickstart.folders import normalised

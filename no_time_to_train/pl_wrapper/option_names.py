@@ -13,8 +13,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.messages import nearest
-from no_time_to_train.yaml_files import read_yaml
+from no_time_to_train.io.messages import nearest
+from no_time_to_train.io.strict_yaml import read_yaml
 
 _DATA_MODULES = (
     "no_time_to_train.data.datamodule.ReferenceTargetDataModule",

@@ -13,15 +13,15 @@ from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datamodule import ReferenceDataset, ReferenceItem, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.evaluation import ApReport, Result, comparison_table, evaluate, reports_as_json
+from no_time_to_train.io.messages import plain_console
+from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import Instances, MemoryBank
-from no_time_to_train.messages import plain_console
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.quickstart.contact_sheet import Picture, contact_sheet
 from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
-from no_time_to_train.redact import printable
-from no_time_to_train.visualization import draw_masks
+from no_time_to_train.results.drawing import draw_masks
+from no_time_to_train.results.evaluation import ApReport, Result, comparison_table, evaluate, reports_as_json
 
 _SHEET = "contact_sheet.png"
 _SHEET_TARGETS = 12

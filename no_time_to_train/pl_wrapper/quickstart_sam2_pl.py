@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import Sam2VisionConfig
 from transformers.utils import logging
 
+from no_time_to_train.configs.limits import check_number
 from no_time_to_train.data.training_datamodule import SceneBatch
-from no_time_to_train.limits import check_number
 from no_time_to_train.models.hub_settings import preprocessor_config
 from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2
 from no_time_to_train.models.sam2_configs import resolve_sam2_config

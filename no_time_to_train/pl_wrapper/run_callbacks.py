@@ -13,9 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import NO_ROOM, write_text_atomic
-from no_time_to_train.process import Stopped, catch_signals
-from no_time_to_train.run_locks import sole_run
+from no_time_to_train.io.atomic import NO_ROOM, write_text_atomic
+from no_time_to_train.io.process import Stopped, catch_signals
+from no_time_to_train.io.run_locks import sole_run
 
 
 class Signals(Callback):

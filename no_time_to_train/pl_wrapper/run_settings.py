@@ -9,9 +9,9 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
+from no_time_to_train.configs.limits import check_number, shown_number
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.limits import check_number, shown_number
-from no_time_to_train.paths import check_local, in_home
+from no_time_to_train.io.paths import check_local, in_home
 
 ROOT = "${trainer.default_root_dir}"
 _MOST_DEVICES = 1024

@@ -11,24 +11,24 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningModule
 
+from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.data.arguments import check_not_replaced
 from no_time_to_train.data.coco import Category, CocoDataset
-from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
-from no_time_to_train.files import remove_file, write_text_atomic
+from no_time_to_train.io.atomic import remove_file, write_text_atomic
+from no_time_to_train.io.messages import plain_console
+from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import Instances, MemoryBank
-from no_time_to_train.messages import plain_console
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.pl_wrapper.memory_checks import check_memory
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
-from no_time_to_train.redact import printable
-from no_time_to_train.registry import resolve_encoder
-from no_time_to_train.visualization import Overlays, ReferencePictures
+from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
+from no_time_to_train.results.drawing import Overlays, ReferencePictures
+from no_time_to_train.results.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from no_time_to_train.errors import ConfigError, ShapeMismatchError, WeightsFormatError
-from no_time_to_train.files import check_writable
+from no_time_to_train.io.atomic import check_writable
 
 _LOSS = "train/loss"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import NoTimeToTrainError
-from no_time_to_train.evaluation import Result
-from no_time_to_train.files import write_text_atomic
-from no_time_to_train.paths import read_regular
+from no_time_to_train.io.atomic import write_text_atomic
+from no_time_to_train.io.paths import read_regular
 from no_time_to_train.prediction.entries import check_entry
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.places import place_of
+from no_time_to_train.results.evaluation import Result
 
 _ENDING = ".json"
 

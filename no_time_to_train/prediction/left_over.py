@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from no_time_to_train.files import remove_file
+from no_time_to_train.io.atomic import remove_file
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal, read_entry
 from no_time_to_train.prediction.run import INSTANCES, OVERLAYS, overlay_of

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.records import Category, ImageRecord
 from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import DataNotFoundError, OutputError
-from no_time_to_train.files import atomic_folder, atomic_path, remove_file, remove_folder
+from no_time_to_train.io.atomic import atomic_folder, atomic_path, remove_file, remove_folder
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.places import shortened
+from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
 
 COCO_FOLDER = "coco"
 _ANNOTATIONS, _IMAGES = Path("annotations", "instances_default.json"), Path("images", "default")

@@ -12,16 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from no_time_to_train.data.arrays import as_image
-from no_time_to_train.data.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import ImageReadError
-from no_time_to_train.files import atomic_path, remove_file
+from no_time_to_train.io.atomic import atomic_path, remove_file
+from no_time_to_train.io.redact import printable
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.prediction.places import place_of
 from no_time_to_train.prediction.results import COCO_FOLDER, found_dataset, remove_coco_folder, write_results
-from no_time_to_train.redact import printable
+from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 
 INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "report.html"

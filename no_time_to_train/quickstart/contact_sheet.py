@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from no_time_to_train.files import atomic_path
+from no_time_to_train.io.atomic import atomic_path
 
 Picture = UInt8[np.ndarray, "H W 3"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from no_time_to_train.files import atomic_files
+from no_time_to_train.io.atomic import atomic_files
 from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, write_json
 
 

@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from no_time_to_train.configs.encoders import IMAGENET_MEAN
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.registry import IMAGENET_MEAN
 
 NAME = "mean_colour"
 _GRID = 64

@@ -17,6 +17,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
+from no_time_to_train.configs.limits import MOST_IMAGES, check_number
+from no_time_to_train.configs.pipeline import as_config, settings_of
 from no_time_to_train.data.coco import CocoDataset, load_coco
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.masks import decode_mask
@@ -25,16 +27,14 @@ from no_time_to_train.data.references import load_references
 from no_time_to_train.data.shapes import BASE_CLASSES, NOVEL_CLASSES, ShapesPaths, write_shapes
 from no_time_to_train.data.shapes_scene import check_drawable
 from no_time_to_train.errors import ConfigError, DataNotFoundError
-from no_time_to_train.evaluation import Result, coco_results, evaluate
-from no_time_to_train.limits import MOST_IMAGES, check_number
+from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
-from no_time_to_train.models.configs import as_config, settings_of
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
 from no_time_to_train.quickstart.prompting import score_prompts
-from no_time_to_train.yaml_files import read_yaml
+from no_time_to_train.results.evaluation import Result, coco_results, evaluate
 
 CONFIG = Path("pl_configs/quickstart.yaml")
 TEST_SEED = 2026

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor
 
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.registry import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.weights.layout import Layout
 from no_time_to_train.weights.source import Architecture
 

@@ -15,8 +15,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from no_time_to_train.paths import without_home
-from no_time_to_train.redact import printable, redact
+from no_time_to_train.io.paths import without_home
+from no_time_to_train.io.redact import printable, redact
 
 
 class FetchDisplay:

@@ -12,6 +12,7 @@ import httpx2
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, OfflineModeIsEnabled
 
+from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
 from no_time_to_train.errors import (
     AuthenticationError,
     ConfigError,
@@ -21,9 +22,8 @@ from no_time_to_train.errors import (
     OutputError,
     ShapeMismatchError,
 )
-from no_time_to_train.paths import without_home
-from no_time_to_train.redact import printable
-from no_time_to_train.registry import resolve_encoder, weights_at_hand
+from no_time_to_train.io.paths import without_home
+from no_time_to_train.io.redact import printable
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.download import Retries
 from no_time_to_train.weights.exchange import ask, opened, read

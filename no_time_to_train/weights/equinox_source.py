@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.registry import EncoderConfig
 from no_time_to_train.weights.convert import equinox_tensors, transformers_tensors
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import StoredTensors, read_stored

@@ -15,8 +15,8 @@ from no_time_to_train.errors import (
     NoTimeToTrainError,
     ShapeMismatchError,
 )
-from no_time_to_train.files import put_in_place, write_text_atomic
-from no_time_to_train.redact import remember_link
+from no_time_to_train.io.atomic import put_in_place, write_text_atomic
+from no_time_to_train.io.redact import remember_link
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.console import FetchDisplay
 from no_time_to_train.weights.download import RemoteFile, Retries, download, open_partial

@@ -11,7 +11,7 @@ import httpx2
 from huggingface_hub import constants, get_token
 
 from no_time_to_train.errors import AuthenticationError, ConfigError
-from no_time_to_train.redact import printable, redact, remember_secret
+from no_time_to_train.io.redact import printable, redact, remember_secret
 from no_time_to_train.weights.download import Digest
 from no_time_to_train.weights.exchange import ask
 from no_time_to_train.weights.responses import RefusedError, in_one_line, without_secrets

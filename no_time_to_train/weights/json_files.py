@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.paths import read_regular
-from no_time_to_train.strict_json import parse_json
+from no_time_to_train.io.paths import read_regular
+from no_time_to_train.io.strict_json import parse_json
 
 FETCH_AGAIN = "fetch the file again, it may have been cut off while it was copied"
 

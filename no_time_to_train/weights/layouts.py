@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
-from no_time_to_train.messages import first_of
+from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.layout import (
     ATTENTION,
     NO_LOCAL_CROPS,

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from no_time_to_train.files import write_text_atomic
-from no_time_to_train.registry import DINOV3_LICENSE, EncoderConfig
+from no_time_to_train.configs.encoders import DINOV3_LICENSE, EncoderConfig
+from no_time_to_train.io.atomic import write_text_atomic
 
 NOTICE_FILE = "DINOV3_LICENSE_NOTICE.txt"
 DINOV3_LICENSE_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"

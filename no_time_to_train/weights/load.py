@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
-from no_time_to_train.messages import first_of
+from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.architecture import read_architecture
 from no_time_to_train.weights.files import StoredTensors, read_stored
 from no_time_to_train.weights.json_files import FETCH_AGAIN, parse_object, read_object

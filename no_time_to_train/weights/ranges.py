@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.strict_json import parse_json
+from no_time_to_train.io.strict_json import parse_json
 from no_time_to_train.weights import eqx
 from no_time_to_train.weights.files import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
 

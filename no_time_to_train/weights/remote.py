@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_url
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented as it is imported here
 
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.errors import (
     LocalEntryNotFoundError,
     NetworkError,
@@ -20,8 +21,7 @@ from no_time_to_train.errors import (
     UnknownEncoderError,
     WeightsNotFoundError,
 )
-from no_time_to_train.redact import printable
-from no_time_to_train.registry import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
+from no_time_to_train.io.redact import printable
 from no_time_to_train.weights.download import Digest, RemoteFile, Retries
 from no_time_to_train.weights.exchange import ask, opened, read
 from no_time_to_train.weights.hub import (

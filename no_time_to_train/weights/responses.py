@@ -25,7 +25,7 @@ from no_time_to_train.errors import (
     RepositoryNotFoundError,
     WeightsNotFoundError,
 )
-from no_time_to_train.redact import printable, redact
+from no_time_to_train.io.redact import printable, redact
 
 TOKEN_PAGE = "huggingface.co/settings/tokens"
 META_PAGE = "ai.meta.com/resources/models-and-libraries/dinov3-downloads"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError
-from no_time_to_train.messages import first_of
+from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.json_files import FETCH_AGAIN
 from no_time_to_train.weights.source import Architecture
 

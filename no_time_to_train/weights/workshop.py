@@ -16,8 +16,8 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.files import remove_folder
-from no_time_to_train.leftovers import remove_left_over
+from no_time_to_train.io.atomic import remove_folder
+from no_time_to_train.io.stale_files import remove_left_over
 from no_time_to_train.weights.console import FetchDisplay
 from no_time_to_train.weights.files import read_stored
 from no_time_to_train.weights.licence import NOTICE_FILE

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.distill.configs import LossConfig, OptimizerConfig, StudentConfig, TeacherConfig
 from no_time_to_train.distill.encoders import build_student, build_teacher
 from no_time_to_train.distill.features import DenseFeatures, check_layers, dense_features
@@ -15,7 +16,6 @@ from no_time_to_train.distill.neighbours import neighbour_accuracy
 from no_time_to_train.distill.schedule import build_adamw
 from no_time_to_train.errors import ConfigError, ShapeMismatchError, WeightsNotFoundError
 from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint
-from no_time_to_train.registry import resolve_encoder
 from tests.golden_files import golden
 
 TINY, WHOLE = resolve_encoder("dinov3_quickstart_tiny"), resolve_encoder("dinov3_quickstart")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from no_time_to_train.process import program
+from no_time_to_train.io.process import program
 
 # Forking is safe as long as nothing has started a thread, which none of these does by being imported; onnxruntime does.
 IMPORTED = (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from no_time_to_train.configs.pipeline import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
 from no_time_to_train.errors import (
     ConfigError,
     EmptyClassError,
@@ -19,7 +20,6 @@ from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import DebiasConfig
 from no_time_to_train.matching.instances import match_mask_pairs
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
 from no_time_to_train.models.encoder import FeatureEncoder
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.sam2 import Prompts, point_grid

@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from no_time_to_train.cli import main
+from no_time_to_train.configs.encoders import SAT493M_MEAN, resolve_encoder
 from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.export import export_onnx
 from no_time_to_train.models.conversion import convert_weights
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import SAT493M_MEAN, resolve_encoder
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.convert import transformers_tensors
 from no_time_to_train.weights.entries import architecture_of

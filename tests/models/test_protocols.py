@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from no_time_to_train.configs.pipeline import as_config
 from no_time_to_train.errors import ConfigError, EncoderMismatchError
-from no_time_to_train.models.configs import as_config
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.models.preprocessing import encoder_pixels
 from no_time_to_train.models.protocols import IMPROVED, PROTOCOLS, PUBLISHED, protocol_of

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from transformers import DINOv3ViTImageProcessor
 
+from no_time_to_train.configs.encoders import DINOV3_CONFIGS, resolve_encoder
 from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.parity.images import pixels_of
 from no_time_to_train.parity.known_answers import PUBLISHED, check_known_answer
-from no_time_to_train.registry import DINOV3_CONFIGS, resolve_encoder
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.manifest import Manifest
 from tests.golden_files import golden

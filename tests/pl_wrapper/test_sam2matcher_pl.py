@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from no_time_to_train.configs.pipeline import EncoderConfigArgs, Sam2InferConfig
 from no_time_to_train.data.datamodule import ReferenceTargetDataModule
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching import Instances, match_masks
-from no_time_to_train.models.configs import EncoderConfigArgs, Sam2InferConfig
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG

@@ -10,9 +10,9 @@ import torch
 
 from no_time_to_train import Segmenter
 from no_time_to_train.cli import main
+from no_time_to_train.configs.pipeline import EncoderConfigArgs
 from no_time_to_train.data.shapes import write_shapes
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.models.configs import EncoderConfigArgs
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.prediction.models import choose_models

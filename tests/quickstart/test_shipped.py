@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, Sam2Model
 
+from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
 from no_time_to_train.data.shapes import BASE_CLASSES, write_shapes
 from no_time_to_train.models.encoder import build_encoder
 from no_time_to_train.quickstart.prompting import score_prompts
 from no_time_to_train.quickstart.report import build_baseline, fill_memories, measure
-from no_time_to_train.registry import resolve_encoder, weights_at_hand
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = [ROOT / "checkpoints" / "quickstart" / name for name in ("encoder", "sam2")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from no_time_to_train.errors import NoTimeToTrainError
-from no_time_to_train.redact import printable, redact
+from no_time_to_train.io.redact import printable, redact
 
 if TYPE_CHECKING:
     from rich.console import Console

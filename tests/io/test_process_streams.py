@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_process import ROOT, run, start
+from tests.io.test_process import ROOT, run, start
 
 PRINTING = (
-    "import sys\nfrom no_time_to_train.process import program\n"
+    "import sys\nfrom no_time_to_train.io.process import program\n"
     "sys.exit(program(lambda args: print('\\u00fc', '\\ud800', file=sys.stdout) or 0, 'x'))"
 )
 
@@ -24,7 +24,7 @@ def test_every_character_can_be_printed(environment: dict[str, str]) -> None:
 
 def test_a_closed_pipe_is_not_an_error() -> None:
     code = (
-        "import sys\nfrom no_time_to_train.process import program\n"
+        "import sys\nfrom no_time_to_train.io.process import program\n"
         "sys.exit(program(lambda args: [print('line') for _ in range(100000)] and 0, 'x'))"
     )
     process = start(code)
@@ -39,7 +39,7 @@ def test_a_closed_pipe_is_not_an_error() -> None:
 
 OPENING = """
 import os, sys
-from no_time_to_train.process import program
+from no_time_to_train.io.process import program
 
 def main(args):
     with open(args[0], "w") as stream:
@@ -67,7 +67,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(closed: str, number: int, tm
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_output_that_cannot_be_written_is_named() -> None:
     code = (
-        "import sys\nfrom no_time_to_train.process import program\n"
+        "import sys\nfrom no_time_to_train.io.process import program\n"
         "sys.exit(program(lambda args: print('result') or print('note', file=sys.stderr) or 0, 'x'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -94,7 +94,7 @@ def test_output_that_cannot_be_written_is_named() -> None:
 def test_messages_that_nobody_reads_do_not_stop_the_work(tmp_path: Path) -> None:
     """A bar of progress would else end a fetch when `2>&1 | head` has seen enough."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom no_time_to_train.process import program\n"
+        "import sys\nfrom pathlib import Path\nfrom no_time_to_train.io.process import program\n"
         "from no_time_to_train.weights.console import FetchDisplay\n"
         "def main(args):\n"
         "    sys.stdin.readline()\n"

@@ -1,8 +1,14 @@
 import pytest
 
+from no_time_to_train.configs.pipeline import (
+    EncoderConfigArgs,
+    MemoryBankConfig,
+    Sam2InferConfig,
+    as_config,
+    settings_of,
+)
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.models.configs import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig, as_config, settings_of
 from no_time_to_train.models.mask_generator import AmgConfig
 from no_time_to_train.models.matcher_config import MatcherConfig
 

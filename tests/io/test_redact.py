@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from no_time_to_train.redact import printable, redact, remember_link, remember_secret
+from no_time_to_train.io.redact import printable, redact, remember_link, remember_secret
 
 
 def test_a_secret_is_masked_in_every_form() -> None:

@@ -8,7 +8,7 @@ from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageR
 from no_time_to_train.data.datamodule import TargetItem
 from no_time_to_train.data.masks import encode_mask
 from no_time_to_train.matching import Instances
-from no_time_to_train.visualization import Overlays, draw_masks, pca_basis, pca_colours, save_panels
+from no_time_to_train.results.drawing import Overlays, draw_masks, pca_basis, pca_colours, save_panels
 
 
 def grey(height: int = 60, width: int = 64) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Secrets that this process knows, and the functions that keep them and control characters out of its output.
 
-Everything that a command prints, logs or raises passes `redact`: see `no_time_to_train.process`. Text that others
+Everything that a command prints, logs or raises passes `redact`: see `no_time_to_train.io.process`. Text that others
 wrote, such as a server's answer or a file's name, passes `printable` where it enters a message.
 """
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.messages import CHECK_PATH, in_one_line
-from no_time_to_train.process import check_arguments, is_out_of_memory
+from no_time_to_train.io.messages import CHECK_PATH, in_one_line
+from no_time_to_train.io.process import check_arguments, is_out_of_memory
 from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # Waits within a file that is being written; `program` comes first, as in the real entries.
 WRITING = """
 import sys, time
 from pathlib import Path
-from no_time_to_train.files import atomic_path
-from no_time_to_train.process import program
+from no_time_to_train.io.atomic import atomic_path
+from no_time_to_train.io.process import program
 
 def main(args):
     with atomic_path(Path(args[0])) as temporary:
@@ -62,7 +62,7 @@ def test_a_signal_is_the_exit_status_and_leaves_nothing_half_written(name: str, 
 
 def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom no_time_to_train.process import program\n"
+        "import os, signal, sys\nfrom no_time_to_train.io.process import program\n"
         "sys.exit(program(lambda args: os.kill(os.getpid(), signal.SIGHUP) or 0, 'x'))"
     )
     command = ["nohup", sys.executable, "-c", code]
@@ -94,7 +94,7 @@ def test_asked_twice_it_ends_at_once(tmp_path: Path) -> None:
 
 SWALLOWING = """
 import sys, time
-from no_time_to_train.process import program
+from no_time_to_train.io.process import program
 
 class Slow:
     def __del__(self):
@@ -208,7 +208,7 @@ def wait_for_overlays(folder: Path, process: subprocess.Popen[str]) -> None:
 
 def test_file_names_are_utf8_in_any_locale() -> None:
     code = (
-        "import sys\nfrom no_time_to_train.process import check_arguments, program\n"
+        "import sys\nfrom no_time_to_train.io.process import check_arguments, program\n"
         "sys.exit(program(lambda args: check_arguments(args) or (0 if args == ['\\u00fc'] else 3), 'x'))"
     )
     # The code after -c is not among the arguments; orig_argv holds it.
@@ -278,8 +278,8 @@ def test_other_errors_are_not_of_memory() -> None:
 
 def test_a_fault_is_a_traceback_without_secrets() -> None:
     code = (
-        "import sys\nfrom no_time_to_train.process import program\n"
-        "from no_time_to_train.redact import remember_secret\n"
+        "import sys\nfrom no_time_to_train.io.process import program\n"
+        "from no_time_to_train.io.redact import remember_secret\n"
         "remember_secret('hf_' + 'abcdefgh')\n"
         "def main(args):\n"
         "    try:\n        raise ValueError('it said hf_abc' + 'defgh')\n"

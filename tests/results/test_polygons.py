@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from no_time_to_train.data.coco import Annotation, decode_mask
-from no_time_to_train.data.polygons import mask_to_polygons
+from no_time_to_train.results.polygons import mask_to_polygons
 
 # Pillow fills this many pixels for one, of which the middle one counts.
 SCALE = 25

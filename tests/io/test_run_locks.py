@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from no_time_to_train.errors import OutputError
-from no_time_to_train.run_locks import sole_run
+from no_time_to_train.io.run_locks import sole_run
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from no_time_to_train.run_locks import sole_run
+from no_time_to_train.io.run_locks import sole_run
 with sole_run(Path(sys.argv[1]), "a run", remedy=""):
     print("held", flush=True)
     time.sleep(60)

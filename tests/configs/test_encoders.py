@@ -3,9 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.models.transformers_models import build_model
-from no_time_to_train.registry import (
+from no_time_to_train.configs.encoders import (
     ALIASES,
     DINOV2_CONFIGS,
     DINOV3_CONFIGS,
@@ -13,6 +11,8 @@ from no_time_to_train.registry import (
     EncoderConfig,
     resolve_encoder,
 )
+from no_time_to_train.errors import UnknownEncoderError
+from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.entries import architecture_of
 
 

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, TextIO, cast
 
 from no_time_to_train.errors import ConfigError, DataNotFoundError, NoTimeToTrainError, OutputError
-from no_time_to_train.redact import redact, remember_link
+from no_time_to_train.io.redact import redact, remember_link
 
 BAD_INPUT = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

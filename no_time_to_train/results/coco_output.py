@@ -11,9 +11,9 @@ from pycocotools import mask as coco_mask
 
 from no_time_to_train import __version__
 from no_time_to_train.data.masks import decode_mask
-from no_time_to_train.data.polygons import mask_to_polygons
 from no_time_to_train.data.records import Annotation, Category, ImageRecord
-from no_time_to_train.files import write_text_atomic
+from no_time_to_train.io.atomic import write_text_atomic
+from no_time_to_train.results.polygons import mask_to_polygons
 
 PREDICTIONS = "predictions.json"
 _DESCRIPTION = "Instances found by no_time_to_train"

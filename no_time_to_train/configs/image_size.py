@@ -2,9 +2,9 @@
 
 import re
 
+from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.limits import shown_number
 from no_time_to_train.errors import ConfigError, ImageSizeError
-from no_time_to_train.limits import shown_number
-from no_time_to_train.registry import EncoderConfig
 
 LONGEST_SIDE = 2**15
 _MOST_DIGITS = 9
@@ -14,7 +14,7 @@ def grid_size(height: int, width: int, config: EncoderConfig) -> tuple[int, int]
     """Return the rows and columns of patch tokens for an image of that size in pixels.
 
     Examples:
-        >>> from no_time_to_train.registry import resolve_encoder
+        >>> from no_time_to_train.configs.encoders import resolve_encoder
         >>> grid_size(64, 96, resolve_encoder("small"))
         (4, 6)
     """

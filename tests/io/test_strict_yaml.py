@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.yaml_files import read_yaml
+from no_time_to_train.io.strict_yaml import read_yaml
 
 
 def test_values_that_nest_too_deeply_are_refused_at_once(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from no_time_to_train.strict_json import parse_json
+from no_time_to_train.io.strict_json import parse_json
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from no_time_to_train import files
 from no_time_to_train.errors import OutputError
-from no_time_to_train.files import atomic_files, atomic_folder, atomic_path, put_in_place, write_text_atomic
-from no_time_to_train.paths import open_regular, read_regular, without_home
+from no_time_to_train.io import atomic as files
+from no_time_to_train.io.atomic import atomic_files, atomic_folder, atomic_path, put_in_place, write_text_atomic
+from no_time_to_train.io.paths import open_regular, read_regular, without_home
 
 
 def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -247,11 +247,11 @@ def test_a_limit_on_file_sizes_names_the_file_and_the_limit(writer: str, tmp_pat
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom numpy import zeros\n"
         "from safetensors.numpy import save_file\nfrom no_time_to_train.errors import OutputError\n"
-        "from no_time_to_train.files import atomic_path, write_text_atomic\n"
+        "from no_time_to_train.io.atomic import atomic_path, write_text_atomic\n"
         "path = Path(sys.argv[1])\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_480, 20_480))\n"
         f"try:\n    {writer}\nexcept OutputError as error:\n    print(error)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code, str(tmp_path / "large")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert f"cannot write {tmp_path / 'large'}: File too large (raise the limit that ulimit -f shows" in done.stdout

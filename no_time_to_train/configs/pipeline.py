@@ -7,12 +7,12 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from no_time_to_train.configs.image_size import LONGEST_SIDE
+from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.image_sizes import LONGEST_SIDE
-from no_time_to_train.limits import MOST_IN_BATCH, TOGETHER, check_number
+from no_time_to_train.io.messages import nearest
+from no_time_to_train.io.paths import check_local
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.messages import nearest
-from no_time_to_train.paths import check_local
 
 T = TypeVar("T")
 

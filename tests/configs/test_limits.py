@@ -1,7 +1,7 @@
 import pytest
 
+from no_time_to_train.configs.limits import check_number
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.limits import check_number
 
 
 @pytest.mark.parametrize("value", [None, 1, 7, 10])

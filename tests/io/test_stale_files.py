@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from no_time_to_train import files, leftovers
-from no_time_to_train.files import atomic_files, atomic_path, put_in_place, remove_folder, write_text_atomic
-from no_time_to_train.leftovers import is_unfinished, remove_left_over, replaced_name, unfinished_name, writing_in
+from no_time_to_train.io import atomic as files
+from no_time_to_train.io import stale_files as leftovers
+from no_time_to_train.io.atomic import atomic_files, atomic_path, put_in_place, remove_folder, write_text_atomic
+from no_time_to_train.io.stale_files import is_unfinished, remove_left_over, replaced_name, unfinished_name, writing_in
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_names_tell(name: str, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from no_time_to_train.files import atomic_files, atomic_folder, atomic_path
+from no_time_to_train.io.atomic import atomic_files, atomic_folder, atomic_path
 folder = Path(sys.argv[1])
 with atomic_path(folder / "a.json") as file, atomic_folder(folder / "b") as beside, atomic_files(folder, "c") as within:
     file.write_text("{")
@@ -51,7 +52,7 @@ with atomic_path(folder / "a.json") as file, atomic_folder(folder / "b") as besi
 
 def process(folder: Path, what: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", KILLED, str(folder), what]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

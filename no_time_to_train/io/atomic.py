@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
-from no_time_to_train.leftovers import replaced_name, unfinished_name, writing_in
-from no_time_to_train.paths import ONLY_LOCAL, as_given, is_address
+from no_time_to_train.io.paths import ONLY_LOCAL, as_given, is_address
+from no_time_to_train.io.stale_files import replaced_name, unfinished_name, writing_in
 
 # What ends writing for lack of room: a full disk, a full quota, and the largest file that `ulimit -f` allows.
 NO_ROOM = {

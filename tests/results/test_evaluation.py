@@ -15,8 +15,15 @@ from rich.console import Console
 from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageRecord
 from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.errors import AnnotationError
-from no_time_to_train.evaluation import METRICS, ap_table, coco_results, comparison_table, evaluate, reports_as_json
 from no_time_to_train.matching import Instances
+from no_time_to_train.results.evaluation import (
+    METRICS,
+    ap_table,
+    coco_results,
+    comparison_table,
+    evaluate,
+    reports_as_json,
+)
 
 SIZE = 120
 

@@ -1,0 +1,1 @@
+"""What was found: COCO datasets, average precision, drawings."""
