@@ -12,7 +12,6 @@ from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_numbe
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import nearest
 from no_time_to_train.io.paths import check_local
-from no_time_to_train.matching.debias import DebiasConfig
 
 T = TypeVar("T")
 
@@ -51,6 +50,22 @@ class EncoderConfigArgs:
                 f"encoder_cfg.resize_policy is {self.resize_policy!r}, expected one of {', '.join(policies)}",
                 remedy="correct it in the YAML",
             )
+
+
+@dataclass(frozen=True)
+class DebiasConfig:
+    """Positional debiasing, as set in YAML.
+
+    Attributes:
+        enabled: Whether it is done.
+        components: Leading components that are removed; in the published proportion to the width when None.
+    """
+
+    enabled: bool = False
+    components: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("debias.components", self.components, 1, 2**16, "no encoder's features are as wide")
 
 
 @dataclass(frozen=True)

@@ -14,27 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from no_time_to_train.configs.limits import check_number
+from no_time_to_train.configs.pipeline import DebiasConfig
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.precision import full_precision
 
+__all__ = ["DebiasConfig", "PositionalDebias", "positional_basis"]
+
 _COMPONENTS_PER_DIM = 500 / 1024
-
-
-@dataclass(frozen=True)
-class DebiasConfig:
-    """Positional debiasing, as set in YAML.
-
-    Attributes:
-        enabled: Whether it is done.
-        components: Leading components that are removed; in the published proportion to the width when None.
-    """
-
-    enabled: bool = False
-    components: int | None = None
-
-    def __post_init__(self) -> None:
-        check_number("debias.components", self.components, 1, 2**16, "no encoder's features are as wide")
 
 
 @dataclass

@@ -25,9 +25,9 @@ from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.encoder import ONNX, is_file_of_weights
 from no_time_to_train.models.matcher_config import MatcherConfig
 from no_time_to_train.pl_wrapper.memory_checks import check_memory
+from no_time_to_train.pl_wrapper.pictures import Overlays, ReferencePictures
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
 from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
-from no_time_to_train.results.drawing import Overlays, ReferencePictures
 from no_time_to_train.results.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
 
 log = logging.getLogger(__name__)
