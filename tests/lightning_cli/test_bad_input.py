@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from no_time_to_train.matching import MemoryBank
 from tests.conftest import DATA
-from tests.lightning_cli.runs import BASE, read, run
+from tests.lightning_cli.runs import BASE, one_error, read, run
 from tests.tiny import TinyData
 
 pytestmark = [
@@ -20,15 +20,6 @@ pytestmark = [
     # Lightning's own, which a caller cannot mend: workers are not worth their start for a handful of images.
     pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
 ]
-
-
-def one_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line of an error, and see that it is one."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert not any("Traceback" in line for line in lines)
-    return errors[0]
 
 
 def broken_json(data: TinyData, folder: Path, **changes: Any) -> Path:
