@@ -7,7 +7,7 @@ from no_time_to_train.io.process import program
 
 def _main(args: list[str]) -> int:
     # Imported here, since torch takes seconds: a signal or too little memory is answered during the import too.
-    from no_time_to_train.lightning_cli import main
+    from no_time_to_train.cli.lightning import main
 
     return main(args)
 

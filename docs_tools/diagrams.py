@@ -25,46 +25,22 @@ text { font: 13px system-ui, sans-serif; fill: #1d2b2a; text-anchor: middle }
 # The folders and modules, from the top floor to the ground, each with what it does.
 FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("__main__", "python -m no_time_to_train"),),
-    (("cli", "ntt"), ("lightning_cli", "run_lightening.py, by YAML")),
+    (("cli", "ntt, and run_lightening.py by YAML"),),
     (("prediction", "ntt predict: folders in, pictures out"),),
-    (
-        ("segmenter", "the Python API"),
-        ("pl_wrapper", "thin LightningModules"),
-        ("weights_commands", "ntt fetch, doctor, ..."),
-        ("checkpoint_paths", "of --ckpt_path"),
-    ),
+    (("segmenter", "the Python API"), ("pl_wrapper", "thin LightningModules")),
     (("quickstart", "the shipped models: training, report, demo"),),
     (("distill", "students of a teacher"), ("parity", "torch, Equinox and ONNX compared")),
-    (
-        ("evaluation", "COCO results and AP"),
-        ("visualization", "overlays, feature pictures"),
-        ("export", "ONNX, through JAX"),
-    ),
+    (("export", "ONNX, through JAX"),),
     (("models", "encoders, SAM2, the baselines; torch"), ("jax_models", "DINOv3 as Equinox modules; JAX")),
+    (("results", "COCO datasets, AP, drawings"),),
     (
         ("matching", "memory and matching"),
         ("weights", "files, layouts, fetching"),
         ("data", "images, COCO, references"),
-        ("image_sizes", "what an encoder takes"),
     ),
-    (
-        ("files", "whole or not at all"),
-        ("distributed", "gathering"),
-        ("registry", "encoders"),
-        ("yaml_files", "reading"),
-        ("strict_json", "reading"),
-        ("limits", "of numbers"),
-        ("messages", "in one line"),
-        ("pages", "of HTML"),
-        ("process", "signals, exit status"),
-        ("run_locks", "one run a folder"),
-    ),
-    (("paths", "that users give: checked, shown, opened"),),
-    (
-        ("errors", "what failed, and what mends it"),
-        ("leftovers", "of killed processes"),
-        ("redact", "masks secrets in all output"),
-    ),
+    (("configs", "encoders, settings, limits"), ("distributed", "gathering")),
+    (("io", "files, parsers, redaction, signals"),),
+    (("errors", "what failed, and what mends it"),),
 )
 
 

@@ -20,9 +20,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("export",),
     ("distill", "parity"),
     ("quickstart",),
-    ("segmenter", "pl_wrapper", "weights_commands", "checkpoint_paths"),
+    ("segmenter", "pl_wrapper"),
     ("prediction",),
-    ("cli", "lightning_cli"),
+    ("cli",),
     ("__main__",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from benchmarks.fidelity import ROOT, Case, average_precision, compare, fss_case, shapes_case
+from no_time_to_train.cli.lightning import main
 from no_time_to_train.data.coco import decode_mask
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.references import load_references
-from no_time_to_train.lightning_cli import main
 from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
 from no_time_to_train.models.preprocessing import encoder_pixels

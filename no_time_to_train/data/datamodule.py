@@ -27,8 +27,8 @@ from no_time_to_train.data.references import (
     load_references,
 )
 from no_time_to_train.data.splits import resolve_split
+from no_time_to_train.data.truth import MOST_BEYOND, check_masks, doubts_of
 from no_time_to_train.errors import AnnotationError, ConfigError, DataNotFoundError, ImageSizeError
-from no_time_to_train.results.truth import MOST_BEYOND, check_masks, doubts_of
 
 log = logging.getLogger(__name__)
 

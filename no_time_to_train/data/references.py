@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, load_coco
-from no_time_to_train.data.command import sample_references_command
 from no_time_to_train.data.plain_pickle import read_plain_pickle
 from no_time_to_train.data.sampling import sample_references
+from no_time_to_train.data.truth import MOST_BEYOND, is_below_a_pixel, pixels_beyond
 from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError, EmptyMaskError
-from no_time_to_train.results.truth import MOST_BEYOND, is_below_a_pixel, pixels_beyond
 
 __all__ = [
     "Reference",
@@ -22,7 +21,6 @@ __all__ = [
     "load_negative_references",
     "load_references",
     "sample_references",
-    "sample_references_command",
 ]
 
 log = logging.getLogger(__name__)

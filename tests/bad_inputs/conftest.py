@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 
-from no_time_to_train import cli, lightning_cli
+from no_time_to_train import cli
+from no_time_to_train.cli import lightning as lightning_cli
 from no_time_to_train.data.training_scenes import training_scenes
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.encoder import build_torch_encoder

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from no_time_to_train import cli, lightning_cli, weights_commands
+from no_time_to_train import cli
+from no_time_to_train.cli import lightning as lightning_cli
+from no_time_to_train.cli import weights as weights_commands
 from tests.docs.blocks import ROOT
 
 # Programs that are not this project's: what stands behind them is theirs.

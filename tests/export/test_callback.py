@@ -14,9 +14,9 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
+from no_time_to_train.cli.lightning import main
 from no_time_to_train.errors import ConfigError, ExportError
 from no_time_to_train.export.callback import OnnxExportCallback
-from no_time_to_train.lightning_cli import main
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.models.live import find_live_encoder
 from no_time_to_train.models.onnx_file import read_onnx_file

@@ -10,7 +10,7 @@ import yaml
 
 from no_time_to_train import Segmenter
 from no_time_to_train.cli import main as ntt
-from no_time_to_train.lightning_cli import main
+from no_time_to_train.cli.lightning import main
 from tests.pl_wrapper.test_distill_pl import logged, settings
 from tests.pl_wrapper.test_quickstart_training import arguments
 from tests.test_segmenter import mask, picture

@@ -26,7 +26,7 @@ IMPORTED = (
     "equinox",
     "lightning.pytorch.callbacks",
     "no_time_to_train.cli",
-    "no_time_to_train.lightning_cli",
+    "no_time_to_train.cli.lightning",
     "no_time_to_train.models.conversion",
     "no_time_to_train.pl_wrapper.distill_pl",
     "no_time_to_train.pl_wrapper.quickstart_encoder_pl",

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
+from no_time_to_train.cli.lightning import main
 from no_time_to_train.errors import ConfigError, ParityError
 from no_time_to_train.export.callback import OnnxExportCallback
-from no_time_to_train.lightning_cli import main
 from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.parity.callback import FeatureParityCallback
 from tests.export.test_callback import CONFIGS, Regression

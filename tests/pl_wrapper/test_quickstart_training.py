@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from no_time_to_train.lightning_cli import main
+from no_time_to_train.cli.lightning import main
 from no_time_to_train.models.encoder import build_encoder
 from no_time_to_train.models.sam2 import build_sam2
 from tests.tiny import write_config

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from no_time_to_train.lightning_cli import main
+from no_time_to_train.cli.lightning import main
 from tests.pl_wrapper import test_distill_pl
 from tests.pl_wrapper.test_distill_pl import ROOT, settings
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from no_time_to_train.cli.lightning import main
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import OutputError
-from no_time_to_train.lightning_cli import main
 from tests.pl_wrapper import test_distill_pl
 from tests.pl_wrapper.test_distill_pl import ROOT, settings
 

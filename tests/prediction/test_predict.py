@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from no_time_to_train.cli import _spelled_out, main
+from no_time_to_train.cli.lightning import main as lightning
+from no_time_to_train.cli.ntt import _spelled_out, main
+from no_time_to_train.cli.predict import predict as predict_
 from no_time_to_train.errors import DataNotFoundError
-from no_time_to_train.lightning_cli import main as lightning
-from no_time_to_train.prediction.command import predict as predict_
 from no_time_to_train.prediction.inputs import InputImage, common_folder, find_images
 from no_time_to_train.prediction.journal import Journal
 from no_time_to_train.prediction.models import choose_models

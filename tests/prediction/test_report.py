@@ -16,7 +16,7 @@ from PIL import Image
 
 from no_time_to_train import __version__
 from no_time_to_train.cli import main
-from no_time_to_train.lightning_cli import main as lightning
+from no_time_to_train.cli.lightning import main as lightning
 from no_time_to_train.prediction.report import _named
 from tests.browser import dumped, needs_chromium
 from tests.tiny import TinyData

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from no_time_to_train.cli import COMMANDS
+from no_time_to_train.cli.ntt import COMMANDS
 from tests.safety.watching import closed_network
 from tests.safety.workplace import HOME, INPUTS, TOKEN, Workplace, prepare, run_all
 

@@ -19,11 +19,11 @@ import yaml
 from safetensors.torch import load_file
 
 from no_time_to_train.cli import main as ntt
+from no_time_to_train.cli.lightning import main
 from no_time_to_train.data.training_scenes import training_scenes
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import NoTimeToTrainError, OutputError, WeightsFormatError
 from no_time_to_train.jax_models import load_eqx_encoder
-from no_time_to_train.lightning_cli import main
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.feature_cache import FeatureCache

@@ -7,8 +7,8 @@ import pytest
 
 from no_time_to_train.data.coco import load_coco
 from no_time_to_train.data.datamodule import ReferenceTargetDataModule
+from no_time_to_train.data.truth import check_masks, doubts_of
 from no_time_to_train.errors import AnnotationError, MaskSizeError
-from no_time_to_train.results.truth import check_masks, doubts_of
 
 SIDE = 64
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]

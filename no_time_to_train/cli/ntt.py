@@ -15,16 +15,16 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from no_time_to_train import weights_commands
-from no_time_to_train.data.command import sample_references_command
+from no_time_to_train.cli import weights as weights_commands
+from no_time_to_train.cli.compare import compare
+from no_time_to_train.cli.data import sample_references_command
+from no_time_to_train.cli.export import export
+from no_time_to_train.cli.predict import predict
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
-from no_time_to_train.export.command import export
 from no_time_to_train.io.messages import CHECK_PATH, in_one_line, nearest
 from no_time_to_train.io.paths import check_local, in_home, without_home
 from no_time_to_train.io.process import check_arguments, is_out_of_memory, parse_in_this_process, program
 from no_time_to_train.io.redact import remember_link
-from no_time_to_train.parity.command import compare
-from no_time_to_train.prediction.command import predict
 
 
 def write_shapes(

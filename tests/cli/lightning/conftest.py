@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lightning_cli.runs import BASE
+from tests.cli.lightning.runs import BASE
 from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
 
 

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from no_time_to_train.matching import MemoryBank
-from tests.lightning_cli.runs import ROOT, one_error, read, run
+from tests.cli.lightning.runs import ROOT, one_error, read, run
 from tests.tiny import TinyData, small_model_arguments
 
 CONFIGS = sorted((ROOT / "pl_configs").glob("*.yaml"))

@@ -27,7 +27,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from no_time_to_train.checkpoint_paths import names_in, refuse_elsewhere
+from no_time_to_train.cli.checkpoint_paths import names_in, refuse_elsewhere
+from no_time_to_train.cli.option_names import check_kinds, check_names
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
@@ -43,7 +44,6 @@ from no_time_to_train.io.process import (
 )
 from no_time_to_train.io.redact import printable
 from no_time_to_train.io.strict_yaml import read_yaml
-from no_time_to_train.pl_wrapper.option_names import check_kinds, check_names
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from no_time_to_train.matching import MemoryBank
+from tests.cli.lightning.runs import BASE, one_error, read, run
 from tests.conftest import DATA
-from tests.lightning_cli.runs import BASE, one_error, read, run
 from tests.tiny import TinyData
 
 pytestmark = [

@@ -9,10 +9,10 @@ import yaml
 from jsonargparse import dict_to_namespace
 
 from no_time_to_train.cli import main as ntt
-from no_time_to_train.lightning_cli import main
+from no_time_to_train.cli.lightning import main
 from no_time_to_train.pl_wrapper.run_settings import with_root
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "pl_configs" / "quickstart.yaml"
 SMALL = ["--shots", "1", "--num-targets", "1", "--size", "32"]
 
