@@ -1,0 +1,85 @@
+"""Modules that have moved: their old import paths give the new modules, with a `DeprecationWarning`.
+
+YAMLs name classes by such paths too.
+"""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_PACKAGE = "no_time_to_train"
+
+# Old path and new path within the package; of the first release.
+MOVED = {
+    "checkpoint_paths": "cli.checkpoint_paths",
+    "data.coco_output": "results.coco_output",
+    "data.command": "cli.data",
+    "data.polygons": "results.polygons",
+    "evaluation": "results.evaluation",
+    "export.command": "cli.export",
+    "files": "io.atomic",
+    "image_sizes": "configs.image_size",
+    "leftovers": "io.stale_files",
+    "lightning_cli": "cli.lightning",
+    "limits": "configs.limits",
+    "messages": "io.messages",
+    "models.configs": "configs.pipeline",
+    "pages": "io.html",
+    "parity.command": "cli.compare",
+    "paths": "io.paths",
+    "pl_wrapper.option_names": "cli.option_names",
+    "prediction.command": "cli.predict",
+    "process": "io.process",
+    "redact": "io.redact",
+    "registry": "configs.encoders",
+    "run_locks": "io.run_locks",
+    "strict_json": "io.strict_json",
+    "visualization": "pl_wrapper.pictures",
+    "weights_commands": "cli.weights",
+    "yaml_files": "io.strict_yaml",
+}
+
+
+class _MovedLoader:
+    """Gives the module at the new path, as it is."""
+
+    def __init__(self, new: str) -> None:
+        self._new = new
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Import the module at its new path."""
+        self._module = importlib.import_module(self._new)
+        self._own = self._module.__spec__
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module its own specification back, which the import system has replaced."""
+        module.__spec__ = self._own
+
+
+class _MovedFinder:
+    """Finds old import paths."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return how an old path is imported, and None for every other one."""
+        package, _, old = fullname.partition(".")
+        if package != _PACKAGE or old not in MOVED:
+            return None
+        new = f"{_PACKAGE}.{MOVED[old]}"
+        # Of the import system's own frames, which are passed over, there are several.
+        warnings.warn(f"{fullname} is {new} now", DeprecationWarning, stacklevel=2)
+        loader: Any = _MovedLoader(new)
+        return ModuleSpec(fullname, loader)
+
+
+def install() -> None:
+    """Let old import paths be found, after all others."""
+    if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
+        finder: Any = _MovedFinder()  # not of importlib.abc, whose import takes as long as all the rest of this package
+        sys.meta_path.append(finder)

@@ -1,0 +1,49 @@
+"""Old import paths, all of the first release's, in processes where nothing else has been imported."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from no_time_to_train.io.old_import_paths import MOVED
+
+# Modules of the first release (154e7d7), as `git ls-tree -r --name-only 154e7d7 no_time_to_train` names them.
+FIRST_RELEASE = (Path(__file__).parent / "first_release_modules.txt").read_text().split()
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_an_old_path_gives_the_new_module(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, new = f"no_time_to_train.{old}", importlib.import_module(f"no_time_to_train.{MOVED[old]}")
+    monkeypatch.delitem(sys.modules, path, raising=False)
+    spec = new.__spec__
+    with pytest.warns(DeprecationWarning, match=f"^{path} is no_time_to_train.{MOVED[old]} now$"):
+        assert importlib.import_module(path) is new
+    assert new.__spec__ is spec
+    monkeypatch.delitem(sys.modules, path)
+
+
+def test_every_module_of_the_first_release_is_found() -> None:
+    code = "import importlib, sys, warnings; warnings.simplefilter('ignore')\n" + (
+        "for name in sys.argv[1:]: importlib.import_module(name)"
+    )
+    subprocess.run([sys.executable, "-c", code, *FIRST_RELEASE], check=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_form_of_import() -> None:
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from no_time_to_train import registry\n"
+        "import no_time_to_train.files as files\n"
+        "from no_time_to_train.models.configs import Sam2InferConfig\n"
+        "from no_time_to_train.visualization import Overlays, draw_masks\n"
+        "from no_time_to_train.cli import main\n"
+        "from no_time_to_train.io import atomic\n"
+        "from no_time_to_train.configs import encoders\n"
+        "assert files is atomic and registry is encoders and callable(main)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("no_time_to_train.never_was")
