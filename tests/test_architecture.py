@@ -58,7 +58,7 @@ def test_imports_come_from_below(path: Path) -> None:
 
 
 def test_no_file_is_long() -> None:
-    long = {str(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 600}
+    long = {str(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
     assert not long
 
 
