@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 from no_time_to_train.export.onnx import export_onnx
-from no_time_to_train.models.encoder import build_torch_encoder
-from no_time_to_train.models.onnx_file import open_session, read_onnx_file
+from no_time_to_train.runtime.onnx_session import open_session, read_onnx_file
 
 ENCODERS = ("dinov3_small", "dinov3_small_plus", "dinov3_base", "dinov3_large", "dinov3_convnext_tiny")
 SIZES = ((224, 224), (256, 384), (480, 640))

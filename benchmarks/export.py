@@ -27,9 +27,9 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from no_time_to_train.configs.encoders import resolve_encoder
-from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import build_torch_encoder
-from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.encoders.conversion import convert_weights
+from no_time_to_train.encoders.torch_encoder import build_torch_encoder
+from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.weights.entries import architecture_of
 
 _LARGE = 2 << 30
@@ -79,7 +79,7 @@ print(json.dumps({"ms": 1e3 * (time.perf_counter() - begin), "own_mb": own() - b
 _RUN = """
 import json, sys, time
 import numpy
-from no_time_to_train.models.onnx_file import open_session, read_onnx_file
+from no_time_to_train.runtime.onnx_session import open_session, read_onnx_file
 begin = time.perf_counter()
 session = open_session(read_onnx_file(sys.argv[1]))
 opened = time.perf_counter() - begin

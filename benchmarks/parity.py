@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_torch_encoder
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models import load_eqx_encoder
-from no_time_to_train.models.encoder import FeatureEncoder, build_torch_encoder
 from no_time_to_train.parity import compare_features
 from no_time_to_train.parity.images import noise_of
 from tests.parity.planted import equinox_faults

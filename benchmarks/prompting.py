@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import ask_peer
-from no_time_to_train.models.sam2 import ImageEmbedding, Prompts, Sam2Segmenter, build_sam2, point_grid
+from no_time_to_train.proposers.sam2.predictor import ImageEmbedding, Prompts, Sam2Segmenter, build_sam2, point_grid
 
 
 def show_profile(sam2: Sam2Segmenter, embedding: ImageEmbedding, points: Tensor) -> None:

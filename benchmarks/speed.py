@@ -34,9 +34,9 @@ from benchmarks.matching import match_plainly, plain_results, random_bank
 from no_time_to_train.data.images import load_image
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, point_grid
-from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
+from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, point_grid
 from no_time_to_train.results.evaluation import coco_results
 
 STAGES = ("load", "encode", "embed", "prompt", "match", "write")

@@ -31,8 +31,10 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("quickstart", "the shipped models: training, report, demo"),),
     (("distill", "students of a teacher"), ("parity", "torch, Equinox and ONNX compared")),
     (("export", "ONNX, through JAX"),),
-    (("models", "encoders, SAM2, the baselines; torch"), ("jax_models", "DINOv3 as Equinox modules; JAX")),
-    (("results", "COCO datasets, AP, drawings"),),
+    (("models", "the two baselines"),),
+    (("proposers", "SAM2: prompts to masks"),),
+    (("encoders", "images to features; torch, ONNX"), ("jax_models", "DINOv3 as Equinox modules; JAX")),
+    (("results", "COCO datasets, AP, drawings"), ("runtime", "ONNX Runtime")),
     (
         ("matching", "memory and matching"),
         ("weights", "files, layouts, fetching"),

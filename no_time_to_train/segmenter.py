@@ -25,13 +25,13 @@ from no_time_to_train.data.arguments import (
 from no_time_to_train.data.arrays import ImageLike, as_image, as_mask
 from no_time_to_train.data.datamodule import ReferenceDataset
 from no_time_to_train.data.references import load_negative_references, load_references
+from no_time_to_train.encoders.devices import checked_device
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.resizing import resize_masks
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.devices import checked_device
-from no_time_to_train.models.sam2 import Prompts
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.sam2.predictor import Prompts
 from no_time_to_train.results.drawing import draw_masks
 from no_time_to_train.results.evaluation import Result, coco_results
 

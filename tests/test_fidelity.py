@@ -16,11 +16,11 @@ from no_time_to_train.cli.lightning import main
 from no_time_to_train.data.coco import decode_mask
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.references import load_references
+from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
-from no_time_to_train.models.preprocessing import encoder_pixels
-from no_time_to_train.models.sam2 import Prompts
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.sam2.predictor import Prompts
 from tests.golden_files import BESIDE, shared
 
 pytestmark = [

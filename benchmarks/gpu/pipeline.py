@@ -18,10 +18,11 @@ from benchmarks.matching import match_plainly, random_bank
 from benchmarks.speed import ask_peer
 from no_time_to_train.matching import MemoryBank, precision, resizing, similarity
 from no_time_to_train.matching.instances import match_masks
-from no_time_to_train.models import mask_drawing, prompting
-from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, point_grid
-from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
+from no_time_to_train.proposers.sam2 import fast_decoder as prompting
+from no_time_to_train.proposers.sam2 import mask_upscaling as mask_drawing
+from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, point_grid
 from no_time_to_train.results.evaluation import coco_results
 
 STAGES = ("encode", "embed", "prompt", "match", "write")

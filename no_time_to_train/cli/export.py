@@ -39,7 +39,7 @@ def export(
         json: Print what the file says of itself as JSON.
     """
     from no_time_to_train.export.onnx import export_onnx
-    from no_time_to_train.models.onnx_file import read_onnx_file
+    from no_time_to_train.runtime.onnx_session import read_onnx_file
 
     folder = export_onnx(
         encoder,

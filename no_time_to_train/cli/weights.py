@@ -37,7 +37,7 @@ def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"
             without `--destination`.
         to: `hf` is a folder that transformers opens, `meta` is Meta's own layout, `equinox` is for the JAX models.
     """
-    from no_time_to_train.models.conversion import convert_weights
+    from no_time_to_train.encoders.conversion import convert_weights
 
     print(without_home(str(convert_weights(source, destination, to))))
 

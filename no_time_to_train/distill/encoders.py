@@ -13,8 +13,8 @@ from no_time_to_train.configs.encoders import EncoderConfig, resolve_encoder, we
 from no_time_to_train.distill.configs import StudentConfig, TeacherConfig
 from no_time_to_train.distill.teacher import DinoV3Config, DinoV3Teacher
 from no_time_to_train.distributed import rank_and_world
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import WeightsNotFoundError
-from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.weights.licence import NOTICE_FILE, is_dinov3
 
 

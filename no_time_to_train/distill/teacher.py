@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, DINOv3ViTImageProcessor
 
 from no_time_to_train.configs.image_size import check_image_size
+from no_time_to_train.encoders.torch_encoder import EncoderFeatures, FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatError
-from no_time_to_train.models.encoder import EncoderFeatures, FeatureEncoder, build_encoder_from_checkpoint
-from no_time_to_train.models.hub_settings import PROCESSORS, preprocessor_config
+from no_time_to_train.weights.hf_config import PROCESSORS, preprocessor_config
 from no_time_to_train.weights.manifest import check_folder
 
 Dtype = Literal["float32", "bfloat16", "float16"]

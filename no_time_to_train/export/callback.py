@@ -14,11 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from no_time_to_train.configs.image_size import check_image_size
+from no_time_to_train.encoders.live_weights import LiveEncoder, find_live_encoder, tensors_in, write_live
 from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError, OutputError
 from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
 from no_time_to_train.export.places import is_of_a_checkpoint
 from no_time_to_train.io.atomic import atomic_folder, remove_folder
-from no_time_to_train.models.live import LiveEncoder, find_live_encoder, tensors_in, write_live
 from no_time_to_train.weights.licence import NOTICE_FILE
 
 _SUFFIX = "-onnx"

@@ -28,7 +28,7 @@ from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import Drift, check_drift, measure_drift
 from no_time_to_train.io.atomic import atomic_folder, atomic_path
 from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fill_encoder, named_weights
-from no_time_to_train.models.onnx_file import (
+from no_time_to_train.runtime.onnx_session import (
     IDENTITY,
     MODEL_FILE,
     NEEDED_RUNTIME,
@@ -259,7 +259,10 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
 
 def _identity(job: _Job, path: Path, digest: str) -> str:
     """Say which torch encoder a file is the same as, and by which hashes that can be seen to hold still."""
-    from no_time_to_train.models.encoder import build_encoder_from_checkpoint, build_torch_encoder  # and transformers
+    from no_time_to_train.encoders.torch_encoder import (  # and transformers
+        build_encoder_from_checkpoint,
+        build_torch_encoder,
+    )
 
     name, weights = job.source.entry.name, job.place.weights
     known = name in ENCODER_CONFIGS

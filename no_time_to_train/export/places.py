@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
-from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, preprocessor_of, write_json
-from no_time_to_train.models.onnx_file import MODEL_FILE, read_metadata
+from no_time_to_train.runtime.onnx_session import MODEL_FILE, read_metadata
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import SAFETENSORS_INDEX, read_stored
+from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, preprocessor_of, write_json
 from no_time_to_train.weights.layouts_hf import HUB_LAYOUTS
 from no_time_to_train.weights.licence import NOTICE_FILE
 from no_time_to_train.weights.load import source_of
@@ -68,7 +68,7 @@ class Place:
             elif name == PREPROCESSOR:
                 write_json(folder / name, preprocessor_of(entry_of(self.source)))
             else:
-                from no_time_to_train.models.conversion import write_config  # and with it transformers
+                from no_time_to_train.encoders.conversion import write_config  # and with it transformers
 
                 write_config(folder, self.source, key_bias=key_bias)
 
@@ -166,7 +166,7 @@ def clone_weights(place: Place, folder: Path) -> str:
         OutputError: They cannot be written.
     """
     if not place.in_hub_layout or place.source.layout not in _HUB_NAMES:
-        from no_time_to_train.models.conversion import write_weights
+        from no_time_to_train.encoders.conversion import write_weights
 
         write_weights(place.weights, folder)
         return "converted"

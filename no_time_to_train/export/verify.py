@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.errors import ExportError
 from no_time_to_train.jax_models.load import EqxEncoder
-from no_time_to_train.models.onnx_file import OnnxFile, open_session
+from no_time_to_train.runtime.onnx_session import OnnxFile, open_session
 
 # In units of the largest feature, where that is above 1. Measured noise of fp32 is below 1.2e-5 (two backends, depth
 # 12) and grows with the depth; the mildest mistake known, GELU's tanh form, costs 6e-4.

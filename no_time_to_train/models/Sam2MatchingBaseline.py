@@ -22,8 +22,8 @@ from no_time_to_train.configs.pipeline import (
 from no_time_to_train.matching import Instances
 from no_time_to_train.matching.instances import match_mask_pairs
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.mask_generator import AmgConfig, AutomaticMaskGenerator
-from no_time_to_train.models.sam2_types import ImageEmbedding, SelectedMasks
+from no_time_to_train.proposers.automatic import AmgConfig, AutomaticMaskGenerator
+from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
 
 
 class Sam2MatchingBaseline(MatchingBaseline):

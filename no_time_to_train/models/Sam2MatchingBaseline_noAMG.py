@@ -24,10 +24,10 @@ from no_time_to_train.configs.pipeline import (
 )
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.feature_cache import content_key
-from no_time_to_train.models.prompt_selection import PriorSearch
+from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.protocols import PUBLISHED, check_published, protocol_of
-from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
+from no_time_to_train.proposers.base import ImageEmbedding, Prompts, SelectedMasks
+from no_time_to_train.proposers.prior_guided import PriorSearch
 
 
 class Sam2MatchingBaseline_noAMG(MatchingBaseline):

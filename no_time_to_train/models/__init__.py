@@ -1,1 +1,1 @@
-"""Encoders, SAM2 and the two matching baselines."""
+"""The two matching baselines: encoder, masks and matching put together."""

@@ -20,19 +20,19 @@ from no_time_to_train.configs.pipeline import (
     ProtocolName,
     as_config,
 )
+from no_time_to_train.encoders.base import Encoder
+from no_time_to_train.encoders.preprocessing import encoder_size
+from no_time_to_train.encoders.torch_encoder import ONNX, build_encoder, is_file_of_weights
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
 from no_time_to_train.matching.memory_bank import foreground_mean
 from no_time_to_train.matching.resizing import resize_masks
-from no_time_to_train.models.encoder import ONNX, build_encoder, is_file_of_weights
-from no_time_to_train.models.feature_cache import FeatureCache
-from no_time_to_train.models.features import Encoder
-from no_time_to_train.models.image_features import ImageFeatures
-from no_time_to_train.models.preprocessing import encoder_size
+from no_time_to_train.models.cache.feature_cache import FeatureCache
+from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.models.protocols import protocol_of
-from no_time_to_train.models.sam2 import Sam2Segmenter, build_sam2
-from no_time_to_train.models.sam2_types import ImageEmbedding, Prompts, SelectedMasks
+from no_time_to_train.proposers.base import ImageEmbedding, Prompts, SelectedMasks
+from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter, build_sam2
 
 log = logging.getLogger(__name__)
 

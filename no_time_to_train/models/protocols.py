@@ -13,15 +13,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from no_time_to_train.configs.pipeline import EncoderConfigArgs, MemoryBankConfig, ProtocolName, Sam2InferConfig
-from no_time_to_train.errors import ConfigError
-from no_time_to_train.io.messages import nearest
-from no_time_to_train.models.preprocessing import (
+from no_time_to_train.encoders.preprocessing import (
     Resize,
     mask_on_grid,
     reference_window,
     resize_bicubic,
     resize_bilinear,
 )
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.io.messages import nearest
 from no_time_to_train.models.published_rules import (
     corner_points,
     fractional_mask,
@@ -30,7 +30,7 @@ from no_time_to_train.models.published_rules import (
     resize_target,
     truncated_window,
 )
-from no_time_to_train.models.sam2_types import point_grid
+from no_time_to_train.proposers.base import point_grid
 
 # A box (x, y, width, height), height and width of its image, and the scale; the window's x1, y1, x2, y2.
 Window: TypeAlias = Callable[[tuple[float, float, float, float], int, int, float], tuple[int, int, int, int]]

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 
 from no_time_to_train.configs.image_size import check_image_size
+from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.errors import ConfigError, WeightsFormatError
-from no_time_to_train.models.features import Encoder
 from no_time_to_train.parity.blocks import StageDrift, measure_stages
 from no_time_to_train.parity.features import AnyEncoder, Backend, backend_of
 from no_time_to_train.parity.numbers import finite

@@ -12,11 +12,11 @@ from PIL import Image
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.configs.image_size import check_image_size, grid_size
 from no_time_to_train.data.images import load_image
+from no_time_to_train.encoders.onnx_encoder import build_onnx_encoder
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import ConfigError, WeightsNotFoundError
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models.load import load_eqx_encoder, named_weights
-from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
-from no_time_to_train.models.onnx_encoder import build_onnx_encoder
 from no_time_to_train.parity.compare import ParityReport, compare_features
 from no_time_to_train.parity.features import AnyEncoder, Backend, backend_of
 from no_time_to_train.parity.images import denormalised, noise_of, pixels_of

@@ -13,7 +13,7 @@ from PIL import Image
 
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.data.images import load_image
-from no_time_to_train.models.features import Encoder
+from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.parity.images import pixels_of
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.manifest import read_manifest

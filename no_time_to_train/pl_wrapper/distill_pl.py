@@ -20,8 +20,8 @@ from no_time_to_train.distill.losses import Distances, DistillationLoss
 from no_time_to_train.distill.neighbours import neighbour_accuracy
 from no_time_to_train.distill.schedule import build_adamw
 from no_time_to_train.distributed import gather_objects
+from no_time_to_train.encoders.live_weights import LiveEncoder, write_live
 from no_time_to_train.io.atomic import write_text_atomic
-from no_time_to_train.models.live import LiveEncoder, write_live
 from no_time_to_train.pl_wrapper.trained_folder import EndsInFolder
 from no_time_to_train.quickstart.folders import normalised
 from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE

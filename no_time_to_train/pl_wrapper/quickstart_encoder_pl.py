@@ -9,15 +9,15 @@ from torch import Tensor
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.data.training_datamodule import SceneBatch
-from no_time_to_train.models.encoder import build_torch_encoder
-from no_time_to_train.models.hub_settings import preprocessor_config
-from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.encoders.torch_encoder import build_torch_encoder
+from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
 from no_time_to_train.quickstart.augmentation import View, random_view, whole_view
 from no_time_to_train.quickstart.encoder_losses import AttributeProxies, PooledObjects, pool_objects
 from no_time_to_train.quickstart.folders import normalised, save_folder
 from no_time_to_train.weights.convert import hub_state
 from no_time_to_train.weights.entries import architecture_of
+from no_time_to_train.weights.hf_config import preprocessor_config
 
 _WEIGHTS = {"objects": 1.0, "patches": 0.5, "attributes": 0.3}
 

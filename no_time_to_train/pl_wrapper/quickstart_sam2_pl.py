@@ -13,15 +13,15 @@ from transformers.utils import logging
 
 from no_time_to_train.configs.limits import check_number
 from no_time_to_train.data.training_datamodule import SceneBatch
-from no_time_to_train.models.hub_settings import preprocessor_config
-from no_time_to_train.models.sam2 import IMAGE_MEAN, IMAGE_STD, build_sam2
-from no_time_to_train.models.sam2_configs import resolve_sam2_config
-from no_time_to_train.models.sam2_weights import new_sam2
 from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
+from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
+from no_time_to_train.proposers.sam2.predictor import IMAGE_MEAN, IMAGE_STD, build_sam2
+from no_time_to_train.proposers.sam2.weights import new_sam2
 from no_time_to_train.quickstart.augmentation import random_view, whole_view
 from no_time_to_train.quickstart.folders import normalised, save_folder
 from no_time_to_train.quickstart.sam2_losses import MaskLosses, PixelHeads, mask_losses
 from no_time_to_train.quickstart.sam2_prompts import PromptBatch, draw_prompts
+from no_time_to_train.weights.hf_config import preprocessor_config
 
 _WEIGHTS = {"mask": 1.0, "iou": 2.0, "object_score": 0.2}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.prediction.run import Outcome
 
 _MOST_NAMED = 10

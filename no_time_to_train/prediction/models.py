@@ -9,14 +9,14 @@ from typing import Any
 from no_time_to_train import __version__
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.configs.pipeline import FeatureCacheConfig, as_config, settings_of
+from no_time_to_train.encoders.devices import checked_device
+from no_time_to_train.encoders.fingerprint import sam2_digest
+from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.io.strict_yaml import read_yaml
-from no_time_to_train.models.devices import checked_device
-from no_time_to_train.models.encoder import ONNX, is_file_of_weights
-from no_time_to_train.models.feature_cache import content_key
-from no_time_to_train.models.fingerprint import sam2_digest
-from no_time_to_train.models.matcher_config import MatcherConfig
-from no_time_to_train.models.onnx_file import read_onnx_file
+from no_time_to_train.models.cache.feature_cache import content_key
+from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.segmenter import Segmenter
 from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.files import read_stored

@@ -18,13 +18,13 @@ from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import Reference, load_negative_references, load_references
+from no_time_to_train.encoders.preprocessing import reference_window
+from no_time_to_train.encoders.torch_encoder import ONNX
 from no_time_to_train.errors import ImageReadError
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.io.html import page_templates
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.encoder import ONNX
-from no_time_to_train.models.matcher_config import MatcherConfig
-from no_time_to_train.models.preprocessing import reference_window
+from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.prediction.inputs import InputImage
 from no_time_to_train.prediction.pictures import Picture, picture_of
 from no_time_to_train.prediction.run import Outcome

@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from no_time_to_train.configs.limits import MOST_IMAGES, check_number
 from no_time_to_train.data.shapes import write_shapes
+from no_time_to_train.encoders.live_weights import find_live_encoder, write_live
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
-from no_time_to_train.models.live import find_live_encoder, write_live
 from no_time_to_train.quickstart.report import CONFIG, TEST_SEED, build_baseline, fill_memories, measure
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from no_time_to_train.io.atomic import atomic_files
-from no_time_to_train.models.hub_settings import CONFIG, PREPROCESSOR, write_json
+from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, write_json
 
 
 def save_folder(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from no_time_to_train.data.shapes import Scene, ShapeClass, render_scene
-from no_time_to_train.models.sam2 import Sam2Segmenter
+from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter
 
 _PART = 5  # of a seed; 1 to 4 are the dataset's and the training's
 

@@ -30,7 +30,7 @@ from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
-from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.quickstart.mean_colour import colour_bank, colour_patches, mean_colour
 from no_time_to_train.quickstart.prompting import score_prompts

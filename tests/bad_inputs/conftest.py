@@ -15,9 +15,9 @@ import yaml
 from no_time_to_train import cli
 from no_time_to_train.cli import lightning as lightning_cli
 from no_time_to_train.data.training_scenes import training_scenes
+from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.encoder import build_torch_encoder
-from no_time_to_train.models.sam2 import build_sam2
+from no_time_to_train.proposers.sam2.predictor import build_sam2
 from tests.bad_inputs.table import Case, Given, Shop, listing, permissions_bind
 from tests.tiny import write_config, write_dataset
 

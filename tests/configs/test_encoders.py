@@ -11,8 +11,8 @@ from no_time_to_train.configs.encoders import (
     EncoderConfig,
     resolve_encoder,
 )
+from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights.entries import architecture_of
 
 

@@ -9,8 +9,8 @@ from no_time_to_train.configs.pipeline import (
 )
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.models.mask_generator import AmgConfig
-from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.proposers.automatic import AmgConfig
 
 
 def test_dataclass_mapping_and_nothing() -> None:

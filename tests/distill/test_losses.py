@@ -14,8 +14,8 @@ from no_time_to_train.distill.features import DenseFeatures, check_layers, dense
 from no_time_to_train.distill.losses import DistillationLoss, gram_distance, resized
 from no_time_to_train.distill.neighbours import neighbour_accuracy
 from no_time_to_train.distill.schedule import build_adamw
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError, ShapeMismatchError, WeightsNotFoundError
-from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint
 from tests.golden_files import golden
 
 TINY, WHOLE = resolve_encoder("dinov3_quickstart_tiny"), resolve_encoder("dinov3_quickstart")

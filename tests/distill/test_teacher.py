@@ -14,9 +14,9 @@ from torch import nn
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, SAT493M_MEAN, SAT493M_STD
 from no_time_to_train.distill import DinoV3Config, DinoV3Teacher
+from no_time_to_train.encoders.conversion import convert_weights
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import ChecksumMismatchError, ConfigError, ImageSizeError, LocalEntryNotFoundError
-from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.weights import entries
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.manifest import Manifest

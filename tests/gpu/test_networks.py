@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
-from no_time_to_train.models.image_features import ImageFeatures
-from no_time_to_train.models.preprocessing import encoder_pixels
-from no_time_to_train.models.prompting import PromptDecoder
-from no_time_to_train.models.sam2 import Prompts, Sam2Segmenter, build_sam2, point_grid
+from no_time_to_train.encoders.preprocessing import encoder_pixels
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
+from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.parity.tolerances import tolerance_of
+from no_time_to_train.proposers.sam2.fast_decoder import PromptDecoder
+from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, build_sam2, point_grid
 from tests.conftest import DATA
 from tests.golden_files import NAMES, golden
-from tests.models.test_prompting import _theirs
+from tests.proposers.test_fast_decoder import _theirs
 
 GOLDEN = DATA / "golden"
 QUICKSTART = Path(__file__).parents[2] / "checkpoints" / "quickstart"

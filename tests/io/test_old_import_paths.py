@@ -1,6 +1,7 @@
 """Old import paths, all of the first release's, in processes where nothing else has been imported."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from no_time_to_train.io.old_import_paths import MOVED
 
 # Modules of the first release (154e7d7), as `git ls-tree -r --name-only 154e7d7 no_time_to_train` names them.
+ROOT = Path(__file__).parents[2]
+NAME_THEM = {"CHANGELOG.md", "tests/io/test_old_import_paths.py"}
 FIRST_RELEASE = (Path(__file__).parent / "first_release_modules.txt").read_text().split()
 
 
@@ -31,7 +34,17 @@ def test_every_module_of_the_first_release_is_found() -> None:
     subprocess.run([sys.executable, "-c", code, *FIRST_RELEASE], check=True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nothing_here_uses_an_old_path() -> None:
+    old = re.compile(r"(?<![\w.])no_time_to_train\.(" + "|".join(re.escape(name) for name in MOVED) + r")(?![\w])")
+    folders = ("no_time_to_train", "tests", "benchmarks", "docs", "docs_tools", "pl_configs")
+    paths = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    names = [str(path.relative_to(ROOT)) for path in paths if path.suffix in (".py", ".yaml", ".toml", ".md")]
+    names = [name for name in names if name not in NAME_THEM]
+    assert len(names) > 300
+    found = {name: match[0] for name in names if (match := old.search((ROOT / name).read_text()))}
+    assert not found
+
+
 def test_every_form_of_import() -> None:
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"

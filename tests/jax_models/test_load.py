@@ -14,6 +14,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from no_time_to_train.encoders.conversion import convert_weights
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import (
     ImageSizeError,
     ShapeMismatchError,
@@ -23,8 +25,6 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.jax_models import load_eqx_encoder, save_eqx_encoder
 from no_time_to_train.jax_models.load import leaf_names
-from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.equinox_source import read_equinox_source
 from no_time_to_train.weights.files import read_tensors

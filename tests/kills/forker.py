@@ -27,7 +27,7 @@ IMPORTED = (
     "lightning.pytorch.callbacks",
     "no_time_to_train.cli",
     "no_time_to_train.cli.lightning",
-    "no_time_to_train.models.conversion",
+    "no_time_to_train.encoders.conversion",
     "no_time_to_train.pl_wrapper.distill_pl",
     "no_time_to_train.pl_wrapper.quickstart_encoder_pl",
     "no_time_to_train.pl_wrapper.sam2matcher_pl",

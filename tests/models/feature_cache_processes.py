@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from no_time_to_train.models.feature_cache import FeatureCache, content_key
+from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 
 KEYS = [content_key("entry", bytes([index])) for index in range(12)]
 MAX_BYTES = 60_000

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from no_time_to_train.configs.pipeline import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.errors import (
     ConfigError,
     EmptyClassError,
@@ -20,11 +21,10 @@ from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import DebiasConfig
 from no_time_to_train.matching.instances import match_mask_pairs
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.encoder import FeatureEncoder
-from no_time_to_train.models.mask_generator import AmgConfig
-from no_time_to_train.models.sam2 import Prompts, point_grid
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.automatic import AmgConfig
+from no_time_to_train.proposers.sam2.predictor import Prompts, point_grid
 from tests.tiny import write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")

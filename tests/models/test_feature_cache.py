@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.models.feature_cache import FeatureCache, content_key
+from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from tests.models import feature_cache_processes as processes
 
 ROOT = Path(__file__).parents[2]

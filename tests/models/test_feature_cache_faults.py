@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from no_time_to_train.errors import ConfigError, OutputError
 from no_time_to_train.io.stale_files import unfinished_name
-from no_time_to_train.models.feature_cache import FeatureCache
+from no_time_to_train.models.cache.feature_cache import FeatureCache
 from tests.models.test_feature_cache import ROOMY, file_of, files_of, kilobyte, size_of
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.configs.pipeline import as_config
+from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.errors import ConfigError, EncoderMismatchError
-from no_time_to_train.models.matcher_config import MatcherConfig
-from no_time_to_train.models.preprocessing import encoder_pixels
+from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.models.protocols import IMPROVED, PROTOCOLS, PUBLISHED, protocol_of
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.segmenter import Segmenter

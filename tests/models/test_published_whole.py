@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms, masks_to_boxes
 
-from no_time_to_train.models.encoder import FeatureEncoder
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")

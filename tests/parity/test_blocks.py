@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder, build_encoder_from_checkpoint
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models import load_eqx_encoder
-from no_time_to_train.models.encoder import FeatureEncoder, build_encoder, build_encoder_from_checkpoint
 from no_time_to_train.parity import compare_features
 from no_time_to_train.parity.features import backend_of
 from tests.golden_files import NAMES, golden

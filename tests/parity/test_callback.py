@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from no_time_to_train.cli.lightning import main
 from no_time_to_train.errors import ConfigError, ParityError
 from no_time_to_train.export.callback import OnnxExportCallback
-from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.parity.callback import FeatureParityCallback
+from no_time_to_train.runtime.onnx_session import read_onnx_file
 from tests.export.test_callback import CONFIGS, Regression
 from tests.parity.planted import scale_in_file
 

@@ -7,10 +7,10 @@ import equinox as eqx
 import pytest
 import torch
 
+from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models import load_eqx_encoder
-from no_time_to_train.models.encoder import build_encoder, build_encoder_from_checkpoint
 from no_time_to_train.parity.compare import compare_features
 from tests.golden_files import NAMES, golden
 

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import DINOv3ViTImageProcessor
 
 from no_time_to_train.configs.encoders import DINOV3_CONFIGS, resolve_encoder
-from no_time_to_train.models.encoder import FeatureEncoder, build_encoder_from_checkpoint
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.parity.images import pixels_of
 from no_time_to_train.parity.known_answers import PUBLISHED, check_known_answer
 from no_time_to_train.weights.inspect import sha256_of
@@ -101,7 +101,7 @@ def test_the_command_tells_it(photograph: Path, capsys: pytest.CaptureFixture[st
     from safetensors.torch import save_file
 
     from no_time_to_train.cli import main
-    from no_time_to_train.models.encoder import build_torch_encoder
+    from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 
     with pytest.warns(UserWarning, match="random weights"):
         encoder = build_torch_encoder("dinov3_small", random_init=True)

@@ -18,10 +18,10 @@ from PIL import Image
 from no_time_to_train.cli import main as ntt
 from no_time_to_train.cli.lightning import main
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
+from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.models.encoder import build_encoder, build_encoder_from_checkpoint, build_torch_encoder
-from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.pl_wrapper.distill_pl import DistillationModule
+from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.weights.licence import NOTICE_FILE
 
 ROOT = Path(__file__).parents[2]

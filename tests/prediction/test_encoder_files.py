@@ -13,7 +13,7 @@ from no_time_to_train.cli import main
 from no_time_to_train.configs.pipeline import EncoderConfigArgs
 from no_time_to_train.data.shapes import write_shapes
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.models.matcher_config import MatcherConfig
+from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.prediction.models import choose_models
 from tests.golden_files import golden

@@ -18,11 +18,11 @@ from no_time_to_train.cli import main
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.shapes import write_shapes
+from no_time_to_train.encoders.torch_encoder import build_encoder
 from no_time_to_train.errors import EncoderMismatchError, WeightsFormatError
 from no_time_to_train.export.onnx import export_onnx
-from no_time_to_train.models.encoder import build_encoder
-from no_time_to_train.models.onnx_file import read_onnx_file
 from no_time_to_train.prediction.models import choose_models
+from no_time_to_train.runtime.onnx_session import read_onnx_file
 from tests.golden_files import golden
 
 QUICKSTART = Path(__file__).parents[2] / "checkpoints" / "quickstart"

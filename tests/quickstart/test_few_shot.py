@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.models.encoder import build_torch_encoder
 from no_time_to_train.quickstart.few_shot import FewShotAp
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
+from no_time_to_train.encoders.torch_encoder import build_encoder
 from no_time_to_train.errors import OutputError
-from no_time_to_train.models.encoder import build_encoder
-from no_time_to_train.models.hub_settings import preprocessor_config
 from no_time_to_train.pl_wrapper.quickstart_encoder_pl import QuickstartEncoderTraining
 from no_time_to_train.quickstart.folders import normalised, save_folder
+from no_time_to_train.weights.hf_config import preprocessor_config
 
 
 def test_transformers_opens_the_folder(tmp_path: Path) -> None:

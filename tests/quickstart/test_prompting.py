@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from no_time_to_train.data.shapes import BASE_CLASSES
-from no_time_to_train.models.sam2 import Sam2Segmenter, build_sam2
-from no_time_to_train.models.sam2_types import MaskPredictions
+from no_time_to_train.proposers.base import MaskPredictions
+from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter, build_sam2
 from no_time_to_train.quickstart.prompting import innermost_pixel, score_prompts
 from tests.tiny import write_config
 

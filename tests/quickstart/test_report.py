@@ -16,8 +16,8 @@ from no_time_to_train.data.images import load_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.shapes import write_shapes
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.models.sam2_types import SelectedMasks
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.base import SelectedMasks
 from no_time_to_train.quickstart.report import build_baseline, fill_memories, measure
 from tests.tiny import write_config
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, Sam2Model
 
 from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
 from no_time_to_train.data.shapes import BASE_CLASSES, write_shapes
-from no_time_to_train.models.encoder import build_encoder
+from no_time_to_train.encoders.torch_encoder import build_encoder
 from no_time_to_train.quickstart.prompting import score_prompts
 from no_time_to_train.quickstart.report import build_baseline, fill_memories, measure
 

@@ -22,12 +22,12 @@ from no_time_to_train.cli import main as ntt
 from no_time_to_train.cli.lightning import main
 from no_time_to_train.data.training_scenes import training_scenes
 from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import NoTimeToTrainError, OutputError, WeightsFormatError
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
-from no_time_to_train.models.feature_cache import FeatureCache
-from no_time_to_train.models.sam2 import build_sam2
+from no_time_to_train.models.cache.feature_cache import FeatureCache
+from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.eqx import array_header, header_line
 from no_time_to_train.weights.ranges import locate_tensors

@@ -10,7 +10,7 @@ from huggingface_hub import close_session
 from safetensors.torch import save_file
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS
-from no_time_to_train.models.conversion import convert_weights
+from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.weights.entries import architecture_of
 from no_time_to_train.weights.shapes import shapes_of
 from tests.golden_files import golden

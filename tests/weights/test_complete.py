@@ -12,10 +12,10 @@ from torch import Tensor
 
 from no_time_to_train.cli import main
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS
+from no_time_to_train.encoders.conversion import convert_weights
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
+from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
-from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
-from no_time_to_train.models.transformers_models import build_model
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.entries import architecture_of
 from no_time_to_train.weights.manifest import check_folder

@@ -18,10 +18,10 @@ import torch
 from equimo.models import VisionTransformer
 
 from no_time_to_train.cli import main
+from no_time_to_train.encoders.conversion import convert_weights
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import DiskFullError, UnsafeWeightsError, WeightsFormatError
 from no_time_to_train.jax_models import load_eqx_encoder
-from no_time_to_train.models.conversion import convert_weights
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.weights import eqx, inspect_weights
 from no_time_to_train.weights.files import read_tensors
 from tests.golden_files import golden

@@ -11,6 +11,7 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import (
     AccessPendingError,
     AuthenticationError,
@@ -23,7 +24,6 @@ from no_time_to_train.errors import (
     ShapeMismatchError,
     WeightsNotFoundError,
 )
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from no_time_to_train.weights import check_folder, fetch_dinov3, validate_dinov3
 from no_time_to_train.weights.fetch import fetch
 from no_time_to_train.weights.licence import NOTICE_FILE

@@ -16,7 +16,7 @@ from no_time_to_train.errors import (
     UnknownEncoderError,
     WeightsNotFoundError,
 )
-from no_time_to_train.models.sam2 import SAM2_CONFIGS, build_sam2
+from no_time_to_train.proposers.sam2.predictor import SAM2_CONFIGS, build_sam2
 from no_time_to_train.weights import sam2_files
 from no_time_to_train.weights.fetch import Fetched, fetch
 from no_time_to_train.weights.sam2_files import SAM2_FILES

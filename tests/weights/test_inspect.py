@@ -16,9 +16,9 @@ from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTCon
 
 from no_time_to_train.cli import main
 from no_time_to_train.configs.encoders import DINOV3_CONFIGS, resolve_encoder
+from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.models.sam2 import build_sam2
-from no_time_to_train.models.transformers_models import build_model
+from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.entries import architecture_of
 from tests.conftest import DATA

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Sam2Model
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
-from no_time_to_train.models.sam2_configs import SAM2_CONFIGS, resolve_sam2_config
+from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS, resolve_sam2_config
 from no_time_to_train.weights.layouts_sam2 import (
     META_VIDEO_ONLY,
     POSITION_BUFFERS,
@@ -22,7 +22,7 @@ from no_time_to_train.weights.layouts_sam2 import (
     meta_sam2_to_transformers,
     sam2_layout,
 )
-from tests.models.sam2_oracle import tiny_meta
+from tests.proposers.sam2_oracle import tiny_meta
 from tests.tiny import STAGES, WIDTH
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import KeyMismatchError
-from no_time_to_train.models.encoder import build_encoder, build_encoder_from_checkpoint
 
 VITS: dict[str, dict[str, Any]] = {
     "vit_small_patch16_dinov3": {},

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from no_time_to_train.cli import main
-from no_time_to_train.models.conversion import convert_weights
+from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.weights import validate_dinov3
 from no_time_to_train.weights.manifest import MANIFEST
 from tests.golden_files import golden
@@ -120,9 +120,9 @@ def test_tensors_of_other_shapes(
         assert main(["convert", str(folder), str(folder.parent / out), "--to", to]) in (0, 2)
     said = capsys.readouterr().err
     assert "Traceback" not in said
+    from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
     from no_time_to_train.errors import WeightsFormatError
     from no_time_to_train.jax_models import load_eqx_encoder
-    from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 
     for load in (build_encoder_from_checkpoint, load_eqx_encoder):
         with pytest.raises(WeightsFormatError):

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+import no_time_to_train.encoders.conversion as conversion_module
 import no_time_to_train.export.onnx as export_module
-import no_time_to_train.models.conversion as conversion_module
 import no_time_to_train.weights.inspect as inspect_module
+from no_time_to_train.encoders.conversion import Target, convert_weights
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.export import export_onnx
-from no_time_to_train.models.conversion import Target, convert_weights
 from no_time_to_train.weights import inspect_weights
 from tests.weights.conftest import WEIGHTS
 

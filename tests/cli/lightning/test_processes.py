@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from no_time_to_train.cli.lightning import main
+from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.io.run_locks import sole_run
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.encoder import build_encoder_from_checkpoint
 from tests.cli.lightning.runs import BASE, ROOT, one_error, read, run
 from tests.tiny import TinyData, small_model_arguments, write_dataset
 
@@ -100,8 +100,8 @@ def test_real_weights_run_without_a_warning(
     sam2: Path, data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Weights that are there, in a full-size file, are loaded and nothing is said of random ones."""
-    from no_time_to_train.models.encoder import build_torch_encoder
-    from no_time_to_train.models.sam2 import build_sam2
+    from no_time_to_train.encoders.torch_encoder import build_torch_encoder
+    from no_time_to_train.proposers.sam2.predictor import build_sam2
 
     build_torch_encoder("dinov3_small", random_init=True).model.save_pretrained(tmp_path / "encoder")
     build_sam2(sam2, random_init=True).model.save_pretrained(tmp_path / "sam2")

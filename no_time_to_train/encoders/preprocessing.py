@@ -1,0 +1,112 @@
+"""Bringing images and reference masks to the encoder: crop, resize, normalise, and masks to the patch grid."""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from no_time_to_train.configs.pipeline import ResizePolicy
+from no_time_to_train.encoders.base import Encoder
+
+# Takes an image (RGB), a height and a width, and a device; gives pixels before their normalisation.
+Resize: TypeAlias = Callable[[UInt8[Tensor, "3 H0 W0"], tuple[int, int], torch.device], Float[Tensor, "1 3 H W"]]
+
+
+def resize_bicubic(
+    image: UInt8[Tensor, "3 H0 W0"], size: tuple[int, int], device: torch.device
+) -> Float[Tensor, "1 3 H W"]:
+    """Scale to [0, 1] and resize in float: bicubic, antialiased, clamped to [0, 1]."""
+    pixels = image.to(device)[None].float() / 255
+    # Bicubic overshoots at edges; pixels outside [0, 1] are none that the encoder has seen.
+    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def resize_bilinear(
+    image: UInt8[Tensor, "3 H0 W0"], size: tuple[int, int], device: torch.device
+) -> Float[Tensor, "1 3 H W"]:
+    """Scale to [0, 1] and resize in float: bilinear, antialiased, as Meta's `SAM2Transforms` does."""
+    pixels = image.to(device)[None].float() / 255
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def normalize_pixels(
+    pixels: Float[Tensor, "B 3 H W"], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Float[Tensor, "B 3 H W"]:
+    """Subtract each channel's mean, and divide by its standard deviation."""
+    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
+
+
+def encoder_pixels(
+    image: UInt8[Tensor, "3 H0 W0"],
+    encoder: Encoder,
+    policy: ResizePolicy = "stretch",
+    resize: Resize = resize_bicubic,
+) -> Float[Tensor, "1 3 H W"]:
+    """Resize an image, and normalise it as the encoder was trained.
+
+    Args:
+        image: RGB.
+        encoder: Decides the size and the normalisation.
+        policy: `stretch` to the square of the encoder's `img_size`, or `keep_ratio`.
+        resize: How it is resized.
+    """
+    size = encoder_size(image.shape[1], image.shape[2], encoder, policy)
+    return normalize_pixels(resize(image, size, encoder.device), encoder.image_mean, encoder.image_std)
+
+
+def encoder_size(height: int, width: int, encoder: Encoder, policy: ResizePolicy) -> tuple[int, int]:
+    """Return the height and width in pixels at which an image of that size is encoded."""
+    if policy == "stretch":
+        return encoder.img_size, encoder.img_size
+    patch, scale = encoder.patch_size, encoder.img_size / max(height, width)
+    return tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))  # type: ignore[return-value] # of two
+
+
+def reference_window(
+    box: tuple[float, float, float, float], height: int, width: int, scale: float = 1.2
+) -> tuple[int, int, int, int]:
+    """Return the window around a reference's box: a square of its longer side times `scale`, clipped to the image.
+
+    Args:
+        box: x, y, width and height, in pixels.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        scale: Side of the square in longer box sides.
+
+    Returns:
+        The first and one past the last column and row: x1, y1, x2, y2. At least one pixel each way.
+
+    Examples:
+        >>> reference_window((10.0, 20.0, 40.0, 20.0), height=100, width=100)
+        (6, 6, 54, 54)
+    """
+    x, y, box_width, box_height = box
+    half = max(box_width, box_height, 1) * scale / 2
+    centre_x, centre_y = x + box_width / 2, y + box_height / 2
+    x1 = min(max(0, math.floor(centre_x - half)), width - 1)
+    y1 = min(max(0, math.floor(centre_y - half)), height - 1)
+    return (
+        x1,
+        y1,
+        max(x1 + 1, min(width, math.ceil(centre_x + half))),
+        max(y1 + 1, min(height, math.ceil(centre_y + half))),
+    )
+
+
+def mask_on_grid(mask: Bool[Tensor, "H W"], grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """Bring a mask to the patch grid, by one pixel for each patch.
+
+    An object so small that it falls between those pixels keeps every patch that it touches.
+
+    Args:
+        mask: The object in the window around it.
+        grid: Rows and columns of patches.
+    """
+    nearest = F.interpolate(mask[None, None].float(), size=grid, mode="nearest")[0, 0] > 0
+    if nearest.any():
+        return nearest
+    return F.adaptive_max_pool2d(mask[None, None].float(), grid)[0, 0] > 0

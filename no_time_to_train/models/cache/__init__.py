@@ -1,0 +1,1 @@
+"""Features and masks kept from run to run."""

@@ -1,0 +1,56 @@
+"""Which tensors can be what a feature cache keeps: names, types, shapes, and numbers that are finite."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import Sam2PromptEncoderConfig
+
+from no_time_to_train.configs.image_size import grid_size
+from no_time_to_train.configs.pipeline import ResizePolicy
+from no_time_to_train.encoders.base import Encoder
+from no_time_to_train.encoders.preprocessing import encoder_size
+from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter
+
+
+def are_patches(tensors: Mapping[str, Tensor], image: Tensor, encoder: Encoder, policy: ResizePolicy) -> bool:
+    """Return whether tensors can be the patch features of an image."""
+    grid = grid_size(*encoder_size(image.shape[1], image.shape[2], encoder, policy), encoder.config)
+    return _are(tensors, {"patches": (*grid, encoder.embed_dim)})
+
+
+def are_embedding(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
+    """Return whether tensors can be an image's embedding."""
+    config = cast(Sam2PromptEncoderConfig, sam2.model.config.prompt_encoder_config)
+    width, side = config.hidden_size, sam2.image_size
+    shapes = {
+        "features": (1, width, side // 16, side // 16),
+        "stride4": (1, width // 8, side // 4, side // 4),
+        "stride8": (1, width // 4, side // 8, side // 8),
+    }
+    return _are(tensors, shapes)
+
+
+def are_masks(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
+    """Return whether tensors can be masks that SAM2 proposed; `unpack_masks` finds out whether they fit together."""
+    if tensors.keys() != {"size", "runs", "outlines", "predicted_iou"} or tensors["size"].shape != (3,):
+        return False
+    count, height, width = tensors["size"].tolist()
+    # Larger than the model's input they never are, and too large they would not fit in memory.
+    if not 0 < height <= sam2.image_size or not 0 < width <= sam2.image_size:
+        return False
+    runs = tensors["runs"]
+    if runs.ndim != 1 or runs.dtype not in (torch.int32, torch.int64) or bool((runs < 0).any()):
+        return False
+    values = {name: tensors[name] for name in ("outlines", "predicted_iou")}
+    shapes = {"outlines": (values["outlines"].numel(),), "predicted_iou": (count,)}
+    return int(runs.sum()) == count * height * width and _are(values, shapes)
+
+
+def _are(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether tensors have these names and shapes, are float32, and finite."""
+    return tensors.keys() == shapes.keys() and all(
+        tensor.shape == shapes[name] and tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+        for name, tensor in tensors.items()
+    )

@@ -1,0 +1,117 @@
+"""Mask logits kept as their outlines only, from which the masks come back the same at the image's size.
+
+A mask at the image's size is its logits, resized bilinearly and cut at 0. In an image that is not smaller than the
+mask, each pixel is weighed out of four logits that touch: between four that are not positive it is outside, between
+four that are positive inside, whatever their values. So values are kept only where signs change within one logit, and
+elsewhere only the sign. A pixel of a smaller image is weighed out of more logits: there values are kept where signs
+change within the reach of a pixel, see `pixel_reach`.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+
+from no_time_to_train.proposers.base import SelectedMasks
+
+_SURE = 10.0  # the logit of what is wholly inside; outside, its negative
+_CHUNK = 2**18  # pixels that are looked at together: their bytes stay in the cache of a core
+
+
+def pack_masks(masks: SelectedMasks, reach: int = 1) -> dict[str, Tensor]:
+    """Keep of mask logits what their masks at the image's size depend on.
+
+    Args:
+        masks: Logits that are finite, those above 0 at least 1e-30; on any device. There may be no masks, and masks
+            without foreground.
+        reach: As `pixel_reach` gives it for the image; 1 for any that is not smaller than the masks.
+
+    Returns:
+        On the CPU:
+        size: N, Hm, Wm, int64.
+        runs: Lengths, in pixels, of the stretches that are by turns outside and inside, of all masks row by row, one
+            after the other; the first is outside and may be 0; int32, or int64 from 2^31 pixels on.
+        outlines: The logits with another sign than one that is `reach` rows and columns away or nearer, in the same
+            order, float32.
+        predicted_iou: (N,) float32.
+    """
+    logits = masks.mask_logits.detach().float().cpu().contiguous().numpy()
+    inside = logits > 0
+    values = [logits[part][_outlines(inside[part], reach)] for part in _parts(logits.shape)]
+    return {
+        "size": torch.tensor(logits.shape),
+        "runs": torch.from_numpy(_runs(inside.reshape(-1))),
+        "outlines": torch.from_numpy(np.concatenate([*values, np.empty(0, np.float32)])),
+        "predicted_iou": masks.predicted_iou.detach().float().cpu(),
+    }
+
+
+def unpack_masks(tensors: Mapping[str, Tensor], reach: int = 1) -> SelectedMasks:
+    """Make masks of what `pack_masks` kept.
+
+    Resized to the image's size and cut at 0 they are bit by bit those that were packed. Elsewhere than at the
+    outlines, the logits are 10 and -10.
+
+    Args:
+        tensors: As `pack_masks` returned them, on the CPU.
+        reach: As it was given to `pack_masks`.
+
+    Raises:
+        ValueError: The outlines are of other masks.
+    """
+    runs, values = tensors["runs"].numpy(), tensors["outlines"].numpy()
+    shape = tuple(tensors["size"].tolist())
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)
+    logits = np.empty(shape, dtype=np.float32)
+    start = 0
+    for part in _parts(shape):
+        outlines = _outlines(inside[part], reach)
+        stop = start + int(np.count_nonzero(outlines))
+        logits[part] = np.where(inside[part], np.float32(_SURE), np.float32(-_SURE))
+        logits[part][outlines] = values[start:stop]
+        start = stop
+    if start != len(values):
+        raise ValueError(f"expected {start} values for the masks' outlines, got {len(values)}")
+    return SelectedMasks(torch.from_numpy(logits), tensors["predicted_iou"])
+
+
+def _parts(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Split N masks of a size into a few at a time."""
+    count, height, width = shape
+    step = max(1, _CHUNK // max(1, height * width))
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _outlines(inside: Bool[np.ndarray, "N Hm Wm"], reach: int) -> Bool[np.ndarray, "N Hm Wm"]:
+    """Return where a logit and those within reach of it, over corners too, are not all inside and not all outside."""
+    of_nine = _sum_of_nine(inside.view(np.uint8))
+    # From 1 to 8: what is 0 becomes 255.
+    of_nine -= 1
+    outlines: Bool[np.ndarray, "N Hm Wm"] = of_nine < 8
+    for _ in range(reach - 1):
+        outlines = _sum_of_nine(outlines.view(np.uint8)) > 0
+    return outlines
+
+
+def _sum_of_nine(counts: UInt8[np.ndarray, "N rows columns"]) -> UInt8[np.ndarray, "N rows columns"]:
+    return _sum_of_three(_sum_of_three(counts).swapaxes(1, 2)).swapaxes(1, 2)
+
+
+def _sum_of_three(counts: UInt8[np.ndarray, "N rows columns"]) -> UInt8[np.ndarray, "N rows columns"]:
+    """Add to each pixel the one before and the one after in its row; beyond the border, itself."""
+    total = counts.copy(order="K")
+    total[..., 1:] += counts[..., :-1]
+    total[..., :-1] += counts[..., 1:]
+    total[..., :1] += counts[..., :1]
+    total[..., -1:] += counts[..., -1:]
+    return total
+
+
+def _runs(inside: Bool[np.ndarray, " pixels"]) -> Int[np.ndarray, " runs"]:
+    """Return the lengths of stretches of one sign, the first of them outside."""
+    changes = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    begin = [0, 0] if len(inside) and inside[0] else [0]
+    bounds = np.concatenate([np.array(begin), changes, np.array([len(inside)])])
+    return np.diff(bounds).astype(np.int32 if len(inside) < 2**31 else np.int64)

@@ -1,0 +1,1 @@
+"""SAM2: the network, and a decoder for many prompts on one image."""

@@ -1,0 +1,207 @@
+"""Many prompts on one image, by SAM2's own decoder weights, in another order of computation.
+
+transformers' decoder repeats the image for every prompt and projects it anew each time. Here what does not depend on
+the prompt is computed once per image, and a prompt's image features are never written out (`low_rank.py`). The
+predicted IoU is known before any mask is drawn, and only masks that are wanted go through the upscaling. Results are
+those of transformers up to rounding.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import Sam2Model
+
+from no_time_to_train.matching.precision import full_precision
+from no_time_to_train.proposers.base import ImageEmbedding, Prompts, SelectedMasks
+from no_time_to_train.proposers.sam2.attention_ops import among
+from no_time_to_train.proposers.sam2.image_state import ImageToToken, SharedImage, TokenToImage
+from no_time_to_train.proposers.sam2.low_rank_attention import (
+    PromptedImages,
+    Workspace,
+    attend_to_image,
+    attend_to_tokens,
+)
+from no_time_to_train.proposers.sam2.mask_upscaling import MaskDrawing
+
+
+class _Portion(NamedTuple):
+    """What is computed with at a time: few prompts and positions stay in the cache, many fill a GPU."""
+
+    prompts: int
+    positions: int
+
+
+_PORTIONS = {"cpu": _Portion(16, 1024), "cuda": _Portion(128, 4096)}
+
+Keep = Callable[[Float[Tensor, "N K"]], Bool[Tensor, "N K"]]
+
+
+@dataclass(frozen=True)
+class ImageSide:
+    """What is computed once per image.
+
+    Attributes:
+        decoder: The mask decoder's module, in float32 or better.
+        token_to_image: The attention of each layer's tokens to the image, and the last one.
+        image_to_token: The attention of the image to each layer's tokens.
+        drawing: Draws masks.
+    """
+
+    decoder: Any
+    token_to_image: tuple[TokenToImage, ...]
+    image_to_token: tuple[ImageToToken, ...]
+    drawing: MaskDrawing
+
+    def workspace(self, prompts: int, tokens: int) -> Workspace:
+        """Make memory for the coefficients of so many prompts of so many tokens each."""
+        first = self.image_to_token[0]
+        rows = len(self.image_to_token) * len(first.rows[0]) * tokens
+        return [tile.square.new_empty((prompts, rows, len(tile.square))) for tile in first.tiles]
+
+
+class _Decoded(NamedTuple):
+    """Prompts after the transformer: the token of the predicted IoU, those of the masks, and the images."""
+
+    tokens: Float[Tensor, "N M1 C"]
+    images: PromptedImages
+
+
+class PromptDecoder:
+    """Decodes batches of prompts with the weights of a SAM2 model, which stays as it is.
+
+    Args:
+        model: Its prompt encoder and mask decoder are used, also under autocast in their own precision, and weights of
+            16 bits in float32: differences of large sums are taken.
+    """
+
+    def __init__(self, model: Sam2Model) -> None:
+        self._model = model
+
+    @torch.inference_mode()
+    @full_precision()
+    def prepare(self, embedding: ImageEmbedding) -> ImageSide:
+        """Compute what all prompts on an image share.
+
+        Args:
+            embedding: One image, on the model's device.
+        """
+        decoder: Any = self._model.mask_decoder
+        if decoder.iou_token.weight.dtype.itemsize < 4:
+            decoder = copy.deepcopy(decoder).float()
+        dtype = decoder.iou_token.weight.dtype
+        features = embedding.features[0].to(dtype).flatten(1).T + self._model.prompt_encoder.no_mask_embed.weight
+        # Positions lose whole pixels in bfloat16, and cost nothing.
+        positions = self._model.get_image_wide_positional_embeddings()[0].flatten(1).T.to(dtype)
+        height, width = embedding.features.shape[2:]
+        # Whole rows.
+        tile = min(height, max(1, _portion(features).positions // width)) * width
+        shared = SharedImage(features, positions, tile)
+        token_to_image, image_to_token = [], []
+        for layer in decoder.transformer.layers:
+            token_to_image.append(shared.token_to_image(layer.cross_attn_token_to_image))
+            image_to_token.append(shared.image_to_token(layer.cross_attn_image_to_token, layer.layer_norm4))
+        token_to_image.append(shared.token_to_image(decoder.transformer.final_attn_token_to_image))
+        stride4, stride8 = (level[0].to(dtype) for level in embedding.high_res_features)
+        drawing = MaskDrawing(decoder, shared, (height, width), stride4, stride8, tile)
+        return ImageSide(decoder, tuple(token_to_image), tuple(image_to_token), drawing)
+
+    def selected(
+        self, image: ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 128
+    ) -> Iterator[SelectedMasks]:
+        """Decode prompts and draw those of each one's three masks that are wanted, a few prompts at a time.
+
+        Args:
+            image: From `prepare`.
+            prompts: On the model's device, in pixels of its input.
+            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
+            batch_size: Most prompts that are decoded together.
+
+        Yields:
+            The masks of the first prompt, then those of the second, and so on.
+        """
+        for decoded in self._decode(image, prompts, batch_size):
+            with torch.inference_mode(), full_precision():
+                quality = _quality(image, decoded)[:, 1:]
+                kept = keep(quality.float())
+                # The first mask token is that of the single mask.
+                masks = _draw(image, decoded, F.pad(kept, (1, 0)))
+            yield SelectedMasks(masks.float(), quality[kept].float())
+
+    def single(self, image: ImageSide, prompts: Prompts, *, batch_size: int = 128) -> Iterator[SelectedMasks]:
+        """Decode prompts into one mask each: Meta's single mask, or the best of three where that one is unstable.
+
+        Arguments as of `selected`.
+        """
+        for decoded in self._decode(image, prompts, batch_size):
+            with torch.inference_mode(), full_precision():
+                quality = _quality(image, decoded)
+                masks = _draw(image, decoded, torch.ones_like(quality, dtype=torch.bool))
+                masks = torch.unflatten(masks, 0, quality.shape)
+                if image.decoder.dynamic_multimask_via_stability:
+                    chosen = image.decoder._dynamic_multimask_via_stability(masks[None], quality[None])
+                    masks, quality = (part[0] for part in chosen)
+            yield SelectedMasks(masks[:, 0].float(), quality[:, 0].float())
+
+    def _decode(self, image: ImageSide, prompts: Prompts, batch_size: int) -> Iterator[_Decoded]:
+        """Run the layers, over a few prompts at a time."""
+        at_once = _portion(image.decoder.iou_token.weight).prompts
+        workspace: Workspace | None = None
+        for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
+            with torch.inference_mode(), full_precision():
+                given = self._tokens(image.decoder, batch)
+                workspace = workspace or image.workspace(min(at_once, len(prompts)), given.shape[1])
+            for few in torch.split(given, at_once):
+                with torch.inference_mode(), full_precision():
+                    decoded = _few(image, few, workspace)
+                yield decoded
+
+    def _tokens(self, decoder: Any, prompts: Prompts) -> Float[Tensor, "N T C"]:
+        """Put the decoder's own tokens before those of the prompts."""
+        points, labels, boxes = (
+            None if part is None else part[None] for part in (prompts.points, prompts.labels, prompts.boxes)
+        )
+        sparse, _ = self._model.get_prompt_embeddings(points, cast(torch.LongTensor | None, labels), boxes)
+        own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+        return torch.cat([own.expand(len(prompts), -1, -1), sparse[0].to(own.dtype)], dim=1)
+
+
+def _portion(weights: Tensor) -> _Portion:
+    return _PORTIONS.get(weights.device.type, _PORTIONS["cpu"])
+
+
+def _few(image: ImageSide, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
+    """Run the layers on a few prompts."""
+    tokens, images = given, None
+    layers = zip(image.decoder.transformer.layers, image.token_to_image, image.image_to_token, strict=False)
+    for layer, token_to_image, image_to_token in layers:
+        if images is None:
+            tokens = layer.layer_norm1(among(layer.self_attn, given, given))
+        else:
+            asking = tokens + given
+            tokens = layer.layer_norm1(tokens + among(layer.self_attn, asking, tokens))
+        tokens = layer.layer_norm2(tokens + attend_to_image(token_to_image, tokens + given, images))
+        tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
+        images = attend_to_tokens(image_to_token, tokens + given, tokens, images, workspace)
+    assert images is not None
+    # Of the tokens only those are asked for any more that tell of masks: after the object's, before the prompt's.
+    asked = slice(1, 2 + image.decoder.num_mask_tokens)
+    tokens, given = tokens[:, asked], given[:, asked]
+    found = attend_to_image(image.token_to_image[-1], tokens + given, images)
+    return _Decoded(image.decoder.transformer.layer_norm_final_attn(tokens + found), images)
+
+
+def _quality(image: ImageSide, decoded: _Decoded) -> Float[Tensor, "N M"]:
+    return cast(Tensor, image.decoder.iou_prediction_head(decoded.tokens[:, 0]))
+
+
+def _draw(image: ImageSide, decoded: _Decoded, kept: Bool[Tensor, "N M"]) -> Float[Tensor, "K Hm Wm"]:
+    """Draw the masks that are kept, each by the filter that its token gives."""
+    networks = enumerate(image.decoder.output_hypernetworks_mlps)
+    filters = torch.stack([network(decoded.tokens[:, 1 + index]) for index, network in networks], dim=1)
+    return image.drawing.draw(decoded.images, filters, kept)

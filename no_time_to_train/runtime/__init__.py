@@ -1,0 +1,1 @@
+"""What runs without torch: ONNX Runtime."""
