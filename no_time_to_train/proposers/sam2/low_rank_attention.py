@@ -8,7 +8,7 @@ mixture of H * T rows is added, and the sum is normalised. So the features after
 with `shared` the same to all prompts, `scale` and `coefficients` by position, and `rows` few. They are never written
 out: what attention and upscaling want of them is a product, which goes through each part by itself, and the norm's
 variance is a quadratic form. Of a product of C channels there is left one of H * T coefficients, or of one head's
-channels. Nor are the rows: what is wanted of them is a map of the values that they are made of (`shared_image.py`).
+channels. Nor are the rows: what is wanted of them is a map of the values that they are made of (`image_state.py`).
 
 N prompts, T tokens each, R rows, H heads of width d (H * d = I), C channels. Of the positions a tile of l is computed
 with at a time: several prompts' products with a tile stay in the cache.
