@@ -30,7 +30,7 @@ from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 from no_time_to_train.encoders.transformers_models import build_model
-from no_time_to_train.weights.entries import architecture_of
+from no_time_to_train.weights.identify import architecture_of
 
 _LARGE = 2 << 30
 

@@ -5,8 +5,8 @@ import zipfile
 from pathlib import Path
 
 from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.weights.files import load_tensors
-from no_time_to_train.weights.responses import without_secrets
+from no_time_to_train.weights.formats.reader import load_tensors
+from no_time_to_train.weights.hub.http_errors import without_secrets
 
 
 def names_in(path: Path) -> frozenset[str]:

@@ -64,7 +64,7 @@ def fetch(
         quiet: Show no progress.
         json: Print what was done as JSON, and show no progress.
     """
-    from no_time_to_train.weights.fetch import fetch as fetch_weights
+    from no_time_to_train.weights.hub.fetch import fetch as fetch_weights
 
     done = fetch_weights(name, root, source=source, revision=revision, quiet=quiet or json)
     if json:
@@ -82,7 +82,7 @@ def validate(root: Path, deep: bool = False) -> None:
         root: The folder. May stand without `--root`.
         deep: Read every byte and compare with the hashes recorded when it was fetched.
     """
-    from no_time_to_train.weights.manifest import check_folder
+    from no_time_to_train.weights.hub.manifest import check_folder
 
     report = check_folder(root, deep=deep)
     print(f"{printable(str(root))}: whole, {report.encoder or report.description}")
@@ -106,7 +106,7 @@ def doctor(
     Returns:
         0 if nothing is wrong, 1 if something is.
     """
-    from no_time_to_train.weights.doctor import as_text, examine
+    from no_time_to_train.weights.hub.doctor import as_text, examine
 
     findings = examine(encoder, root, source=source)
     if json:
@@ -128,7 +128,7 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
         quiet: Show no progress.
         json: Print what was done as JSON, and show no progress.
     """
-    from no_time_to_train.weights.fetch import DEFAULT_MODEL, default_folder
+    from no_time_to_train.weights.hub.fetch import DEFAULT_MODEL, default_folder
 
     settings = _read_settings(config_file)
     _check_keys(settings, config_file)

@@ -8,7 +8,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.io.atomic import atomic_path
-from no_time_to_train.weights.files import LIGHTNING_KEY, unpickled
+from no_time_to_train.weights.formats.reader import LIGHTNING_KEY, unpickled
 
 _KINDS = {"state_dict": dict, "epoch": int, "global_step": int, LIGHTNING_KEY: str}
 _ANOTHER = "name another one with --ckpt_path"

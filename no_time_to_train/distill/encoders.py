@@ -15,7 +15,7 @@ from no_time_to_train.distill.teacher import DinoV3Config, DinoV3Teacher
 from no_time_to_train.distributed import rank_and_world
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import WeightsNotFoundError
-from no_time_to_train.weights.licence import NOTICE_FILE, is_dinov3
+from no_time_to_train.weights.license import NOTICE_FILE, is_dinov3
 
 
 class FrozenTeacher:

@@ -15,7 +15,7 @@ from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.encoders.torch_encoder import EncoderFeatures, FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsFormatError
 from no_time_to_train.weights.hf_config import PROCESSORS, preprocessor_config
-from no_time_to_train.weights.manifest import check_folder
+from no_time_to_train.weights.hub.manifest import check_folder
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _HUB_SIZE = 224

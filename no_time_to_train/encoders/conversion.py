@@ -11,18 +11,18 @@ from torch import Tensor
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import OutputError, WeightsFormatError
 from no_time_to_train.io.atomic import atomic_folder, is_taken
-from no_time_to_train.weights.convert import hub_tensors, meta_tensors, transformers_tensors
-from no_time_to_train.weights.entries import entry_of
 from no_time_to_train.weights.equinox_source import periods_of, read_equinox_source, rope_periods
-from no_time_to_train.weights.files import PICKLE_SUFFIXES, read_stored
+from no_time_to_train.weights.formats.reader import PICKLE_SUFFIXES, read_stored
+from no_time_to_train.weights.formats.stored_tensor import locate_tensors
+from no_time_to_train.weights.formats.writer import write_equinox, write_pickle, write_safetensors
 from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
+from no_time_to_train.weights.identify import entry_of
 from no_time_to_train.weights.inspect import sha256_of
-from no_time_to_train.weights.layouts import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
-from no_time_to_train.weights.licence import carry_notice
+from no_time_to_train.weights.layouts.dino import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
+from no_time_to_train.weights.layouts.mapping import hub_tensors, meta_tensors, transformers_tensors
+from no_time_to_train.weights.license import carry_notice
 from no_time_to_train.weights.load import ROPE_PERIODS, source_of
-from no_time_to_train.weights.ranges import locate_tensors
 from no_time_to_train.weights.source import WeightsSource
-from no_time_to_train.weights.writing import write_equinox, write_pickle, write_safetensors
 
 Target = Literal["hf", "meta", "equinox"]
 

@@ -12,12 +12,12 @@ from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.io.atomic import atomic_files
-from no_time_to_train.weights.convert import hub_tensors
+from no_time_to_train.weights.formats.stored_tensor import of_values
+from no_time_to_train.weights.formats.writer import write_safetensors
 from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
+from no_time_to_train.weights.layouts.mapping import hub_tensors
 from no_time_to_train.weights.load import ROPE_PERIODS
-from no_time_to_train.weights.ranges import of_values
 from no_time_to_train.weights.source import Family
-from no_time_to_train.weights.writing import write_safetensors
 
 _MODELS = (DINOv3ViTModel, DINOv3ConvNextModel)
 

@@ -18,8 +18,8 @@ from no_time_to_train.encoders.fingerprint import weights_digest
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import matches
-from no_time_to_train.weights.entries import architecture_of, entry_of, stated_normalisation, wrong_architecture
-from no_time_to_train.weights.files import SUFFIXES
+from no_time_to_train.weights.formats.reader import SUFFIXES
+from no_time_to_train.weights.identify import architecture_of, entry_of, stated_normalisation, wrong_architecture
 from no_time_to_train.weights.load import assign_tensors, read_source
 from no_time_to_train.weights.source import WeightsSource
 

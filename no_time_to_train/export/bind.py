@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 
 from no_time_to_train.export.trace import PIXEL_VALUES
-from no_time_to_train.weights.ranges import FileRange, StoredTensor
+from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor
 
 # In which weights may be stored.
 DTYPES = {

@@ -19,7 +19,7 @@ from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError
 from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
 from no_time_to_train.export.places import is_of_a_checkpoint
 from no_time_to_train.io.atomic import atomic_folder, remove_folder
-from no_time_to_train.weights.licence import NOTICE_FILE
+from no_time_to_train.weights.license import NOTICE_FILE
 
 _SUFFIX = "-onnx"
 _LIVE = "live"

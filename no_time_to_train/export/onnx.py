@@ -39,10 +39,10 @@ from no_time_to_train.runtime.onnx_session import (
     read_onnx_file,
 )
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
+from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor, locate_tensors
+from no_time_to_train.weights.formats.writer import write_safetensors
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
-from no_time_to_train.weights.licence import carry_notice
-from no_time_to_train.weights.ranges import FileRange, StoredTensor, locate_tensors
-from no_time_to_train.weights.writing import write_safetensors
+from no_time_to_train.weights.license import carry_notice
 
 log = logging.getLogger(__name__)
 

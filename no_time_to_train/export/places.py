@@ -9,11 +9,11 @@ from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
 from no_time_to_train.runtime.onnx_session import MODEL_FILE, read_metadata
-from no_time_to_train.weights.entries import entry_of
-from no_time_to_train.weights.files import SAFETENSORS_INDEX, read_stored
+from no_time_to_train.weights.formats.reader import SAFETENSORS_INDEX, read_stored
 from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, preprocessor_of, write_json
-from no_time_to_train.weights.layouts_hf import HUB_LAYOUTS
-from no_time_to_train.weights.licence import NOTICE_FILE
+from no_time_to_train.weights.identify import entry_of
+from no_time_to_train.weights.layouts.hf import HUB_LAYOUTS
+from no_time_to_train.weights.license import NOTICE_FILE
 from no_time_to_train.weights.load import source_of
 from no_time_to_train.weights.source import WeightsSource
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 
 from no_time_to_train.errors import ExportError
-from no_time_to_train.weights.ranges import Computed, StoredTensor
+from no_time_to_train.weights.formats.stored_tensor import Computed, StoredTensor
 
 _HALF = ir.DataType.FLOAT16
 _IN_HALF = ("Gemm", "RotaryEmbedding", "Attention", "Gelu", "MatMul")

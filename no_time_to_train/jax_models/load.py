@@ -15,9 +15,9 @@ from no_time_to_train.io.atomic import atomic_path
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
 from no_time_to_train.jax_models.vit import DinoV3ViT
 from no_time_to_train.weights.architecture import matches
-from no_time_to_train.weights.entries import wrong_architecture
 from no_time_to_train.weights.equinox_source import EquinoxSource, equinox_header, read_equinox_source
-from no_time_to_train.weights.eqx import header_line
+from no_time_to_train.weights.formats.equinox import header_line
+from no_time_to_train.weights.identify import wrong_architecture
 
 EqxEncoder = DinoV3ViT | DinoV3ConvNeXt
 

@@ -15,8 +15,8 @@ from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.data.images import load_image
 from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.parity.images import pixels_of
+from no_time_to_train.weights.hub.manifest import read_manifest
 from no_time_to_train.weights.inspect import sha256_of
-from no_time_to_train.weights.manifest import read_manifest
 
 _PHOTOGRAPH, _PHOTOGRAPH_SIZE = "000000039769", (640, 480)
 _SIDE = 224

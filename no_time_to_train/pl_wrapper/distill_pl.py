@@ -24,7 +24,7 @@ from no_time_to_train.encoders.live_weights import LiveEncoder, write_live
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.pl_wrapper.trained_folder import EndsInFolder
 from no_time_to_train.quickstart.folders import normalised
-from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE
+from no_time_to_train.weights.license import NOTICE, NOTICE_FILE
 
 _METRICS = ("loss", "cls_cosine", "patch_cosine")
 

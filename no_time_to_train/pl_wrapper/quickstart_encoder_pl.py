@@ -15,9 +15,9 @@ from no_time_to_train.pl_wrapper.quickstart_training import QuickstartTraining
 from no_time_to_train.quickstart.augmentation import View, random_view, whole_view
 from no_time_to_train.quickstart.encoder_losses import AttributeProxies, PooledObjects, pool_objects
 from no_time_to_train.quickstart.folders import normalised, save_folder
-from no_time_to_train.weights.convert import hub_state
-from no_time_to_train.weights.entries import architecture_of
 from no_time_to_train.weights.hf_config import preprocessor_config
+from no_time_to_train.weights.identify import architecture_of
+from no_time_to_train.weights.layouts.mapping import hub_state
 
 _WEIGHTS = {"objects": 1.0, "patches": 0.5, "attributes": 0.3}
 

@@ -18,8 +18,8 @@ from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.segmenter import Segmenter
-from no_time_to_train.weights.entries import entry_of
-from no_time_to_train.weights.files import read_stored
+from no_time_to_train.weights.formats.reader import read_stored
+from no_time_to_train.weights.identify import entry_of
 from no_time_to_train.weights.load import source_of
 
 _DEFAULTS = {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.weights.layout import Layout
+from no_time_to_train.weights.layouts.base import Layout
 from no_time_to_train.weights.source import Architecture
 
 

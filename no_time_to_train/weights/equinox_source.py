@@ -10,12 +10,12 @@ from torch import Tensor
 
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.weights.convert import equinox_tensors, transformers_tensors
-from no_time_to_train.weights.entries import entry_of
-from no_time_to_train.weights.files import StoredTensors, read_stored
-from no_time_to_train.weights.layouts_jax import EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
+from no_time_to_train.weights.formats.reader import StoredTensors, read_stored
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, locate_tensors
+from no_time_to_train.weights.identify import entry_of
+from no_time_to_train.weights.layouts.equinox import EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
+from no_time_to_train.weights.layouts.mapping import equinox_tensors, transformers_tensors
 from no_time_to_train.weights.load import check_periods, source_of, stored_periods
-from no_time_to_train.weights.ranges import StoredTensor, locate_tensors
 from no_time_to_train.weights.source import Architecture
 
 _LAYOUTS = {"dinov3_vit": EQUINOX_DINOV3_VIT, "dinov3_convnext": EQUINOX_DINOV3_CONVNEXT}

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import fitting_entries, known_sizes
-from no_time_to_train.weights.files import StoredTensors, read_stored
-from no_time_to_train.weights.layout import Drop
-from no_time_to_train.weights.layouts import detect_layout, find_rule
-from no_time_to_train.weights.layouts_sam2 import (
+from no_time_to_train.weights.formats.reader import StoredTensors, read_stored
+from no_time_to_train.weights.formats.stored_tensor import check_unchanged, state_of
+from no_time_to_train.weights.layouts.base import Drop
+from no_time_to_train.weights.layouts.dino import detect_layout, find_rule
+from no_time_to_train.weights.layouts.sam2 import (
     hiera_shape,
     image_part_of_transformers,
     meta_sam2_to_transformers,
@@ -22,7 +23,6 @@ from no_time_to_train.weights.layouts_sam2 import (
     video_only,
 )
 from no_time_to_train.weights.load import is_finite, source_of
-from no_time_to_train.weights.ranges import check_unchanged, state_of
 from no_time_to_train.weights.source import Architecture
 
 _BLOCK = 1 << 24

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.architecture import read_architecture
-from no_time_to_train.weights.files import StoredTensors, read_stored
+from no_time_to_train.weights.formats.reader import StoredTensors, read_stored
 from no_time_to_train.weights.json_files import FETCH_AGAIN, parse_object, read_object
-from no_time_to_train.weights.layout import Layout
-from no_time_to_train.weights.layouts import detect_layout, to_transformers
-from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT
+from no_time_to_train.weights.layouts.base import Layout
+from no_time_to_train.weights.layouts.dino import detect_layout, to_transformers
+from no_time_to_train.weights.layouts.equinox import EQUIMO_DINOV3_VIT
 from no_time_to_train.weights.shapes import check_complete, wrong_shapes
 from no_time_to_train.weights.source import Architecture, WeightsSource
 

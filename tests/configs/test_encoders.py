@@ -13,7 +13,7 @@ from no_time_to_train.configs.encoders import (
 )
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.weights.entries import architecture_of
+from no_time_to_train.weights.identify import architecture_of
 
 
 def test_the_table_is_whole() -> None:

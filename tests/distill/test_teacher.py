@@ -17,9 +17,9 @@ from no_time_to_train.distill import DinoV3Config, DinoV3Teacher
 from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import ChecksumMismatchError, ConfigError, ImageSizeError, LocalEntryNotFoundError
-from no_time_to_train.weights import entries
+from no_time_to_train.weights import identify as entries
+from no_time_to_train.weights.hub.manifest import Manifest
 from no_time_to_train.weights.inspect import sha256_of
-from no_time_to_train.weights.manifest import Manifest
 from tests.golden_files import golden
 
 

@@ -30,10 +30,10 @@ from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.export import export_onnx
 from no_time_to_train.weights import inspect_weights
-from no_time_to_train.weights.convert import transformers_tensors
-from no_time_to_train.weights.entries import architecture_of
-from no_time_to_train.weights.files import read_tensors
-from no_time_to_train.weights.ranges import of_values
+from no_time_to_train.weights.formats.reader import read_tensors
+from no_time_to_train.weights.formats.stored_tensor import of_values
+from no_time_to_train.weights.identify import architecture_of
+from no_time_to_train.weights.layouts.mapping import transformers_tensors
 from tests.golden_files import NAMES, golden
 from tests.weights.test_inspect import write_sparse
 

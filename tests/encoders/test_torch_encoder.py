@@ -41,8 +41,8 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, SAT493M_MEAN, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches, read_architecture
-from no_time_to_train.weights.entries import architecture_of
-from no_time_to_train.weights.layouts import detect_layout, to_transformers
+from no_time_to_train.weights.identify import architecture_of
+from no_time_to_train.weights.layouts.dino import detect_layout, to_transformers
 from no_time_to_train.weights.load import read_source
 from tests.conftest import DATA
 from tests.golden_files import NAMES, golden

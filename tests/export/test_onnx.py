@@ -28,7 +28,7 @@ from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import FP32_DRIFT, Drift, check_drift, natural_noise
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.runtime.onnx_session import open_session, read_onnx_file
-from no_time_to_train.weights.licence import NOTICE_FILE
+from no_time_to_train.weights.license import NOTICE_FILE
 from tests.golden_files import NAMES, golden
 
 # fp32 noise between two backends on the golden encoders is below 4e-6; the mildest mistake known (tanh GELU) costs

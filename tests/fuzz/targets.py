@@ -33,9 +33,9 @@ from no_time_to_train.prediction.models import choose_models
 from no_time_to_train.prediction.results import found_dataset
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.weights import inspect_weights
-from no_time_to_train.weights.eqx import array_header
-from no_time_to_train.weights.manifest import MANIFEST, check_folder
-from no_time_to_train.weights.ranges import locate_tensors
+from no_time_to_train.weights.formats.equinox import array_header
+from no_time_to_train.weights.formats.stored_tensor import locate_tensors
+from no_time_to_train.weights.hub.manifest import MANIFEST, check_folder
 from tests.data.coco_documents import document
 from tests.fuzz.forms import Target, behind_its_length, packed_safetensors, taken_apart, the_whole
 from tests.fuzz.mutation import Form, Parts

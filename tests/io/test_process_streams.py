@@ -95,7 +95,7 @@ def test_messages_that_nobody_reads_do_not_stop_the_work(tmp_path: Path) -> None
     """A bar of progress would else end a fetch when `2>&1 | head` has seen enough."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom no_time_to_train.io.process import program\n"
-        "from no_time_to_train.weights.console import FetchDisplay\n"
+        "from no_time_to_train.weights.hub.progress import FetchDisplay\n"
         "def main(args):\n"
         "    sys.stdin.readline()\n"
         "    with FetchDisplay() as display:\n"

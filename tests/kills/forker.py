@@ -32,7 +32,7 @@ IMPORTED = (
     "no_time_to_train.pl_wrapper.quickstart_encoder_pl",
     "no_time_to_train.pl_wrapper.sam2matcher_pl",
     "no_time_to_train.prediction.run",
-    "no_time_to_train.weights.fetch",
+    "no_time_to_train.weights.hub.fetch",
     "onnx_ir",
     "supervision",
 )

@@ -11,7 +11,7 @@ import onnx
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
 from no_time_to_train.jax_models.load import EqxEncoder
 from no_time_to_train.runtime.onnx_session import IDENTITY, WEIGHTS_HASHES
-from no_time_to_train.weights.ranges import FileRange, locate_tensors
+from no_time_to_train.weights.formats.stored_tensor import FileRange, locate_tensors
 
 # What of a block is scaled, and the stage where that shows.
 VIT = {

@@ -14,8 +14,8 @@ from no_time_to_train.configs.encoders import DINOV3_CONFIGS, resolve_encoder
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.parity.images import pixels_of
 from no_time_to_train.parity.known_answers import PUBLISHED, check_known_answer
+from no_time_to_train.weights.hub.manifest import Manifest
 from no_time_to_train.weights.inspect import sha256_of
-from no_time_to_train.weights.manifest import Manifest
 from tests.golden_files import golden
 
 

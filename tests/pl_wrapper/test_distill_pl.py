@@ -22,7 +22,7 @@ from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.pl_wrapper.distill_pl import DistillationModule
 from no_time_to_train.runtime.onnx_session import read_onnx_file
-from no_time_to_train.weights.licence import NOTICE_FILE
+from no_time_to_train.weights.license import NOTICE_FILE
 
 ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "checkpoints" / "quickstart" / "encoder"

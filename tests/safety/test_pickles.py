@@ -29,8 +29,8 @@ from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.cache.feature_cache import FeatureCache
 from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.weights import inspect_weights
-from no_time_to_train.weights.eqx import array_header, header_line
-from no_time_to_train.weights.ranges import locate_tensors
+from no_time_to_train.weights.formats.equinox import array_header, header_line
+from no_time_to_train.weights.formats.stored_tensor import locate_tensors
 from tests.golden_files import golden
 from tests.safety.archives import pack
 from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset

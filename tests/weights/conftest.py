@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS
 from no_time_to_train.encoders.conversion import convert_weights
-from no_time_to_train.weights.entries import architecture_of
+from no_time_to_train.weights.identify import architecture_of
 from no_time_to_train.weights.shapes import shapes_of
 from tests.golden_files import golden
 from tests.weights.hub_server import TOKEN, Hub, running_hub

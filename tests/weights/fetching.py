@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.fetch import Fetched, fetch
+from no_time_to_train.weights.hub.download import Retries
+from no_time_to_train.weights.hub.fetch import Fetched, fetch
 from tests.weights.conftest import REPOSITORY
 
 WEIGHTS = "model.safetensors"

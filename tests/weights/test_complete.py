@@ -17,8 +17,8 @@ from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoin
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.weights import inspect_weights
-from no_time_to_train.weights.entries import architecture_of
-from no_time_to_train.weights.manifest import check_folder
+from no_time_to_train.weights.hub.manifest import check_folder
+from no_time_to_train.weights.identify import architecture_of
 from no_time_to_train.weights.shapes import shapes_of
 from tests.golden_files import golden
 from tests.weights.fetching import WEIGHTS

@@ -8,9 +8,9 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NetworkError
-from no_time_to_train.weights.doctor import Finding, as_text, examine
-from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.fetch import fetch
+from no_time_to_train.weights.hub.doctor import Finding, as_text, examine
+from no_time_to_train.weights.hub.download import Retries
+from no_time_to_train.weights.hub.fetch import fetch
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import Fault, Hub
 

@@ -22,8 +22,9 @@ from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import DiskFullError, UnsafeWeightsError, WeightsFormatError
 from no_time_to_train.jax_models import load_eqx_encoder
-from no_time_to_train.weights import eqx, inspect_weights
-from no_time_to_train.weights.files import read_tensors
+from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.formats import equinox as eqx
+from no_time_to_train.weights.formats.reader import read_tensors
 from tests.golden_files import golden
 
 # Two implementations in fp32, two blocks deep.

@@ -18,12 +18,12 @@ from no_time_to_train.errors import (
     NoTimeToTrainError,
     RepositoryNotFoundError,
 )
-from no_time_to_train.weights import exchange
-from no_time_to_train.weights.doctor import examine
-from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.exchange import Pace
-from no_time_to_train.weights.fetch import fetch
-from no_time_to_train.weights.remote import plan_hub
+from no_time_to_train.weights.hub import bounded_http as exchange
+from no_time_to_train.weights.hub.bounded_http import Pace
+from no_time_to_train.weights.hub.doctor import examine
+from no_time_to_train.weights.hub.download import Retries
+from no_time_to_train.weights.hub.fetch import fetch
+from no_time_to_train.weights.hub.sources import plan_hub
 from tests.weights.conftest import REPOSITORY
 from tests.weights.fetching import AT_ONCE, WEIGHTS, fetch_tiny, same_files
 from tests.weights.hub_server import Fault, Hub
@@ -183,7 +183,7 @@ def test_proxies_that_are_not_addresses(
     command: str,
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy)
-    monkeypatch.setattr("no_time_to_train.weights.fetch.Retries", lambda: AT_ONCE)
+    monkeypatch.setattr("no_time_to_train.weights.hub.fetch.Retries", lambda: AT_ONCE)
     close_session()
     status = main([command, REPOSITORY, "--root", str(tmp_path / "dino")])
     captured = capsys.readouterr()

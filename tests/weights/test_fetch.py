@@ -25,11 +25,11 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.weights import check_folder, fetch_dinov3, validate_dinov3
-from no_time_to_train.weights.fetch import fetch
-from no_time_to_train.weights.licence import NOTICE_FILE
-from no_time_to_train.weights.manifest import MANIFEST, read_manifest
-from no_time_to_train.weights.remote import entry_of_link
-from no_time_to_train.weights.workshop import WORKSHOP
+from no_time_to_train.weights.hub.fetch import fetch
+from no_time_to_train.weights.hub.manifest import MANIFEST, read_manifest
+from no_time_to_train.weights.hub.sources import entry_of_link
+from no_time_to_train.weights.hub.staging import WORKSHOP
+from no_time_to_train.weights.license import NOTICE_FILE
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY, SMALL
 from tests.weights.fetching import AT_ONCE, WEIGHTS, corrupt_last_byte, fetch_tiny, meta_name, same_files

@@ -29,8 +29,8 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.weights import validate_dinov3
-from no_time_to_train.weights.fetch import Fetched
-from no_time_to_train.weights.workshop import WORKSHOP
+from no_time_to_train.weights.hub.fetch import Fetched
+from no_time_to_train.weights.hub.staging import WORKSHOP
 from tests.weights.conftest import REPOSITORY
 from tests.weights.fetching import WEIGHTS, fetch_tiny, same_files
 from tests.weights.hub_server import TOKEN, Fault, Hub, running_hub

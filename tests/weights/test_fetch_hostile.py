@@ -8,8 +8,8 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NetworkError, OutputError
-from no_time_to_train.weights.remote import plan_hub
-from no_time_to_train.weights.workshop import WORKSHOP
+from no_time_to_train.weights.hub.sources import plan_hub
+from no_time_to_train.weights.hub.staging import WORKSHOP
 from tests.weights.conftest import REPOSITORY
 from tests.weights.fetching import AT_ONCE, WEIGHTS, fetch_tiny, same_files
 from tests.weights.hub_server import Fault, Hub
@@ -23,7 +23,7 @@ def unprintable(text: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("no_time_to_train.weights.fetch.Retries", lambda: AT_ONCE)
+    monkeypatch.setattr("no_time_to_train.weights.hub.fetch.Retries", lambda: AT_ONCE)
 
 
 def test_control_characters_of_a_server_are_escaped(

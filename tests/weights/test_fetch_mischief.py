@@ -19,12 +19,12 @@ from no_time_to_train.errors import (
     RepositoryNotFoundError,
 )
 from no_time_to_train.weights import check_folder, validate_dinov3
-from no_time_to_train.weights.doctor import examine
-from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.fetch import Fetched, fetch
-from no_time_to_train.weights.manifest import MANIFEST, read_manifest
-from no_time_to_train.weights.remote import Kind, plan_hub
-from no_time_to_train.weights.workshop import WORKSHOP
+from no_time_to_train.weights.hub.doctor import examine
+from no_time_to_train.weights.hub.download import Retries
+from no_time_to_train.weights.hub.fetch import Fetched, fetch
+from no_time_to_train.weights.hub.manifest import MANIFEST, read_manifest
+from no_time_to_train.weights.hub.sources import Kind, plan_hub
+from no_time_to_train.weights.hub.staging import WORKSHOP
 from tests.bad_inputs.table import permissions_bind
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY, SMALL

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from no_time_to_train.cli import main
+from no_time_to_train.configs import sam2_releases as sam2_files
+from no_time_to_train.configs.sam2_releases import SAM2_FILES
 from no_time_to_train.errors import (
     ChecksumMismatchError,
     ConfigError,
@@ -17,9 +19,7 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.proposers.sam2.predictor import SAM2_CONFIGS, build_sam2
-from no_time_to_train.weights import sam2_files
-from no_time_to_train.weights.fetch import Fetched, fetch
-from no_time_to_train.weights.sam2_files import SAM2_FILES
+from no_time_to_train.weights.hub.fetch import Fetched, fetch
 from tests.weights.fetching import AT_ONCE
 from tests.weights.hub_server import Fault, Hub
 

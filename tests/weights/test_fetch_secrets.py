@@ -15,7 +15,7 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NoTimeToTrainError
-from no_time_to_train.weights.download import Retries
+from no_time_to_train.weights.hub.download import Retries
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
 from tests.weights.fetching import meta_name
@@ -57,7 +57,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("no_time_to_train.weights.fetch.Retries", lambda: Retries(attempts=2, first_wait=0.0))
+    monkeypatch.setattr("no_time_to_train.weights.hub.fetch.Retries", lambda: Retries(attempts=2, first_wait=0.0))
     return folder
 
 

@@ -14,8 +14,8 @@ from torch.serialization import set_crc32_options
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.weights.files import read_stored, read_tensors
-from no_time_to_train.weights.ranges import locate_tensors
+from no_time_to_train.weights.formats.reader import read_stored, read_tensors
+from no_time_to_train.weights.formats.stored_tensor import locate_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int16)}
 

@@ -20,7 +20,7 @@ from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.weights import inspect_weights
-from no_time_to_train.weights.entries import architecture_of
+from no_time_to_train.weights.identify import architecture_of
 from tests.conftest import DATA
 from tests.tiny import write_config
 

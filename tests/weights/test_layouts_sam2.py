@@ -12,7 +12,7 @@ from transformers import Sam2Model
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
 from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS, resolve_sam2_config
-from no_time_to_train.weights.layouts_sam2 import (
+from no_time_to_train.weights.layouts.sam2 import (
     META_VIDEO_ONLY,
     POSITION_BUFFERS,
     HieraShape,

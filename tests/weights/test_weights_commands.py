@@ -7,7 +7,7 @@ import pytest
 
 from no_time_to_train.cli import fetcher_main
 from no_time_to_train.weights import validate_dinov3
-from no_time_to_train.weights.fetch import DEFAULT_MODEL
+from no_time_to_train.weights.hub.fetch import DEFAULT_MODEL
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import Hub
 

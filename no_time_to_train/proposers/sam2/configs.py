@@ -18,7 +18,7 @@ from transformers import (
 
 from no_time_to_train.errors import ConfigError, UnknownNameError
 from no_time_to_train.io.strict_json import parse_json
-from no_time_to_train.weights.layouts_sam2 import HieraShape
+from no_time_to_train.weights.layouts.sam2 import HieraShape
 
 _MODEL_TYPES = ("sam2", "sam2_video")
 _STRIDES = (4, 8, 16)

@@ -1,9 +1,9 @@
 """Many prompts on one image, by SAM2's own decoder weights, in another order of computation.
 
 transformers' decoder repeats the image for every prompt and projects it anew each time. Here what does not depend on
-the prompt is computed once per image, and a prompt's image features are never written out (`low_rank_attention.py`). The
-predicted IoU is known before any mask is drawn, and only masks that are wanted go through the upscaling. Results are
-those of transformers up to rounding.
+the prompt is computed once per image, and a prompt's image features are never written out (`low_rank_attention.py`).
+The predicted IoU is known before any mask is drawn, and only masks that are wanted go through the upscaling. Results
+are those of transformers up to rounding.
 """
 
 import copy

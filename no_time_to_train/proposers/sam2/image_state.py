@@ -1,9 +1,9 @@
 """What all prompts on an image share in SAM2's mask decoder, layer by layer; computed once per image.
 
-The features of a prompt's image are `scale * shared + coefficients' rows + constant` (see `low_rank_attention.py`). The shared
-part and the constant go through the layers here, and leave behind what each attention and each norm wants of them. A
-layer's rows are made of its tokens' values: head by head through the output projection, plus the head's share of what
-is constant. What is wanted of rows, whatever it is, is a map of those values, and such maps are made here too.
+The features of a prompt's image are `scale * shared + coefficients' rows + constant` (see `low_rank_attention.py`). The
+shared part and the constant go through the layers here, and leave behind what each attention and each norm wants of
+them. A layer's rows are made of its tokens' values: head by head through the output projection, plus the head's share
+of what is constant. What is wanted of rows, whatever it is, is a map of those values, and such maps are made here too.
 
 H heads of width d (H * d = I), C channels, L positions in tiles of l. Modules of transformers are taken as they are; it
 does not say their types.

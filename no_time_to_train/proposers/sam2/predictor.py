@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import Sam2Model
 
+from no_time_to_train.configs.sam2_releases import command_for
 from no_time_to_train.encoders.preprocessing import Resize, normalize_pixels, resize_bilinear
 from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsNotFoundError
 from no_time_to_train.proposers.base import ImageEmbedding, MaskPredictions, Prompts, SelectedMasks, point_grid
@@ -23,7 +24,6 @@ from no_time_to_train.proposers.sam2.configs import (
 )
 from no_time_to_train.proposers.sam2.fast_decoder import ImageSide, Keep, PromptDecoder
 from no_time_to_train.proposers.sam2.weights import load_sam2, new_sam2, set_positions
-from no_time_to_train.weights.sam2_files import command_for
 
 __all__ = [
     "SAM2_CONFIGS",

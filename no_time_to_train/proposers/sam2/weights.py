@@ -12,8 +12,8 @@ from transformers import Sam2Config, Sam2Model
 
 from no_time_to_train.errors import ShapeMismatchError
 from no_time_to_train.proposers.sam2.configs import describe_shape, shape_of
-from no_time_to_train.weights.files import read_tensors
-from no_time_to_train.weights.layouts_sam2 import (
+from no_time_to_train.weights.formats.reader import read_tensors
+from no_time_to_train.weights.layouts.sam2 import (
     POSITION_BUFFERS,
     hiera_shape,
     image_part_of_transformers,

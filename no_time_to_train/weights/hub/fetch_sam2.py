@@ -5,12 +5,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from no_time_to_train.configs.sam2_releases import Sam2File
 from no_time_to_train.errors import OutputError
-from no_time_to_train.weights.console import FetchDisplay
-from no_time_to_train.weights.download import Digest, Retries, download
-from no_time_to_train.weights.remote import plan_link
-from no_time_to_train.weights.sam2_files import Sam2File
-from no_time_to_train.weights.workshop import alone, check_room, staging_for
+from no_time_to_train.weights.hub.download import Digest, Retries, download
+from no_time_to_train.weights.hub.progress import FetchDisplay
+from no_time_to_train.weights.hub.sources import plan_link
+from no_time_to_train.weights.hub.staging import alone, check_room, staging_for
 
 
 def fetch_sam2(file: Sam2File, url: str, path: Path, *, display: FetchDisplay, retries: Retries) -> bool:

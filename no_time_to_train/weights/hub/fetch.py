@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from no_time_to_train.configs.sam2_releases import Sam2File, sam2_file
 from no_time_to_train.errors import (
     ChecksumMismatchError,
     ConfigError,
@@ -18,14 +19,13 @@ from no_time_to_train.errors import (
 from no_time_to_train.io.atomic import put_in_place, write_text_atomic
 from no_time_to_train.io.redact import remember_link
 from no_time_to_train.weights.architecture import matches
-from no_time_to_train.weights.console import FetchDisplay
-from no_time_to_train.weights.download import RemoteFile, Retries, download, open_partial
-from no_time_to_train.weights.fetch_sam2 import fetch_sam2
-from no_time_to_train.weights.hub import is_link
-from no_time_to_train.weights.inspect import WeightsReport, sha256_of
-from no_time_to_train.weights.licence import NOTICE, NOTICE_FILE, SHORT, is_dinov3
-from no_time_to_train.weights.manifest import Manifest, check_folder, is_whole, read_manifest
-from no_time_to_train.weights.remote import (
+from no_time_to_train.weights.hub.client import is_link
+from no_time_to_train.weights.hub.download import RemoteFile, Retries, download, open_partial
+from no_time_to_train.weights.hub.fetch_sam2 import fetch_sam2
+from no_time_to_train.weights.hub.http_errors import without_secrets
+from no_time_to_train.weights.hub.manifest import Manifest, check_folder, is_whole, read_manifest
+from no_time_to_train.weights.hub.progress import FetchDisplay
+from no_time_to_train.weights.hub.sources import (
     Kind,
     Plan,
     entry_of_link,
@@ -34,9 +34,9 @@ from no_time_to_train.weights.remote import (
     plan_link,
     repository_of,
 )
-from no_time_to_train.weights.responses import without_secrets
-from no_time_to_train.weights.sam2_files import Sam2File, sam2_file
-from no_time_to_train.weights.workshop import alone, check_room, is_of, refuse_taken, remove_replaced, staging_for
+from no_time_to_train.weights.hub.staging import alone, check_room, is_of, refuse_taken, remove_replaced, staging_for
+from no_time_to_train.weights.inspect import WeightsReport, sha256_of
+from no_time_to_train.weights.license import NOTICE, NOTICE_FILE, SHORT, is_dinov3
 
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 CHECKPOINTS = Path("checkpoints")

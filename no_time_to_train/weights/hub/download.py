@@ -14,8 +14,16 @@ from typing import BinaryIO, Literal, NoReturn
 import httpx2
 
 from no_time_to_train.errors import ChecksumMismatchError, DiskFullError, FetchError, NetworkError, OutputError
-from no_time_to_train.weights.exchange import Pace, opened, read
-from no_time_to_train.weights.responses import PASSING, Answer, Target, asked_wait, not_an_address, refusal, unreachable
+from no_time_to_train.weights.hub.bounded_http import Pace, opened, read
+from no_time_to_train.weights.hub.http_errors import (
+    PASSING,
+    Answer,
+    Target,
+    asked_wait,
+    not_an_address,
+    refusal,
+    unreachable,
+)
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
 from no_time_to_train.io.messages import first_of
-from no_time_to_train.weights.layout import (
+from no_time_to_train.weights.layouts.base import (
     ATTENTION,
     NO_LOCAL_CROPS,
     PERIODS,
@@ -24,14 +24,14 @@ from no_time_to_train.weights.layout import (
     Split,
     weight_and_bias,
 )
-from no_time_to_train.weights.layouts_hf import (
+from no_time_to_train.weights.layouts.equinox import EQUIMO_DINOV3_VIT, EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
+from no_time_to_train.weights.layouts.hf import (
     HF_DINOV2,
     HF_DINOV3_CONVNEXT,
     HF_DINOV3_VIT,
     MODULES_DINOV3_CONVNEXT,
     MODULES_DINOV3_VIT,
 )
-from no_time_to_train.weights.layouts_jax import EQUIMO_DINOV3_VIT, EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
 from no_time_to_train.weights.source import Family
 
 _MASKED_OUT = Drop("it zeroes the key bias, which has been applied")

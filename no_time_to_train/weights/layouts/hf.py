@@ -7,7 +7,7 @@ such a file and initializes random ones.
 
 from dataclasses import replace
 
-from no_time_to_train.weights.layout import ATTENTION, Layout, Rule, identity, weight_and_bias
+from no_time_to_train.weights.layouts.base import ATTENTION, Layout, Rule, identity, weight_and_bias
 
 _HF_VIT_TOP: dict[str, Rule] = {
     **identity("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token"),

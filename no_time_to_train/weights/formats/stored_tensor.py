@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.io.strict_json import parse_json
-from no_time_to_train.weights import eqx
-from no_time_to_train.weights.files import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
+from no_time_to_train.weights.formats import equinox as eqx
+from no_time_to_train.weights.formats.reader import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
 
 FileState = tuple[int, int, int]
 

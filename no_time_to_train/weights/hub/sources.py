@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented as it is imported here
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
+from no_time_to_train.configs.sam2_releases import nearest_sam2
 from no_time_to_train.errors import (
     LocalEntryNotFoundError,
     NetworkError,
@@ -22,9 +23,8 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.io.redact import printable
-from no_time_to_train.weights.download import Digest, RemoteFile, Retries
-from no_time_to_train.weights.exchange import ask, opened, read
-from no_time_to_train.weights.hub import (
+from no_time_to_train.weights.hub.bounded_http import ask, opened, read
+from no_time_to_train.weights.hub.client import (
     Listed,
     Listing,
     checked_size,
@@ -36,7 +36,8 @@ from no_time_to_train.weights.hub import (
     size_and_digest,
     token_header,
 )
-from no_time_to_train.weights.responses import (
+from no_time_to_train.weights.hub.download import Digest, RemoteFile, Retries
+from no_time_to_train.weights.hub.http_errors import (
     META_PAGE,
     PASSING,
     RefusedError,
@@ -49,7 +50,6 @@ from no_time_to_train.weights.responses import (
     unreachable,
     without_secrets,
 )
-from no_time_to_train.weights.sam2_files import nearest_sam2
 
 Kind = Literal["hub", "timm", "url"]
 T = TypeVar("T")

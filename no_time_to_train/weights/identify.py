@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
 from no_time_to_train.errors import LocalEntryNotFoundError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.weights.architecture import fitting_entries, known_sizes, matches
-from no_time_to_train.weights.manifest import read_manifest
+from no_time_to_train.weights.hub.manifest import read_manifest
 from no_time_to_train.weights.source import Architecture, WeightsSource
 
 _POSITIONS_OF_518 = (518 // 14) ** 2 + 1

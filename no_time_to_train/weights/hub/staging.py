@@ -18,11 +18,11 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.io.atomic import remove_folder
 from no_time_to_train.io.stale_files import remove_left_over
-from no_time_to_train.weights.console import FetchDisplay
-from no_time_to_train.weights.files import read_stored
-from no_time_to_train.weights.licence import NOTICE_FILE
-from no_time_to_train.weights.manifest import MANIFEST, Manifest, read_manifest
-from no_time_to_train.weights.remote import Plan, is_of_repository
+from no_time_to_train.weights.formats.reader import read_stored
+from no_time_to_train.weights.hub.manifest import MANIFEST, Manifest, read_manifest
+from no_time_to_train.weights.hub.progress import FetchDisplay
+from no_time_to_train.weights.hub.sources import Plan, is_of_repository
+from no_time_to_train.weights.license import NOTICE_FILE
 
 WORKSHOP = ".ntt-fetch"
 # What a fetch puts into a folder beside the weights; the Hub's own tool adds the last three, and marks its folders.

@@ -6,7 +6,7 @@ The tables of our own models are in the order in which Equinox writes leaves: th
 import re
 from collections.abc import Iterable
 
-from no_time_to_train.weights.layout import ATTENTION, NO_LOCAL_CROPS, PERIODS, Layout, Split, weight_and_bias
+from no_time_to_train.weights.layouts.base import ATTENTION, NO_LOCAL_CROPS, PERIODS, Layout, Split, weight_and_bias
 
 # What of the top comes behind the blocks.
 _LAST = ("norm.weight", "norm.bias")

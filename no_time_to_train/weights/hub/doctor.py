@@ -25,14 +25,11 @@ from no_time_to_train.errors import (
 from no_time_to_train.io.paths import without_home
 from no_time_to_train.io.redact import printable
 from no_time_to_train.weights.architecture import matches
-from no_time_to_train.weights.download import Retries
-from no_time_to_train.weights.exchange import ask, opened, read
-from no_time_to_train.weights.fetch import CHECKPOINTS, default_folder
-from no_time_to_train.weights.hub import current_token, endpoint, is_link, shown_endpoint, token_header
-from no_time_to_train.weights.inspect import inspect_weights
-from no_time_to_train.weights.manifest import check_folder, read_manifest
-from no_time_to_train.weights.remote import Kind, Plan, plan_hub, repository_of
-from no_time_to_train.weights.responses import (
+from no_time_to_train.weights.hub.bounded_http import ask, opened, read
+from no_time_to_train.weights.hub.client import current_token, endpoint, is_link, shown_endpoint, token_header
+from no_time_to_train.weights.hub.download import Retries
+from no_time_to_train.weights.hub.fetch import CHECKPOINTS, default_folder
+from no_time_to_train.weights.hub.http_errors import (
     TOKEN_PAGE,
     Answer,
     Target,
@@ -41,7 +38,10 @@ from no_time_to_train.weights.responses import (
     refusal,
     unreachable,
 )
-from no_time_to_train.weights.workshop import unfinished
+from no_time_to_train.weights.hub.manifest import check_folder, read_manifest
+from no_time_to_train.weights.hub.sources import Kind, Plan, plan_hub, repository_of
+from no_time_to_train.weights.hub.staging import unfinished
+from no_time_to_train.weights.inspect import inspect_weights
 
 State = Literal["fine", "failed", "left out"]
 

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.io.atomic import atomic_path
-from no_time_to_train.weights.eqx import DESCRIPTIONS, array_header, header_line
-from no_time_to_train.weights.ranges import StoredTensor, parts_of
+from no_time_to_train.weights.formats.equinox import DESCRIPTIONS, array_header, header_line
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, parts_of
 
 _BLOCK = 1 << 24
 _KINDS = {

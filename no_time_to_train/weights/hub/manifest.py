@@ -15,7 +15,7 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.io.atomic import write_text_atomic
-from no_time_to_train.weights.files import find_weights_file
+from no_time_to_train.weights.formats.reader import find_weights_file
 from no_time_to_train.weights.inspect import WeightsReport, inspect_weights, sha256_of
 from no_time_to_train.weights.json_files import read_object
 from no_time_to_train.weights.source import Architecture

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.weights import eqx
+from no_time_to_train.weights.formats import equinox as eqx
 from no_time_to_train.weights.json_files import FETCH_AGAIN, read_object
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"

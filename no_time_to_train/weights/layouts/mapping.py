@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
-from no_time_to_train.weights.layout import Layout, Split
-from no_time_to_train.weights.layouts import (
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, of_values, stacked
+from no_time_to_train.weights.layouts.base import Layout, Split
+from no_time_to_train.weights.layouts.dino import (
     META_DINOV3_CONVNEXT,
     META_DINOV3_VIT,
     check_parts,
@@ -18,9 +19,8 @@ from no_time_to_train.weights.layouts import (
     refuse_unknown,
     shape_in_transformers,
 )
-from no_time_to_train.weights.layouts_hf import HUB_LAYOUTS
-from no_time_to_train.weights.layouts_jax import in_order_of_leaves
-from no_time_to_train.weights.ranges import StoredTensor, of_values, stacked
+from no_time_to_train.weights.layouts.equinox import in_order_of_leaves
+from no_time_to_train.weights.layouts.hf import HUB_LAYOUTS
 from no_time_to_train.weights.source import Family
 
 

@@ -1,0 +1,1 @@
+"""Weight files as bytes: safetensors, pickled state dicts, Equinox files."""
