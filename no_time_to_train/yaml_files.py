@@ -21,7 +21,7 @@ class _EachKeyOnce(yaml.SafeLoader):
         """Read a value with all in it, unless that is nested too deeply: PyYAML's time grows with the square."""
         self._depth += 1
         if self._depth > _MOST_DEPTH:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call] # of PyYAML
             raise yaml.composer.ComposerError(None, None, f"values are nested deeper than {_MOST_DEPTH}", mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
