@@ -216,7 +216,7 @@ def test_without_an_exchange_the_old_folder_stays_until_the_new_is_in_place(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", failing)
-        with pytest.raises(OutputError, match="no mount point"):
+        with pytest.raises(OutputError, match="not a mount point"):
             put_in_place(new, root)
     assert [path.name for path in root.iterdir()] == ["root"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "root"]
