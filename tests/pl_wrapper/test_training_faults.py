@@ -150,11 +150,7 @@ def test_a_checkpoint_that_a_run_cannot_use_is_refused(
             one["exp_avg"] = change(one["exp_avg"])
         changed(optimizer_states=[state])
 
-<<<<<<< HEAD
-    def waits() -> None:
-=======
     def fifo() -> None:
->>>>>>> i19
         other.unlink()
         os.mkfifo(other)
 
@@ -178,11 +174,7 @@ def test_a_checkpoint_that_a_run_cannot_use_is_refused(
         (lambda: changed(loops={}), both, r"or of another run than this one: KeyError: '\w+_loop' \(name another one"),
         (lambda: changed(**{"pytorch-lightning_version": "left out"}), both, "is not a checkpoint of a training"),
         (lambda: changed(epoch="first"), both, "is not a checkpoint of a training"),
-<<<<<<< HEAD
-        (waits, both, r"other\.ckpt is not a checkpoint, or not a whole one"),
-=======
         (fifo, both, r"other\.ckpt is not a checkpoint, or not a whole one"),
->>>>>>> i19
     ):
         spoil()
         for command in commands:
