@@ -66,13 +66,7 @@ class Replayed:
             return tuple(result.clone() for result in captured.results)
 
     def _captured(self, pixels: Tensor) -> _Captured | None:
-        state = (
-            pixels.device,
-            pixels.dtype,
-            torch.is_autocast_enabled("cuda"),
-            torch.get_autocast_dtype("cuda"),
-            *(weights.data_ptr() for weights in self._network.parameters()),
-        )
+        state = (pixels.device, pixels.dtype, *(weights.data_ptr() for weights in self._network.parameters()))
         if state != self._state:
             self._graphs, self._seen, self._state = {}, {}, state
         shape = pixels.shape
@@ -98,6 +92,6 @@ class Replayed:
 
 
 def _is_half(network: nn.Module) -> bool:
-    """Return whether most of the network's arithmetic is in 16 bits."""
+    """Return whether the network's weights are in 16 bits; autocast would keep its casts of a capture for later."""
     weights = next(network.parameters(), None)
-    return weights is not None and (torch.is_autocast_enabled("cuda") or weights.dtype.itemsize == 2)
+    return weights is not None and weights.dtype.itemsize == 2 and not torch.is_autocast_enabled("cuda")
