@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from no_time_to_train.cli.ntt import fetcher_main, main
+    from no_time_to_train.cli.ntt import COMMANDS, fetcher_main, main
 
-__all__ = ["fetcher_main", "main"]
+__all__ = ["COMMANDS", "fetcher_main", "main"]
 
 
 def __getattr__(name: str) -> Any:
