@@ -4,7 +4,9 @@ Source: the method of no-time-to-train, arXiv 2507.02798, section 3; on the inpu
 tests/matching/test_golden.py, outputs agree with its code at 214fc79.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,9 @@ from no_time_to_train.matching.resizing import TiledMasks
 from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
 
 _NMS_KEEP_FACTOR = 8
+
+# Takes patch features and the logits of masks; gives the mean of the features over each mask.
+Pool: TypeAlias = Callable[[Float[Tensor, "h w D"], Float[Tensor, "N Hm Wm"]], Float[Tensor, "N D"]]
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def match_masks(
     nms_threshold: float = 0.5,
     max_instances: int = 100,
     negative_sigma: float = 0.8,
+    pool: Pool = pool_masks,
 ) -> Instances:
     """Give candidate masks the class whose prototype they resemble most, and keep the best of those that overlap.
 
@@ -84,6 +90,7 @@ def match_masks(
         nms_threshold: Box IoU above which the mask of lower predicted IoU goes.
         max_instances: Most instances to return.
         negative_sigma: How softly negative references count.
+        pool: Averages features over masks, `pool_masks` or, in the original's order of computation, `pool_upsampled`.
 
     Returns:
         Instances at the image's size; empty when no mask has foreground and resembles a class.
@@ -101,7 +108,7 @@ def match_masks(
         )
     boxes, logits, filled = _with_foreground(mask_logits)
     quality = predicted_iou[filled].float()
-    pooled = F.normalize(pool_masks(patches, logits), dim=1)
+    pooled = F.normalize(pool(patches, logits), dim=1)
     # Without any mask too, a bank of another encoder or with an empty class is refused here.
     cosines = class_cosines(pooled, memory)
     if not len(logits):

@@ -50,6 +50,27 @@ def pool_masks(
     return weights.flatten(1) @ features / areas[:, None]
 
 
+def pool_upsampled(
+    patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"] | Float[Tensor, "N Hm Wm"]
+) -> Float[Tensor, "N D"]:
+    """Average the patch features over each mask by upsampling them, which takes D floats for each pixel of a mask.
+
+    The same as `pool_masks` up to rounding, in the original's order of computation. Of two masks with nearly the same
+    features, one within the other, the merged score is the root of a small difference, in which rounding shows.
+
+    Args:
+        patches: Patch features on their grid, any scale.
+        masks: Masks or their logits, foreground above 0; every mask has some.
+
+    Returns:
+        Means over the foreground, in float32, not normalised.
+    """
+    size = (masks.shape[1], masks.shape[2])
+    upsampled = F.interpolate(patches.float().permute(2, 0, 1)[None], size=size, mode="bilinear", antialias=True)
+    foreground = (masks > 0).flatten(1).float()
+    return foreground @ upsampled[0].flatten(1).T / foreground.sum(dim=1, keepdim=True)
+
+
 def _grid_weights(
     masks: Bool[Tensor, "N Hm Wm"] | Float[Tensor, "N Hm Wm"],
     rows: Float[Tensor, "Hm h"],

@@ -28,6 +28,7 @@ from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.protocols import PUBLISHED, check_published, protocol_of
 from no_time_to_train.proposers.base import ImageEmbedding, Prompts, SelectedMasks
 from no_time_to_train.proposers.prior_guided import PriorSearch
+from no_time_to_train.proposers.sam2.original_decoding import decode_as_original
 
 
 class Sam2MatchingBaseline_noAMG(MatchingBaseline):
@@ -84,7 +85,14 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
     @torch.inference_mode()
     def propose_one(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
         """Return SAM2's best mask of each prompt, but for those of too low a predicted IoU."""
-        cfg, image, size = self.sam2_infer_cfgs, self.sam2.prepare(embedding), self.sam2.image_size
+        cfg, size = self.sam2_infer_cfgs, self.sam2.image_size
+        # On a GPU the original's own kernels round as they please.
+        if self.protocol.original_decoding and self.sam2.device.type == "cpu":
+            points = self.protocol.points(cfg.points_per_side, size)
+            return decode_as_original(
+                self.sam2.model, embedding.to(self.sam2.device, self.sam2.dtype), points, min_iou=cfg.iou_thr
+            )
+        image = self.sam2.prepare(embedding)
 
         def ask(points: Float[Tensor, "N 2"]) -> SelectedMasks:
             prompts = Prompts(points=points[:, None])
@@ -131,4 +139,5 @@ class Sam2MatchingBaseline_noAMG(MatchingBaseline):
             nms_threshold=self.sam2_infer_cfgs.nms_thr,
             max_instances=self.sam2_infer_cfgs.num_out_instance,
             negative_sigma=self.memory_bank_cfg.negative_sigma,
+            pool=self.protocol.pool,
         )

@@ -22,6 +22,8 @@ from no_time_to_train.encoders.preprocessing import (
 )
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import nearest
+from no_time_to_train.matching.instances import Pool
+from no_time_to_train.matching.similarity import pool_masks, pool_upsampled
 from no_time_to_train.models.published_rules import (
     corner_points,
     fractional_mask,
@@ -54,6 +56,8 @@ class Protocol:
         points: Places the prompts, by points along each side and the side of SAM2's input.
         window: Cuts out the surroundings of a reference.
         mask_weights: Brings a reference's mask to the patch grid.
+        original_decoding: Whether prompts are decoded on a CPU in the original's order of computation, which is slower.
+        pool: Averages features over masks.
         far_pixel: What a result's width and height have beyond the distance of the first and the last pixel.
     """
 
@@ -65,6 +69,8 @@ class Protocol:
     points: PointGrid
     window: Window
     mask_weights: MaskWeights
+    original_decoding: bool
+    pool: Pool
     far_pixel: int
 
     def key(self, what: str) -> str:
@@ -81,6 +87,8 @@ IMPROVED = Protocol(
     points=point_grid,
     window=reference_window,
     mask_weights=lambda mask, size, grid: mask_on_grid(mask, grid),
+    original_decoding=False,
+    pool=pool_masks,
     far_pixel=1,
 )
 PUBLISHED = Protocol(
@@ -92,6 +100,8 @@ PUBLISHED = Protocol(
     points=corner_points,
     window=truncated_window,
     mask_weights=fractional_mask,
+    original_decoding=True,
+    pool=pool_upsampled,
     far_pixel=0,
 )
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (IMPROVED, PUBLISHED)}

@@ -5,9 +5,15 @@ from torch import Tensor
 
 from no_time_to_train.errors import EmptyClassError, EncoderMismatchError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
-from no_time_to_train.matching.instances import match_mask_pairs, merge_factors
+from no_time_to_train.matching.instances import Pool, match_mask_pairs, merge_factors
 from no_time_to_train.matching.resizing import intersections
-from no_time_to_train.matching.similarity import class_cosines, interpolation_matrix, negative_factors, pool_masks
+from no_time_to_train.matching.similarity import (
+    class_cosines,
+    interpolation_matrix,
+    negative_factors,
+    pool_masks,
+    pool_upsampled,
+)
 
 RED, GREEN, BLUE = torch.eye(3)
 
@@ -42,11 +48,12 @@ def test_interpolation_matrix_is_torchs_interpolation(source: int, target: int) 
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (8, 24)])
-def test_pooling_equals_upsampling_first(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("pool", [pool_masks, pool_upsampled])
+def test_pooling_equals_upsampling_first(shape: tuple[int, int], pool: Pool) -> None:
     patches, masks = torch.randn(9, 12, 5), torch.rand(7, *shape) > 0.6
     upsampled = F.interpolate(patches.permute(2, 0, 1)[None], size=shape, mode="bilinear", antialias=True)[0]
     expected = torch.stack([upsampled[:, mask].mean(dim=1) for mask in masks])
-    torch.testing.assert_close(pool_masks(patches, masks), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pool(patches, masks), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_each_mask_gets_the_class_it_resembles() -> None:
@@ -162,3 +169,18 @@ def test_wrong_inputs_are_refused() -> None:
 
 def test_instances_move_between_devices() -> None:
     assert len(Instances.empty((4, 5)).to("cpu")) == 0
+
+
+def test_pooling_is_exchangeable() -> None:
+    """Whatever is given averages the features."""
+    patches, logits, quality = two_halves(), torch.randn(3, 16, 16), torch.tensor([0.9, 0.8, 0.7])
+    found = match_masks(
+        patches,
+        logits,
+        quality,
+        bank_of(RED, GREEN),
+        image_size=(16, 16),
+        pool=lambda _, masks: GREEN.expand(len(masks), -1),
+    )
+    assert found.labels.tolist() == [1] * len(found)
+    assert len(found) > 0
