@@ -49,6 +49,6 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         tmp_path / "new",
         {"a": torch.ones(2)},
         config={"b": 1},
-        preprocessor=preprocessor_config(8, (0,), (1,), processor="P"),
+        preprocessor=preprocessor_config(8, (0.0,), (1.0,), processor="P"),
     )
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"b": 1, "dtype": "float32"}

@@ -83,12 +83,12 @@ def _decode(
     tokens = decoder.transformer.layer_norm_final_attn(tokens)
 
     stride4, stride8 = embedding.high_res_features
-    upscaled = decoder.upscale_conv1(image.mT.unflatten(2, features.shape[2:])) + stride8
+    upscaled = decoder.upscale_conv1(torch.unflatten(image.mT, 2, features.shape[2:])) + stride8
     upscaled = decoder.activation(_norm_channels(decoder.upscale_layer_norm, upscaled))
     upscaled = decoder.activation(decoder.upscale_conv2(upscaled) + stride4)
     networks = enumerate(decoder.output_hypernetworks_mlps)
     filters = torch.stack([network(tokens[:, 2 + index]) for index, network in networks], dim=1)
-    masks = (filters @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
+    masks = torch.unflatten(filters @ upscaled.flatten(2), 2, upscaled.shape[2:])
     return masks, decoder.iou_prediction_head(tokens[:, 1])
 
 
