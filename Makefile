@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check docs audit bench gpu-check clients constraints clean
+.PHONY: setup demo test test-fast check docs audit bench gpu-check clients constraints clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# What can be run after every change: no processes, no training, no whole commands.
+test-fast: setup
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet -m "not slow"
 
 check: setup docs
 	$(BIN)/ruff check .

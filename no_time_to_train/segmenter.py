@@ -23,7 +23,7 @@ from no_time_to_train.data.arguments import (
     checked_points,
 )
 from no_time_to_train.data.arrays import ImageLike, as_image, as_mask
-from no_time_to_train.data.datamodule import ReferenceDataset
+from no_time_to_train.data.datasets import ReferenceDataset
 from no_time_to_train.data.references import load_negative_references, load_references
 from no_time_to_train.encoders.devices import checked_device
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError

@@ -13,7 +13,52 @@ import torch
 # As the package does, for tests that import onnxruntime before it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-DATA = Path(__file__).parent / "data"
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+
+# Folders and files most of whose tests start processes, train, or run whole commands: `make test-fast` leaves them out.
+SLOW = (
+    "bad_inputs",
+    "cli",
+    "clients",
+    "distill",
+    "docs",
+    "export",
+    "fuzz",
+    "gpu",
+    "kills",
+    "parity",
+    "pl_wrapper",
+    "prediction",
+    "quickstart",
+    "safety",
+    "encoders/test_conversion.py",
+    "encoders/test_onnx_encoder.py",
+    "io/test_old_import_paths.py",
+    "io/test_process.py",
+    "io/test_process_streams.py",
+    "jax_models/test_load.py",
+    "models/test_feature_cache.py",
+    "models/test_feature_cache_faults.py",
+    "models/test_published_whole.py",
+    "proposers/test_sam2.py",
+    "test_distributed.py",
+    "test_fidelity.py",
+    "test_gpu_benchmark.py",
+    "test_segmenter.py",
+    "weights/test_fetch_faults.py",
+    "weights/test_fetch_secrets.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow."""
+    for item in items:
+        if HERE in item.path.parents:
+            name = item.path.relative_to(HERE)
+            if {str(name), *map(str, name.parents)} & set(SLOW):
+                item.add_marker(pytest.mark.slow)
+
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker a core: threads of one, and of the processes that it starts, would wait for those of the others.

@@ -73,6 +73,14 @@ def test_what_is_light_stays_light(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("module", ["segmenter", "cli.predict", "prediction.run", "results.drawing"])
+def test_looking_into_images_needs_no_trainer(module: str) -> None:
+    code = (
+        f"import sys, no_time_to_train.{module}; sys.exit('lightning' in sys.modules or 'torchmetrics' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "code",
     ["import no_time_to_train", "from no_time_to_train.cli import main; main(['--help'])"],

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from no_time_to_train.data.coco import CocoDataset
-from no_time_to_train.data.datamodule import ReferenceItem, TargetItem
+from no_time_to_train.data.datasets import ReferenceItem, TargetItem
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.matching import Instances
 from no_time_to_train.models.baseline import MatchingBaseline

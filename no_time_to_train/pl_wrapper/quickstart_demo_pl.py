@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from no_time_to_train.data.coco import CocoDataset
-from no_time_to_train.data.datamodule import ReferenceDataset, ReferenceItem, TargetItem
+from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import plain_console

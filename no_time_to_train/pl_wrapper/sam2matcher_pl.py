@@ -14,7 +14,8 @@ from lightning.pytorch import LightningModule
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.data.arguments import check_not_replaced
 from no_time_to_train.data.coco import Category, CocoDataset
-from no_time_to_train.data.datamodule import ReferenceItem, ReferenceTargetDataModule, TargetItem
+from no_time_to_train.data.datamodule import ReferenceTargetDataModule
+from no_time_to_train.data.datasets import ReferenceItem, TargetItem
 from no_time_to_train.distributed import gather_objects
 from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError

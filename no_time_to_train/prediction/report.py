@@ -13,7 +13,7 @@ from PIL import Image
 
 from no_time_to_train import __version__
 from no_time_to_train.data.coco import Annotation
-from no_time_to_train.data.datamodule import ReferenceDataset
+from no_time_to_train.data.datasets import ReferenceDataset
 from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask

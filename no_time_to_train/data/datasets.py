@@ -1,0 +1,143 @@
+"""References and targets with their pixels, as torch's datasets."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from no_time_to_train.data.coco import ImageRecord
+from no_time_to_train.data.images import load_image
+from no_time_to_train.data.masks import decode_mask
+from no_time_to_train.data.references import Reference
+from no_time_to_train.data.truth import MOST_BEYOND
+from no_time_to_train.errors import AnnotationError, ImageSizeError
+
+# Part of a reference's mask that may be outside its box: where boxes are drawn by hand, they cut off some.
+_MOST_OUTSIDE = 0.1
+
+
+@dataclass
+class ReferenceItem:
+    """A reference with its pixels.
+
+    Attributes:
+        index: Place among all references, the same on every process.
+        reference: What the annotation says.
+        image: RGB.
+        mask: The object; None where only its box is known.
+    """
+
+    index: int
+    reference: Reference
+    image: UInt8[Tensor, "3 H W"]
+    mask: Bool[Tensor, "H W"] | None
+
+    @property
+    def name(self) -> str:
+        """What to call it in errors."""
+        return f"annotation {self.reference.annotation.id} in {self.reference.image.file_name}"
+
+
+@dataclass
+class TargetItem:
+    """A target image.
+
+    Attributes:
+        index: Place among all targets, the same on every process.
+        record: Its id, name and size.
+        image: RGB.
+    """
+
+    index: int
+    record: ImageRecord
+    image: UInt8[Tensor, "3 H W"]
+
+
+class ReferenceDataset(Dataset[ReferenceItem]):
+    """Reads references and their masks."""
+
+    def __init__(self, references: Sequence[Reference], images: Path) -> None:
+        self.references = references
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, index: int) -> ReferenceItem:
+        reference = self.references[index]
+        record, annotation = reference.image, reference.annotation
+        image = _read(self.images, record)
+        mask = None
+        if annotation.segmentation is not None:
+            mask = torch.from_numpy(decode_mask(annotation, record.height, record.width))
+            _check_in_box(mask, reference)
+        return ReferenceItem(index, reference, image, mask)
+
+
+class TargetDataset(Dataset[TargetItem]):
+    """Reads target images."""
+
+    def __init__(self, records: Sequence[ImageRecord], images: Path) -> None:
+        self.records = records
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> TargetItem:
+        record = self.records[index]
+        return TargetItem(index, record, _read(self.images, record))
+
+
+class Unrepeated(DistributedSampler[int]):
+    """Deals items out to the processes in turn, none twice; a process may get none.
+
+    Lightning's own samplers repeat items or demand one for each process.
+    """
+
+    def __init__(self, dataset: Dataset[ReferenceItem] | Dataset[TargetItem], num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self._indices = range(rank, len(dataset), num_replicas)  # type: ignore[arg-type] # torch's Dataset declares no length
+
+    def __iter__(self) -> Iterator[int]:
+        """Give this process's items in order."""
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+def _check_in_box(mask: Bool[Tensor, "H W"], reference: Reference) -> None:
+    """Refuse a mask that is largely outside its box: what is cut out around the box would hold a part of it.
+
+    Raises:
+        AnnotationError: It is.
+    """
+    x, y, width, height = reference.annotation.bbox
+    left, top = max(math.floor(x) - MOST_BEYOND, 0), max(math.floor(y) - MOST_BEYOND, 0)
+    right, bottom = math.ceil(x + width) + MOST_BEYOND, math.ceil(y + height) + MOST_BEYOND
+    whole, inside = int(mask.sum()), int(mask[top:bottom, left:right].sum())
+    if whole - inside > _MOST_OUTSIDE * whole:
+        raise AnnotationError(
+            f"{whole - inside} of {whole} pixels of the mask of annotation {reference.annotation.id} in "
+            f"{reference.image.file_name} are outside its box {[x, y, width, height]}",
+            remedy="correct the box, which is x, y, width and height in pixels, or the mask",
+        )
+
+
+def _read(folder: Path, record: ImageRecord) -> UInt8[Tensor, "3 H W"]:
+    path = folder / record.file_name
+    image = torch.from_numpy(np.array(load_image(path))).permute(2, 0, 1).contiguous()
+    if image.shape[1:] != (record.height, record.width):
+        raise ImageSizeError(
+            f"{path} is {image.shape[1]}x{image.shape[2]} pixels high and wide, its annotations say "
+            f"{record.height}x{record.width}",
+            remedy="give the images that were annotated; annotations count EXIF orientation as applied",
+        )
+    return image
