@@ -44,7 +44,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         _parse_torchrun(arguments[:begin])
         parse(["python", *arguments[begin:]], monkeypatch)
     elif program == "make":
-        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert set(arguments) <= targets, f"the Makefile has no {set(arguments) - targets}"
     elif program == "python" and arguments[0] == "-m":
         module = ROOT / Path(*arguments[1].split("."))
