@@ -117,13 +117,6 @@ def test_uniform_tiles_are_not_resized() -> None:
     )
 
 
-def test_the_product_on_other_devices_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = discs(40, 50)
-    shared = intersections(logits, (71, 93))
-    monkeypatch.setattr(resizing, "_product", resizing._float_product)
-    assert torch.equal(intersections(logits, (71, 93)), shared)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_resized_in_float32(dtype: torch.dtype) -> None:
     logits = discs(40, 50).to(dtype)
