@@ -81,7 +81,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two lists of results compare, instance by instance in the order of their scores within an image.
+    """Differences of two lists of results, instance by instance, in the order of scores within each image.
 
     Attributes:
         instances: How many each of the two has.

@@ -289,7 +289,7 @@ def matching(bench: Bench) -> dict[str, Any]:
 
 
 def profiled(bench: Bench) -> dict[str, Any]:
-    """What one image spends the device's time on: kernels, how many, and how long the device is idle."""
+    """Profile one image: kernels, their number, and the time that the device works."""
     figures: dict[str, Any] = {}
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.is_gpu else [])]
     for preset in ("exact", "fast"):

@@ -61,7 +61,7 @@ def gpu_tests(bench: Bench) -> dict[str, Any]:
 
 
 def onnx(bench: Bench) -> dict[str, Any]:
-    """Whether ONNX Runtime has a CUDA provider here."""
+    """Return the version and the providers of ONNX Runtime."""
     import onnxruntime
 
     providers = onnxruntime.get_available_providers()

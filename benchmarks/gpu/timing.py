@@ -1,4 +1,4 @@
-"""What the parts of `benchmarks.gpu` share: sizes, models with random weights, and how seconds are taken."""
+"""Shared by the parts of `benchmarks.gpu`: sizes, models with random weights, timing."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ QUICKSTART = Path(__file__).parents[2] / "checkpoints" / "quickstart"
 
 
 class Sizes(NamedTuple):
-    """How large everything is.
+    """Sizes of models, images and repetitions.
 
     Attributes:
         encoder: Its registry name.
@@ -64,7 +64,7 @@ class Bench:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a CUDA device."""
+        """Return whether the device is a CUDA device."""
         return self.device.type == "cuda"
 
     def synchronize(self) -> None:

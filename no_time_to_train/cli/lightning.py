@@ -226,6 +226,8 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             if is_program():
                 warnings.showwarning = _show_warning
+                # Lightning's, of what it calls in other libraries: under `python -W error` they would end every run.
+                warnings.filterwarnings("ignore", message="(?!no_time_to_train)", category=DeprecationWarning)
             NttLightningCLI(
                 LightningModule,
                 LightningDataModule,

@@ -2,9 +2,12 @@
 
 import errno
 import json
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +331,16 @@ def test_names_that_a_terminal_or_rich_would_take_for_commands(
     demo = ["--model", "no_time_to_train.pl_wrapper.quickstart_demo_pl.QuickstartDemo"]
     assert run(*arguments[:2], *demo, *arguments[2:], into=out / "demo") == 0
     assert str(out / "demo" / "overlays") in capsys.readouterr().out
+
+
+def test_warnings_that_are_errors_end_no_run(tmp_path: Path) -> None:
+    """Lightning calls what other libraries have deprecated, which no user of this package can mend."""
+    command = [
+        *(sys.executable, "run_lightening.py", "--config", "pl_configs/quickstart.yaml", "--model.overlays", "0"),
+        *("--data.num_targets", "2", "--data.shots", "1", "--trainer.default_root_dir", str(tmp_path)),
+        *("--trainer.callbacks", "null", "--trainer.enable_progress_bar", "false"),
+    ]
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results.json").is_file()
