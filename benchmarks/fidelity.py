@@ -23,7 +23,7 @@ from rich.table import Table
 from no_time_to_train.data.coco import load_coco
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.records import Annotation
-from no_time_to_train.data.shapes import write_shapes
+from no_time_to_train.data.synthetic.dataset import write_shapes
 from no_time_to_train.results.evaluation import evaluate
 
 ROOT = Path(__file__).parents[1]

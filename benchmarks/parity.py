@@ -19,7 +19,7 @@ from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_torch_
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.parity import compare_features
-from no_time_to_train.parity.images import noise_of
+from no_time_to_train.parity.inputs import noise_of
 from tests.parity.planted import equinox_faults
 
 ENCODERS = ("dinov3_small", "dinov3_small_plus", "dinov3_convnext_tiny")

@@ -8,9 +8,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from no_time_to_train.data.shapes import write_shapes
+from no_time_to_train.data.synthetic.dataset import write_shapes
 from no_time_to_train.io.atomic import atomic_path
-from no_time_to_train.quickstart.report import build_baseline, fill_memories, measure
+from no_time_to_train.training.quickstart.report import build_baseline, fill_memories, measure
 
 SHOTS = (1, 2, 3, 5, 10)
 DRAWS = 3

@@ -26,10 +26,10 @@ text { font: 13px system-ui, sans-serif; fill: #1d2b2a; text-anchor: middle }
 FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("__main__", "python -m no_time_to_train"),),
     (("cli", "ntt, and run_lightening.py by YAML"),),
-    (("prediction", "ntt predict: folders in, pictures out"),),
-    (("segmenter", "the Python API"), ("pl_wrapper", "thin LightningModules")),
-    (("quickstart", "the shipped models: training, report, demo"),),
-    (("distill", "students of a teacher"), ("parity", "torch, Equinox and ONNX compared")),
+    (("training", "distillation; the shipped models"),),
+    (("pl_wrapper", "the main job for Lightning"),),
+    (("batch", "many images: journal, results, report"),),
+    (("segmenter", "the Python API"), ("parity", "torch, Equinox and ONNX compared")),
     (("export", "ONNX, through JAX"),),
     (("models", "the two baselines"),),
     (("proposers", "SAM2: prompts to masks"),),
@@ -40,7 +40,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("weights", "files, layouts, fetching"),
         ("data", "images, COCO, references"),
     ),
-    (("configs", "encoders, settings, limits"), ("distributed", "gathering")),
+    (("configs", "encoders, settings, limits"),),
     (("io", "files, parsers, redaction, signals"),),
     (("errors", "what failed, and what mends it"),),
 )

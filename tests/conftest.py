@@ -19,9 +19,9 @@ DATA = HERE / "data"
 # Folders and files most of whose tests start processes, train, or run whole commands: `make test-fast` leaves them out.
 SLOW = (
     "bad_inputs",
+    "batch",
     "cli",
     "clients",
-    "distill",
     "docs",
     "export",
     "fuzz",
@@ -29,8 +29,6 @@ SLOW = (
     "kills",
     "parity",
     "pl_wrapper",
-    "prediction",
-    "quickstart",
     "safety",
     "encoders/test_conversion.py",
     "encoders/test_onnx_encoder.py",
@@ -42,10 +40,10 @@ SLOW = (
     "models/test_feature_cache_faults.py",
     "models/test_published_whole.py",
     "proposers/test_sam2.py",
-    "test_distributed.py",
     "test_fidelity.py",
     "test_gpu_benchmark.py",
     "test_segmenter.py",
+    "training",
     "weights/test_fetch_faults.py",
     "weights/test_fetch_secrets.py",
 )

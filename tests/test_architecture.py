@@ -13,17 +13,17 @@ PACKAGE = Path(__file__).parents[1] / "no_time_to_train"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("io",),
-    ("configs", "distributed"),
+    ("configs",),
     ("matching", "weights", "data"),
     ("results", "runtime"),
     ("encoders", "jax_models"),
     ("proposers",),
     ("models",),
     ("export",),
-    ("distill", "parity"),
-    ("quickstart",),
-    ("segmenter", "pl_wrapper"),
-    ("prediction",),
+    ("segmenter", "parity"),
+    ("batch",),
+    ("pl_wrapper",),
+    ("training",),
     ("cli",),
     ("__main__",),
 )
@@ -59,6 +59,12 @@ def test_imports_come_from_below(path: Path) -> None:
     assert not wrong
 
 
+def test_no_folder_is_full() -> None:
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    full = {str(folder): count for folder in folders if (count := len(list(folder.glob("*.py")))) > 12}
+    assert not full
+
+
 def test_no_file_is_long() -> None:
     long = {str(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
     assert not long
@@ -73,7 +79,7 @@ def test_what_is_light_stays_light(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("module", ["segmenter", "cli.predict", "prediction.run", "results.drawing"])
+@pytest.mark.parametrize("module", ["segmenter", "cli.predict", "batch.run", "results.drawing"])
 def test_looking_into_images_needs_no_trainer(module: str) -> None:
     code = (
         f"import sys, no_time_to_train.{module}; sys.exit('lightning' in sys.modules or 'torchmetrics' in sys.modules)"

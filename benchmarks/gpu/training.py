@@ -7,9 +7,9 @@ import torch
 import torch.distributed
 
 from benchmarks.gpu.timing import Bench
-from no_time_to_train.distill.configs import TeacherConfig
-from no_time_to_train.distill.encoders import build_teacher
-from no_time_to_train.pl_wrapper.distill_pl import DistillationModule
+from no_time_to_train.training.distill.configs import TeacherConfig
+from no_time_to_train.training.distill.encoders import build_teacher
+from no_time_to_train.training.distill.module import DistillationModule
 
 
 def training(bench: Bench) -> dict[str, Any]:

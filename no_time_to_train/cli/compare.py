@@ -49,9 +49,9 @@ def compare(
             1e-5 if left out.
         json: Print the whole result as JSON.
     """
-    from no_time_to_train.parity.comparison import Request, compare_backends
-    from no_time_to_train.parity.report import check_replaceable, write_report
-    from no_time_to_train.parity.text import in_words
+    from no_time_to_train.parity.html_report import check_replaceable, write_report
+    from no_time_to_train.parity.runner import Request, compare_backends
+    from no_time_to_train.parity.text_report import in_words
 
     if image and random is not None:
         raise ConfigError("--image and --random were both given", remedy="choose one")

@@ -29,7 +29,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from no_time_to_train.cli.checkpoint_paths import names_in, refuse_elsewhere
 from no_time_to_train.cli.option_names import check_kinds, check_names
-from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
 from no_time_to_train.io.messages import CHECK_PATH, in_one_line
@@ -47,6 +46,7 @@ from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
 from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
+from no_time_to_train.training.checkpoints import AtomicCheckpointIO
 
 # Their own processes start all others, and do not end with them.
 _OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")

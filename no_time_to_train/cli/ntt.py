@@ -40,7 +40,7 @@ def write_shapes(
         num_targets: Target images.
         distractors: Draw objects of other classes among the targets' too.
     """
-    from no_time_to_train.data.shapes import write_shapes as write
+    from no_time_to_train.data.synthetic.dataset import write_shapes as write
 
     paths = write(root, seed=seed, size=size, shots=shots, num_targets=num_targets, distractors=distractors)
     print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
@@ -57,7 +57,7 @@ def quickstart_report(
         num_images: Targets with and without distractors each.
         settings: The YAML whose models and thresholds are measured.
     """
-    from no_time_to_train.quickstart import report
+    from no_time_to_train.training.quickstart import report
 
     figures = report.quickstart_report(seed=seed, num_images=num_images, config=settings)
     print(report.as_json(figures) if json else report.as_text(figures))

@@ -17,10 +17,10 @@ from no_time_to_train.io.messages import nearest
 from no_time_to_train.io.strict_yaml import read_yaml
 
 _DATA_MODULES = (
-    "no_time_to_train.data.datamodule.ReferenceTargetDataModule",
-    "no_time_to_train.data.shapes_datamodule.ShapesDataModule",
-    "no_time_to_train.data.views_datamodule.ViewsDataModule",
-    "no_time_to_train.data.training_datamodule.TrainingScenesDataModule",
+    "no_time_to_train.pl_wrapper.datamodule.ReferenceTargetDataModule",
+    "no_time_to_train.pl_wrapper.shapes_datamodule.ShapesDataModule",
+    "no_time_to_train.training.distill.datamodule.ViewsDataModule",
+    "no_time_to_train.training.scenes_datamodule.TrainingScenesDataModule",
 )
 _OWN = "no_time_to_train."
 _PARTS = ("model", "data", "trainer")

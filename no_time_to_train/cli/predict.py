@@ -69,14 +69,14 @@ def predict(
         raise ConfigError("class names are of references, and a memory has its own", remedy="leave out --class-names")
     if not 0 <= min_score <= 1:
         raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
-    from no_time_to_train.data.arguments import check_not_replaced
-    from no_time_to_train.io.atomic import check_writable
-    from no_time_to_train.prediction.results import (
+    from no_time_to_train.batch.results import (
         COCO_FOLDER,
         check_coco_folder,
         outside_coco_folder,
         write_coco_folder,
     )
+    from no_time_to_train.data.arguments import check_not_replaced
+    from no_time_to_train.io.atomic import check_writable
     from no_time_to_train.results.coco_output import PREDICTIONS
 
     check_writable(output)
@@ -94,17 +94,17 @@ def predict(
         raise DataNotFoundError(f"there is no folder {reference_images}", remedy="check --reference-images")
     from rich.console import Console
 
-    from no_time_to_train.data.stamps import FileStamp
+    from no_time_to_train.batch.advice import advice
+    from no_time_to_train.batch.image_paths import common_folder, find_images
+    from no_time_to_train.batch.left_over import find_left_over, remove_left_over_of, told
+    from no_time_to_train.batch.report import ReferenceFiles, write_report
+    from no_time_to_train.batch.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
+    from no_time_to_train.batch.run_locks import sole_run
+    from no_time_to_train.cli.predictor import build_segmenter, choose_models, name_run
+    from no_time_to_train.io.file_stamps import FileStamp
     from no_time_to_train.io.messages import CHECK_PATH, in_one_line, plain_console
     from no_time_to_train.io.redact import printable
-    from no_time_to_train.io.run_locks import sole_run
     from no_time_to_train.matching import MemoryBank
-    from no_time_to_train.prediction.advice import advice
-    from no_time_to_train.prediction.inputs import common_folder, find_images
-    from no_time_to_train.prediction.left_over import find_left_over, remove_left_over_of, told
-    from no_time_to_train.prediction.models import build_segmenter, choose_models, name_run
-    from no_time_to_train.prediction.report import ReferenceFiles, write_report
-    from no_time_to_train.prediction.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
 
     found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
     if memory is not None:

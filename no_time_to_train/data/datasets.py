@@ -14,8 +14,8 @@ from torch.utils.data import Dataset, DistributedSampler
 from no_time_to_train.data.coco import ImageRecord
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.masks import decode_mask
+from no_time_to_train.data.records import MOST_BEYOND
 from no_time_to_train.data.references import Reference
-from no_time_to_train.data.truth import MOST_BEYOND
 from no_time_to_train.errors import AnnotationError, ImageSizeError
 
 # Part of a reference's mask that may be outside its box: where boxes are drawn by hand, they cut off some.

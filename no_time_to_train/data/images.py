@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.errors import ImageReadError
+from no_time_to_train.io.file_stamps import FileStamp
 from no_time_to_train.io.paths import open_regular
 
 # Modes whose pixels are indices, or are multiplied by alpha: only over RGBA do they become the colours that were meant.

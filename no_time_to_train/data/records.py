@@ -12,6 +12,7 @@ Segmentation = list[list[float]] | dict[str, Any]
 """Polygons ``[[x0, y0, x1, y1, ...], ...]`` in pixels, or RLE ``{"size": [H, W], "counts": ...}``."""
 
 
+MOST_BEYOND = 2  # pixels by which a tool may round a box over the border
 # Tools such as pycocotools' `COCO.info()` expect both.
 COCO_HEADER: Mapping[str, Any] = {"info": {"description": "Written by no_time_to_train"}, "licenses": []}
 
@@ -217,6 +218,17 @@ def _annotation_json(annotation: Annotation) -> dict[str, Any]:
     if segmentation is not None:
         document["segmentation"] = segmentation
     return document
+
+
+def pixels_beyond(annotation: Annotation, image: ImageRecord) -> float:
+    """Return by how many pixels a box ends outside its image."""
+    x, y, width, height = annotation.bbox
+    return max(-x, -y, x + width - image.width, y + height - image.height, 0.0)
+
+
+def is_below_a_pixel(annotation: Annotation) -> bool:
+    """Return whether both sides of a box are less than a pixel, as those of relative coordinates are."""
+    return 0 < max(annotation.bbox[2:]) < 1
 
 
 def _with_nearest(unknown: Sequence[str], known: Iterable[str]) -> list[str]:

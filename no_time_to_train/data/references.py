@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, load_coco
-from no_time_to_train.data.plain_pickle import read_plain_pickle
+from no_time_to_train.data.records import MOST_BEYOND, is_below_a_pixel, pixels_beyond
 from no_time_to_train.data.sampling import sample_references
-from no_time_to_train.data.truth import MOST_BEYOND, is_below_a_pixel, pixels_beyond
 from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError, EmptyMaskError
+from no_time_to_train.io.safe_pickle import read_plain_pickle
 
 __all__ = [
     "Reference",

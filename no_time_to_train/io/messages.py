@@ -1,9 +1,10 @@
 """What a user reads of an error: one line, with a remedy."""
 
 import difflib
+import math
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.io.redact import printable, redact
@@ -122,3 +123,27 @@ def _own(error: BaseException | None) -> NoTimeToTrainError | None:
     while error is not None and not isinstance(error, NoTimeToTrainError):
         error = None if isinstance(error, OSError) else error.__cause__ or error.__context__
     return error
+
+
+def small_number(value: float | None) -> str:
+    """Write a number that may be of any size; nothing for none.
+
+    Examples:
+        >>> small_number(0.00012345), small_number(12.345), small_number(0.0), small_number(None)
+        ('1.2e-04', '12', '0', '')
+    """
+    return "" if value is None else "0" if value == 0 else f"{value:.2g}" if 0.01 <= value < 1000 else f"{value:.1e}"
+
+
+def finite(value: Any) -> Any:
+    """Return lists and mappings with None for the numbers that JSON does not know.
+
+    Examples:
+        >>> finite({"a": [1.0, float("nan")]})
+        {'a': [1.0, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    return [finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -19,6 +19,7 @@ MOVED = {
     "data.coco_output": "results.coco_output",
     "data.command": "cli.data",
     "data.polygons": "results.polygons",
+    "distill": "training.distill",
     "evaluation": "results.evaluation",
     "export.command": "cli.export",
     "files": "io.atomic",
@@ -56,15 +57,19 @@ MOVED = {
     "models.sam2_weights": "proposers.sam2.weights",
     "models.shared_image": "proposers.sam2.image_state",
     "models.transformers_models": "encoders.transformers_models",
-    "pages": "io.html",
+    "pages": "results.html",
     "parity.command": "cli.compare",
+    "parity.numbers": "io.messages",
+    "parity.tolerances": "parity.compare",
     "paths": "io.paths",
     "pl_wrapper.option_names": "cli.option_names",
+    "prediction": "batch",
     "prediction.command": "cli.predict",
     "process": "io.process",
+    "quickstart": "training.quickstart",
     "redact": "io.redact",
     "registry": "configs.encoders",
-    "run_locks": "io.run_locks",
+    "run_locks": "batch.run_locks",
     "strict_json": "io.strict_json",
     "visualization": "pl_wrapper.pictures",
     "weights.console": "weights.hub.progress",
@@ -129,7 +134,7 @@ class _MovedFinder:
 
 
 def install() -> None:
-    """Let old import paths be found, after all others."""
+    """Find old import paths, before all other finders: a folder that moved would give its modules a second time."""
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
         finder: Any = _MovedFinder()  # not of importlib.abc, whose import takes as long as all the rest of this package
-        sys.meta_path.append(finder)
+        sys.meta_path.insert(0, finder)

@@ -14,10 +14,57 @@ from jaxtyping import Float
 from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.errors import ConfigError, WeightsFormatError
-from no_time_to_train.parity.blocks import StageDrift, measure_stages
-from no_time_to_train.parity.features import AnyEncoder, Backend, backend_of
-from no_time_to_train.parity.numbers import finite
-from no_time_to_train.parity.tolerances import FP32_TOLERANCE, tolerance_of
+from no_time_to_train.io.messages import finite
+from no_time_to_train.parity.backends import AnyEncoder, Backend, backend_of
+from no_time_to_train.parity.stage_errors import StageDrift, measure_stages
+
+# How far tokens of two backends may be apart, by precision and device. The backend itself is of no account: torch, JAX
+# on a CPU and ONNX Runtime round alike, 1.3e-5 at most between any two of them on full-size random encoders of depth
+# 12, in features of up to 5.
+#
+# Between two encoders in fp32 on CPUs, in units of the largest feature where that is above 1: 3e-6 is the most that was
+# seen, and the mildest mistake known, GELU's tanh form, costs 1e-4 (6e-4 in features of 5).
+FP32_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What two backends may differ by.
+
+    Attributes:
+        least_cosine: Of the worst token; None where numbers are compared instead.
+        reason: Why so much.
+    """
+
+    least_cosine: float | None
+    reason: str
+
+
+_FP32 = Tolerance(None, "both round float32 alike")
+# Least strict last: a pair is held to the laxer of its two.
+TOLERANCES: dict[tuple[str, str], Tolerance] = {
+    ("fp64", "cpu"): _FP32,
+    ("fp32", "cpu"): _FP32,
+    ("fp64", "cuda"): Tolerance(0.99999, "as fp32"),
+    ("fp32", "cuda"): Tolerance(0.99999, "cuDNN convolves in TF32, with 11 bits, unless told otherwise"),
+    ("fp16", "cpu"): Tolerance(0.9999, "ten times what was seen (6e-6), and room for large activations"),
+    ("fp16", "cuda"): Tolerance(0.9999, "as on a CPU"),
+    ("bf16", "cpu"): Tolerance(0.995, "ten times what was seen on full-size random encoders (5e-4)"),
+    ("bf16", "cuda"): Tolerance(0.995, "as on a CPU"),
+    ("int8", "cpu"): Tolerance(0.99, "activations are quantised a tensor: what was seen is 0.996 and more"),
+    ("int8", "cuda"): Tolerance(0.99, "as on a CPU"),
+}
+
+
+def tolerance_of(*kinds: tuple[str, str]) -> Tolerance:
+    """Return what backends of these precisions and devices may differ by.
+
+    Examples:
+        >>> tolerance_of(("fp32", "cpu"), ("int8", "cpu")).least_cosine
+        0.99
+    """
+    order = list(TOLERANCES)
+    return TOLERANCES[max((kind if kind in TOLERANCES else (kind[0], "cuda") for kind in kinds), key=order.index)]
 
 
 @dataclass(frozen=True)
@@ -145,7 +192,7 @@ def compare_features(
         pixel_values: RGB, normalised; float32.
         tolerance: For pairs that are compared by number: of the largest difference, in units of the largest feature
             where that is above 1. FP32_TOLERANCE if None. Others are judged by the cosine of their worst token; see
-            `parity.tolerances`.
+            `TOLERANCES`.
         blocks: Whether to look at the stages too, which takes some three times as long.
 
     Returns:

@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from no_time_to_train.data.datamodule import ReferenceTargetDataModule
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching import MemoryBank
+from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
-from no_time_to_train.distributed import gather_objects
+from no_time_to_train.batch.run_locks import sole_run
 from no_time_to_train.errors import OutputError
 from no_time_to_train.io.atomic import NO_ROOM, write_text_atomic
 from no_time_to_train.io.process import Stopped, catch_signals
-from no_time_to_train.io.run_locks import sole_run
+from no_time_to_train.pl_wrapper.distributed import gather_objects
 
 
 class Signals(Callback):

@@ -14,9 +14,7 @@ from lightning.pytorch import LightningModule
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.data.arguments import check_not_replaced
 from no_time_to_train.data.coco import Category, CocoDataset
-from no_time_to_train.data.datamodule import ReferenceTargetDataModule
 from no_time_to_train.data.datasets import ReferenceItem, TargetItem
-from no_time_to_train.distributed import gather_objects
 from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.atomic import remove_file, write_text_atomic
@@ -25,6 +23,8 @@ from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
+from no_time_to_train.pl_wrapper.distributed import gather_objects
 from no_time_to_train.pl_wrapper.memory_checks import check_memory
 from no_time_to_train.pl_wrapper.pictures import Overlays, ReferencePictures
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.masks import encode_changes, encode_masks
-from no_time_to_train.data.truth import check_masks
 from no_time_to_train.errors import AnnotationError
 from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import Instances
 from no_time_to_train.matching.changes import mask_changes
+from no_time_to_train.results.truth import check_masks
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import yaml
 
 from no_time_to_train import cli
 from no_time_to_train.cli import lightning as lightning_cli
-from no_time_to_train.data.training_scenes import training_scenes
+from no_time_to_train.data.synthetic.training_scenes import training_scenes
 from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.proposers.sam2.predictor import build_sam2
@@ -45,7 +45,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
             "class_path": "no_time_to_train.pl_wrapper.sam2matcher_pl.Sam2MatcherLightningModel",
             "init_args": {"test_mode": "full", "model_cfg": model},
         },
-        "data": {"class_path": "no_time_to_train.data.datamodule.ReferenceTargetDataModule"},
+        "data": {"class_path": "no_time_to_train.pl_wrapper.datamodule.ReferenceTargetDataModule"},
         "trainer": {"logger": False, "enable_checkpointing": False, "enable_model_summary": False},
     }
     distill = yaml.safe_load((CONFIGS / "distill_quickstart.yaml").read_text())

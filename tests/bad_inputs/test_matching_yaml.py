@@ -155,7 +155,8 @@ CASES = [
     ),
     added(
         "data of a training",
-        "data:\n  class_path: no_time_to_train.data.views_datamodule.ViewsDataModule\n  init_args:\n    scenes: s\n",
+        "data:\n  class_path: no_time_to_train.training.distill.datamodule.ViewsDataModule\n"
+        "  init_args:\n    scenes: s\n",
         ["ViewsDataModule"],
     ),
     # Trainer -------------------------------------------------------------------------------------------------------

@@ -61,13 +61,13 @@ CASES = [
         lambda f: ["run_lightening", "--config", QUICKSTART, "--data.references", f.shop.data.references],
         [
             "data has no setting 'references': ShapesDataModule does not take it",
-            "--data no_time_to_train.data.datamodule.ReferenceTargetDataModule",
+            "--data no_time_to_train.pl_wrapper.datamodule.ReferenceTargetDataModule",
         ],
     ),
     Case(
         "fit: an option of other data",
         lambda f: f.fit("--data.shots", "2"),
-        ["ViewsDataModule does not take it", "--data no_time_to_train.data.shapes_datamodule.ShapesDataModule"],
+        ["ViewsDataModule does not take it", "--data no_time_to_train.pl_wrapper.shapes_datamodule.ShapesDataModule"],
     ),
     Case(
         "predict: an option",

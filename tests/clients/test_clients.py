@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from no_time_to_train.batch.results import found_dataset, write_coco_folder, write_results
 from no_time_to_train.data.coco import encode_mask
 from no_time_to_train.data.images import load_stamped_image
-from no_time_to_train.prediction.results import found_dataset, write_coco_folder, write_results
 
 HERE = Path(__file__).parent
 PYTHON = Path(os.environ.get("NTT_CLIENTS_PYTHON", HERE.parents[1] / ".venv-clients" / "bin" / "python"))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from no_time_to_train.data.datamodule import ReferenceTargetDataModule
+from no_time_to_train.batch.image_paths import find_images
 from no_time_to_train.data.image_files import image_endings, list_images
-from no_time_to_train.data.image_sources import images_in_folders
 from no_time_to_train.data.images import load_image
 from no_time_to_train.errors import ImageReadError
-from no_time_to_train.prediction.inputs import find_images
+from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
+from no_time_to_train.training.distill.image_sources import images_in_folders
 from tests.bad_inputs.table import permissions_bind
 
 

@@ -20,17 +20,17 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from no_time_to_train.batch.image_paths import InputImage
+from no_time_to_train.batch.journal import Journal
+from no_time_to_train.batch.results import found_dataset
+from no_time_to_train.cli.predictor import choose_models
 from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.data.references import load_references
-from no_time_to_train.data.stamps import FileStamp
 from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.export import export_onnx
+from no_time_to_train.io.file_stamps import FileStamp
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.cache.feature_cache import FeatureCache
-from no_time_to_train.prediction.inputs import InputImage
-from no_time_to_train.prediction.journal import Journal
-from no_time_to_train.prediction.models import choose_models
-from no_time_to_train.prediction.results import found_dataset
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.formats.equinox import array_header

@@ -11,10 +11,10 @@ import yaml
 from no_time_to_train import Segmenter
 from no_time_to_train.cli import main as ntt
 from no_time_to_train.cli.lightning import main
-from tests.pl_wrapper.test_distill_pl import logged, settings
-from tests.pl_wrapper.test_quickstart_training import arguments
 from tests.test_segmenter import mask, picture
 from tests.tiny import write_dataset
+from tests.training.distill.test_module import logged, settings
+from tests.training.quickstart.test_modules import arguments
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "checkpoints" / "quickstart"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from no_time_to_train.io.run_locks import is_lock
+from no_time_to_train.batch.run_locks import is_lock
 from no_time_to_train.io.stale_files import is_unfinished
 from tests.kills.driver import Command, Ended, Forker, Moment, draw_moment
 

@@ -5,8 +5,8 @@ from safetensors.torch import load, load_file
 
 from tests.kills.driver import Command
 from tests.kills.scenario import Files, Scenario
-from tests.pl_wrapper.test_distill_pl import settings
-from tests.pl_wrapper.test_quickstart_training import arguments
+from tests.training.distill.test_module import settings
+from tests.training.quickstart.test_modules import arguments
 
 
 class TrainingScenario(Scenario):

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageRecord
-from no_time_to_train.data.datamodule import TargetItem
 from no_time_to_train.data.masks import encode_mask
 from no_time_to_train.matching import Instances
+from no_time_to_train.pl_wrapper.datamodule import TargetItem
 from no_time_to_train.pl_wrapper.pictures import Overlays
 from tests.results.test_drawing import grey, square
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from no_time_to_train.cli.lightning import main
-from tests.pl_wrapper import test_distill_pl
-from tests.pl_wrapper.test_distill_pl import ROOT, settings
+from tests.training.distill import test_module
+from tests.training.distill.test_module import ROOT, settings
 
-pytestmark = test_distill_pl.pytestmark
+pytestmark = test_module.pytestmark
 
 _MODEL = "model.init_args.model_cfg"
 

@@ -15,11 +15,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from no_time_to_train.configs.pipeline import EncoderConfigArgs, Sam2InferConfig
-from no_time_to_train.data.datamodule import ReferenceTargetDataModule
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching import Instances, match_masks
 from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.proposers.automatic import AmgConfig
 from tests.tiny import TinyData, write_config, write_dataset

@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 
 from no_time_to_train.cli import main as ntt
 from no_time_to_train.cli.lightning import main
-from no_time_to_train.data.training_scenes import training_scenes
-from no_time_to_train.distill.checkpoints import AtomicCheckpointIO
+from no_time_to_train.data.synthetic.training_scenes import training_scenes
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import NoTimeToTrainError, OutputError, WeightsFormatError
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.cache.feature_cache import FeatureCache
 from no_time_to_train.proposers.sam2.predictor import build_sam2
+from no_time_to_train.training.checkpoints import AtomicCheckpointIO
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.formats.equinox import array_header, header_line
 from no_time_to_train.weights.formats.stored_tensor import locate_tensors

@@ -101,7 +101,7 @@ def run_all(place: Workplace) -> None:
 
 
 def _run_matcher(place: Workplace) -> None:
-    data = ["--data", "no_time_to_train.data.datamodule.ReferenceTargetDataModule"]
+    data = ["--data", "no_time_to_train.pl_wrapper.datamodule.ReferenceTargetDataModule"]
     data += ["--data.references", "data/references.json", "--data.reference_images", "data/images"]
     data += ["--data.targets", "data/targets.json", "--data.target_images", "data/images"]
     data += ["--data.negative_references", "data/negatives.json"]

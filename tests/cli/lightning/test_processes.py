@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from no_time_to_train.batch.run_locks import sole_run
 from no_time_to_train.cli.lightning import main
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
-from no_time_to_train.io.run_locks import sole_run
 from no_time_to_train.matching import MemoryBank
 from tests.cli.lightning.runs import BASE, ROOT, one_error, read, run
 from tests.tiny import TinyData, small_model_arguments, write_dataset

@@ -328,7 +328,7 @@ def test_names_that_a_terminal_or_rich_would_take_for_commands(
     assert str(out / "predictions.json") in shown.out
     assert "[/red] :smile:" in shown.out
     assert "\x1b" not in shown.out + shown.err
-    demo = ["--model", "no_time_to_train.pl_wrapper.quickstart_demo_pl.QuickstartDemo"]
+    demo = ["--model", "no_time_to_train.training.quickstart.demo_module.QuickstartDemo"]
     assert run(*arguments[:2], *demo, *arguments[2:], into=out / "demo") == 0
     assert str(out / "demo" / "overlays") in capsys.readouterr().out
 

@@ -1,0 +1,1 @@
+"""Training for Lightning: distillation, and the small models that the project ships."""
