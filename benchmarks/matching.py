@@ -21,9 +21,10 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.ops import batched_nms, masks_to_boxes
 
+from no_time_to_train.data.prediction import Result
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
-from no_time_to_train.results.evaluation import Result, coco_results
+from no_time_to_train.models.predictions import to_prediction
 
 
 class Case(NamedTuple):
@@ -155,7 +156,7 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
 
     def ours() -> list[Result]:
         found = match_masks(patches, logits, quality, bank, image_size=size, nms_threshold=_KEEP_ALL)
-        return coco_results(1, found, ids)
+        return to_prediction(found, bank.class_names).to_coco(1, ids)
 
     def plain() -> list[Result]:
         return plain_results(match_plainly(patches, logits, quality, bank, size), ids)

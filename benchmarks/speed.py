@@ -32,12 +32,13 @@ from torch import Tensor
 
 from benchmarks.matching import match_plainly, plain_results, random_bank
 from no_time_to_train.data.images import load_image
+from no_time_to_train.data.prediction import Result
 from no_time_to_train.io.atomic import write_text_atomic
-from no_time_to_train.matching import MemoryBank
+from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
 from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, point_grid
-from no_time_to_train.results.evaluation import coco_results
 
 STAGES = ("load", "encode", "embed", "prompt", "match", "write")
 FAST = {"precision": "bf16", "sam2_infer_cfgs": {"prompt_selection": "prior"}}
@@ -103,6 +104,11 @@ def read(path: Path) -> Tensor:
     return torch.from_numpy(np.array(load_image(path))).permute(2, 0, 1).contiguous()
 
 
+def results_of(baseline: Sam2MatchingBaseline_noAMG, found: Instances) -> list[Result]:
+    """Return COCO results of one image."""
+    return to_prediction(found, cast(MemoryBank, baseline.memory).class_names).to_coco(1)
+
+
 class Clock:
     """Seconds between one stage and the next."""
 
@@ -130,7 +136,7 @@ def ours(baseline: Sam2MatchingBaseline_noAMG, path: Path, out: Path) -> tuple[d
     clock.stage("prompt")
     found = baseline.match(patches, proposals, (image.shape[1], image.shape[2]))
     clock.stage("match")
-    write_text_atomic(out / "ours.json", json.dumps(coco_results(1, found, range(1, 2000))))
+    write_text_atomic(out / "ours.json", json.dumps(results_of(baseline, found)))
     clock.stage("write")
     return clock.seconds, proposals
 

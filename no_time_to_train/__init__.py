@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from no_time_to_train.io import old_import_paths
 
 if TYPE_CHECKING:
-    from no_time_to_train.segmenter import FoundInstances, Segmenter
+    from no_time_to_train.segmenter import FoundInstances, Prediction, Segmenter
 
 # ONNX Runtime's official builds report their use to Microsoft, and keep a number of this machine in the home folder,
 # from the moment that they are imported. A user who wants that sets the variable to 0.
@@ -16,7 +16,7 @@ old_import_paths.install()
 
 __version__ = "0.1.0"
 
-__all__ = ["FoundInstances", "Segmenter"]
+__all__ = ["FoundInstances", "Prediction", "Segmenter"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,130 +2,44 @@
 
 import difflib
 import inspect
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
-from no_time_to_train.data.arguments import (
+from no_time_to_train.data.datasets import ReferenceDataset
+from no_time_to_train.data.inputs import (
     Box,
+    ImageLike,
+    as_image,
+    as_mask,
     checked_box,
     checked_label,
     checked_number,
     checked_path,
     checked_points,
 )
-from no_time_to_train.data.arrays import ImageLike, as_image, as_mask
-from no_time_to_train.data.datasets import ReferenceDataset
+from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.data.references import load_negative_references, load_references
 from no_time_to_train.encoders.devices import checked_device
-from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError
-from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.encoders.preprocessing import image_tensor
+from no_time_to_train.errors import ConfigError, EmptyMaskError
+from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.resizing import resize_masks
 from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.sam2.predictor import Prompts
-from no_time_to_train.results.drawing import draw_masks
-from no_time_to_train.results.evaluation import Result, coco_results
 
 if TYPE_CHECKING:
-    import supervision as sv
+    pass
 
 
-@dataclass(frozen=True)
-class FoundInstances(Instances):
-    """Instances of one image, with their classes' names.
-
-    Attributes:
-        class_names: In the order of the labels.
-        far_pixel: Whether COCO results count the far pixels into width and height, see `coco_results`.
-    """
-
-    class_names: tuple[str, ...]
-    far_pixel: int = 1
-
-    def __repr__(self) -> str:
-        """Tell how many of which class, in a line: the masks of one image fill a screen."""
-        counts = Counter(self.names)
-        found = ", ".join(f"{counts[name]} {name}" for name in self.class_names if counts[name]) or "none"
-        return f"FoundInstances({found}; {self.masks.shape[1]}x{self.masks.shape[2]})"
-
-    @property
-    def names(self) -> list[str]:
-        """The class of each instance."""
-        return [self.class_names[label] for label in self.labels.tolist()]
-
-    def above(self, score: float) -> "FoundInstances":
-        """Return those of at least this score.
-
-        Raises:
-            ConfigError: The score is not a number.
-        """
-        kept = self.scores >= checked_number(score, "score")
-        return replace(
-            self, masks=self.masks[kept], boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept]
-        )
-
-    def to_supervision(self) -> "sv.Detections":
-        """Return them as `supervision.Detections`; boxes end behind the last pixel, names are in `data`."""
-        import supervision as sv
-
-        boxes = self.boxes.clone()
-        boxes[:, 2:] += 1
-        return sv.Detections(
-            xyxy=boxes.cpu().numpy(),
-            mask=self.masks.cpu().numpy(),
-            confidence=self.scores.cpu().numpy(),
-            class_id=self.labels.cpu().numpy(),
-            data={"class_name": np.array(self.names, dtype=object)},
-        )
-
-    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[Result]:
-        """Return them as COCO results, best first.
-
-        Args:
-            image_id: Of the image.
-            category_ids: Of the classes, in their order; 1, 2, 3 and so on if None.
-
-        Raises:
-            ConfigError: There are more or fewer ids than classes.
-        """
-        if category_ids is None:
-            category_ids = range(1, len(self.class_names) + 1)
-        if len(category_ids) != len(self.class_names):
-            raise ConfigError(
-                f"got {len(category_ids)} category_ids for {len(self.class_names)} classes",
-                remedy=f"give one for each of {', '.join(self.class_names)}",
-            )
-        return coco_results(image_id, self, category_ids, far_pixel=self.far_pixel)
-
-    def draw(self, image: ImageLike, *, opacity: float = 0.5) -> Image.Image:
-        """Draw them over their image, each with its class and score.
-
-        Raises:
-            ImageSizeError: The image is of another size than the masks.
-            ConfigError: The opacity is not from 0 to 1.
-        """
-        pixels = as_image(image).permute(1, 2, 0).numpy()
-        if pixels.shape[:2] != self.masks.shape[1:]:
-            raise ImageSizeError(
-                f"the image is {pixels.shape[1]} wide and {pixels.shape[0]} high, the masks are of one of "
-                f"{self.masks.shape[2]} by {self.masks.shape[1]}",
-                remedy="give the image in which they were found",
-            )
-        if not 0 <= checked_number(opacity, "opacity") <= 1:
-            raise ConfigError(f"opacity is {opacity}, expected 0 to 1", remedy="0 draws outlines alone")
-        captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
-        return Image.fromarray(
-            draw_masks(pixels, self.masks.cpu().numpy(), self.labels.tolist(), captions, opacity=opacity)
-        )
+# The name of the first release.
+FoundInstances = Prediction
 
 
 class Segmenter:
@@ -236,10 +150,10 @@ class Segmenter:
         if sum(part is not None for part in (mask, box, points)) != 1:
             raise ConfigError("a reference needs a mask, a box or points", remedy="give exactly one of the three")
         label = checked_label(label)
-        pixels = as_image(image)
+        pixels = image_tensor(as_image(image))
         size = (pixels.shape[1], pixels.shape[2])
         if mask is not None:
-            drawn = as_mask(mask, size)
+            drawn = torch.from_numpy(as_mask(mask, size))
         elif box is not None:
             x1, y1, x2, y2 = checked_box(box, size)
             drawn = self.baseline.mask_of_box(pixels, (x1, y1, x2 - x1, y2 - y1)).cpu()
@@ -283,11 +197,7 @@ class Segmenter:
             found = load_references(references, class_names=class_names)
             names, items = found.class_names, ReferenceDataset(found.references, images)
         means = [
-            (
-                item.reference,
-                self.baseline.reference_mean(item.image, item.mask, item.reference.annotation.bbox, item.name),
-            )
-            for item in (items[index] for index in range(len(items)))
+            (item.reference, self.baseline.mean_of(item)) for item in (items[index] for index in range(len(items)))
         ]
         # All or none: a reference that is wrong leaves what was there before.
         for reference, mean in means:
@@ -296,14 +206,14 @@ class Segmenter:
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is a sequence of str, and names one image
         self, images: ImageLike, *, min_score: float = ...
-    ) -> FoundInstances: ...
+    ) -> Prediction: ...
 
     @overload
-    def predict(self, images: Sequence[ImageLike], *, min_score: float = ...) -> list[FoundInstances]: ...
+    def predict(self, images: Sequence[ImageLike], *, min_score: float = ...) -> list[Prediction]: ...
 
     def predict(
         self, images: ImageLike | Sequence[ImageLike], *, min_score: float = 0.0
-    ) -> FoundInstances | list[FoundInstances]:
+    ) -> Prediction | list[Prediction]:
         """Find the references' classes.
 
         Args:
@@ -323,13 +233,9 @@ class Segmenter:
         self._remember()
         if not isinstance(images, list | tuple):
             return self.predict([cast(ImageLike, images)], min_score=min_score)[0]
-        found = self.baseline.predict_batch([as_image(image) for image in images])
-        return [
-            FoundInstances(
-                each.masks, each.boxes, each.scores, each.labels, self.class_names, self.baseline.protocol.far_pixel
-            ).above(min_score)
-            for each in found
-        ]
+        found = self.baseline.predict_batch([image_tensor(as_image(image)) for image in images])
+        far_pixel = self.baseline.protocol.far_pixel
+        return [to_prediction(each, self.class_names, far_pixel=far_pixel).filter(min_score) for each in found]
 
     def save_memory(self, path: Path | str) -> None:
         """Write the references' memory as safetensors, for `load_memory` and for the command line's `--ckpt_path`."""

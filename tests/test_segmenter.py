@@ -65,8 +65,8 @@ def test_instances_are_shown_in_a_line(segmenter: Segmenter) -> None:
     found = filled(segmenter).predict(picture(0))
     names = found.names
     counted = ", ".join(f"{names.count(name)} {name}" for name in ("red", "green") if name in names)
-    assert repr(found) == f"FoundInstances({counted}; 48x64)"
-    assert repr(found.above(2.0)) == "FoundInstances(none; 48x64)"
+    assert repr(found) == f"Prediction({counted}; 48x64)"
+    assert repr(found.above(2.0)) == "Prediction(none; 48x64)"
 
 
 def filled(segmenter: Segmenter) -> Segmenter:
@@ -77,7 +77,7 @@ def filled(segmenter: Segmenter) -> Segmenter:
 
 def same(got: FoundInstances, expected: FoundInstances) -> bool:
     return got.class_names == expected.class_names and all(
-        torch.equal(getattr(got, name), getattr(expected, name)) for name in ("masks", "boxes", "scores", "labels")
+        np.array_equal(getattr(got, name), getattr(expected, name)) for name in ("masks", "boxes", "scores", "labels")
     )
 
 
@@ -186,9 +186,9 @@ def test_what_is_found_goes_elsewhere(segmenter: Segmenter) -> None:
     found = filled(segmenter).predict(picture(3))
     detections = found.to_supervision()
     assert detections.mask is not None
-    assert np.array_equal(detections.mask, found.masks.numpy())
+    assert np.array_equal(detections.mask, found.masks)
     assert list(detections.data["class_name"]) == found.names
-    ys, xs = found.masks[0].nonzero().T
+    ys, xs = found.masks[0].nonzero()
     assert detections.xyxy[0].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
     results = found.to_coco(image_id=7, category_ids=[30, 40])
     assert len(results) == len(found)

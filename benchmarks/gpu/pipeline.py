@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.timing import Bench, graphed
 from benchmarks.matching import match_plainly, random_bank
 from benchmarks.speed import ask_peer
-from no_time_to_train.matching import MemoryBank, precision, resizing, similarity
+from no_time_to_train.matching import Instances, MemoryBank, precision, resizing, similarity
 from no_time_to_train.matching.instances import match_masks
+from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
 from no_time_to_train.proposers.sam2 import fast_decoder as prompting
 from no_time_to_train.proposers.sam2 import mask_upscaling as mask_drawing
 from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, point_grid
-from no_time_to_train.results.evaluation import coco_results
 
 STAGES = ("encode", "embed", "prompt", "match", "write")
 _PEER_BATCH = 64
@@ -47,6 +47,10 @@ def _filled(bench: Bench, preset: str) -> Sam2MatchingBaseline_noAMG:
     return baseline
 
 
+def _results(found: Instances, memory: MemoryBank) -> None:
+    to_prediction(found, memory.class_names).to_coco(1)
+
+
 @torch.inference_mode()
 def _ours(bench: Bench, baseline: Sam2MatchingBaseline_noAMG, image: Tensor) -> dict[str, float]:
     clock = _Clock(bench)
@@ -58,7 +62,7 @@ def _ours(bench: Bench, baseline: Sam2MatchingBaseline_noAMG, image: Tensor) -> 
     clock.stage("prompt")
     found = baseline.match(patches, proposals, (image.shape[1], image.shape[2]))
     clock.stage("match")
-    coco_results(1, found, range(1, 2000))
+    _results(found, cast(MemoryBank, baseline.memory))
     clock.stage("write")
     return clock.milliseconds | {"masks": len(proposals.predicted_iou)}
 
@@ -81,7 +85,7 @@ def _peer(
     memory, size = cast(MemoryBank, baseline.memory), (image.shape[1], image.shape[2])
     found = match_plainly(patches.float(), *proposals, memory, size, threshold=baseline.sam2_infer_cfgs.nms_thr)
     clock.stage("match")
-    coco_results(1, found, range(1, 2000))
+    _results(found, cast(MemoryBank, baseline.memory))
     clock.stage("write")
     return clock.milliseconds | {"masks": len(proposals.predicted_iou)}
 
@@ -277,9 +281,7 @@ def matching(bench: Bench) -> dict[str, Any]:
             partial(match_masks, patches, logits, quality, memory, image_size=size), repeats=3
         )
         found = match_masks(patches, logits, quality, memory, image_size=size)
-        figures[f"results in COCO's form, {name}, ms"] = bench.milliseconds(
-            partial(coco_results, 1, found, range(1, 2000)), repeats=3
-        )
+        figures[f"results in COCO's form, {name}, ms"] = bench.milliseconds(partial(_results, found, memory), repeats=3)
         on_cpu = match_masks(patches.cpu(), logits.cpu(), quality.cpu(), memory.cpu(), image_size=size)
         memory = bank.to(bench.device)
         figures[f"instances as on a CPU, {name}"] = bool(

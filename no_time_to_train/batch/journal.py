@@ -9,11 +9,11 @@ from typing import Any
 from no_time_to_train.batch.entries import check_entry
 from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.places import place_of
+from no_time_to_train.data.prediction import Result
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.io.file_stamps import FileStamp
 from no_time_to_train.io.paths import read_regular
-from no_time_to_train.results.evaluation import Result
 
 _ENDING = ".json"
 

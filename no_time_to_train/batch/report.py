@@ -21,7 +21,7 @@ from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import Reference, load_negative_references, load_references
-from no_time_to_train.encoders.preprocessing import reference_window
+from no_time_to_train.encoders.preprocessing import image_tensor, reference_window
 from no_time_to_train.encoders.torch_encoder import ONNX
 from no_time_to_train.errors import ImageReadError
 from no_time_to_train.io.atomic import write_text_atomic
@@ -246,11 +246,11 @@ def _reference_pictures(
 def _shown_reference(dataset: ReferenceDataset, index: int, baseline: MatchingBaseline) -> ShownReference:
     item = dataset[index]
     box = item.reference.annotation.bbox
-    mask = baseline.mask_of_box(item.image, box).cpu() if item.mask is None else item.mask
-    x1, y1, x2, y2 = reference_window(box, item.image.shape[1], item.image.shape[2], _AROUND)
-    pixels = np.ascontiguousarray(item.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy())
+    mask = baseline.mask_of_box(image_tensor(item.image), box).cpu().numpy() if item.mask is None else item.mask
+    x1, y1, x2, y2 = reference_window(box, mask.shape[0], mask.shape[1], _AROUND)
+    pixels = np.ascontiguousarray(item.image[y1:y2, x1:x2])
     picture = picture_of(Image.fromarray(pixels), _REFERENCE_SIDE)
-    outline = picture.outline(mask[y1:y2, x1:x2].numpy())
+    outline = picture.outline(mask[y1:y2, x1:x2])
     reference = item.reference
     return ShownReference(picture, outline, _named(reference.image.file_name), reference.negative, item.mask is None)
 

@@ -15,14 +15,14 @@ from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.places import place_of
 from no_time_to_train.batch.results import COCO_FOLDER, found_dataset, remove_coco_folder, write_results
-from no_time_to_train.data.arrays import as_image
 from no_time_to_train.data.images import load_stamped_image
+from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.errors import ImageReadError
 from no_time_to_train.io.atomic import atomic_path, remove_file
 from no_time_to_train.io.file_stamps import FileStamp
 from no_time_to_train.io.redact import printable
 from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
-from no_time_to_train.segmenter import FoundInstances, Segmenter
+from no_time_to_train.segmenter import Segmenter
 
 INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "report.html"
 
@@ -96,9 +96,9 @@ def predict_images(
                 raise
             outcome.unreadable.append((image, error))
             continue
-        pixels = as_image(np.array(picture))
+        pixels = np.array(picture)
         candidates = segmenter.predict(pixels)
-        found = candidates.above(min_score)
+        found = candidates.filter(min_score)
         # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
         remove_coco_folder(output / COCO_FOLDER)
         for old in (output / RESULTS, output / REPORT, journal.path(image), drawn):
@@ -107,8 +107,10 @@ def predict_images(
             # Before the entry: what the journal has is whole.
             with atomic_path(drawn) as temporary:
                 found.draw(pixels).save(temporary)
-        size, best = (pixels.shape[1], pixels.shape[2]), _best_scores(candidates)
-        outcome.entries.append(journal.write(image, size, _instances(found), stamp=stamp, best_scores=best))
+        entry = journal.write(
+            image, found.image_size, _instances(found), stamp=stamp, best_scores=_best_scores(candidates)
+        )
+        outcome.entries.append(entry)
     outcome.dataset = found_dataset(outcome.entries, segmenter.class_names, image_root)
     write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
     # At the end: an image that was looked at first can be replaced for as long as the run takes.
@@ -140,16 +142,13 @@ def summary(outcome: Outcome, class_names: Sequence[str]) -> Table:
     return table
 
 
-def _instances(found: FoundInstances) -> list[dict[str, Any]]:
-    areas = found.masks.flatten(1).sum(dim=1).tolist()
-    results = zip(found.to_coco(0), found.names, areas, strict=True)
-    return [
-        {"category": name, "area": area, **{key: value for key, value in result.items() if key != "image_id"}}
-        for result, name, area in results
-    ]
+def _instances(found: Prediction) -> list[dict[str, Any]]:
+    areas = found.masks.sum(axis=(1, 2)).tolist()
+    rows = zip(found.to_coco(), found.names, areas, strict=True)
+    return [{"category": name, "area": area, **row} for row, name, area in rows]
 
 
-def _best_scores(found: FoundInstances) -> dict[str, float]:
+def _best_scores(found: Prediction) -> dict[str, float]:
     """Return the best score of each class that has any, by the class's name."""
     best: dict[str, float] = {}
     for name, score in zip(found.names, found.scores.tolist(), strict=True):

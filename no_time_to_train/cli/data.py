@@ -22,8 +22,8 @@ def sample_references_command(
         allow_fewer: Take what there is of classes with fewer usable annotations than asked for.
     """
     # Here and not above: `ntt --help` asks for this module, and has no use for arrays.
-    from no_time_to_train.data.arguments import check_not_replaced
     from no_time_to_train.data.coco import write_coco
+    from no_time_to_train.data.inputs import check_not_replaced
     from no_time_to_train.data.sampling import sample_references
 
     check_not_replaced([output], {"annotations": annotations})

@@ -75,7 +75,7 @@ def predict(
         outside_coco_folder,
         write_coco_folder,
     )
-    from no_time_to_train.data.arguments import check_not_replaced
+    from no_time_to_train.data.inputs import check_not_replaced
     from no_time_to_train.io.atomic import check_writable
     from no_time_to_train.results.coco_output import PREDICTIONS
 

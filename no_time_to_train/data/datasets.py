@@ -1,15 +1,12 @@
-"""References and targets with their pixels, as torch's datasets."""
+"""Read references and targets with their pixels, by index, as loaders of torch or plain loops take them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, UInt8
-from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
 
 from no_time_to_train.data.coco import ImageRecord
 from no_time_to_train.data.images import load_image
@@ -35,8 +32,8 @@ class ReferenceItem:
 
     index: int
     reference: Reference
-    image: UInt8[Tensor, "3 H W"]
-    mask: Bool[Tensor, "H W"] | None
+    image: UInt8[np.ndarray, "H W 3"]
+    mask: Bool[np.ndarray, "H W"] | None
 
     @property
     def name(self) -> str:
@@ -56,10 +53,10 @@ class TargetItem:
 
     index: int
     record: ImageRecord
-    image: UInt8[Tensor, "3 H W"]
+    image: UInt8[np.ndarray, "H W 3"]
 
 
-class ReferenceDataset(Dataset[ReferenceItem]):
+class ReferenceDataset:
     """Reads references and their masks."""
 
     def __init__(self, references: Sequence[Reference], images: Path) -> None:
@@ -75,12 +72,12 @@ class ReferenceDataset(Dataset[ReferenceItem]):
         image = _read(self.images, record)
         mask = None
         if annotation.segmentation is not None:
-            mask = torch.from_numpy(decode_mask(annotation, record.height, record.width))
+            mask = decode_mask(annotation, record.height, record.width)
             _check_in_box(mask, reference)
         return ReferenceItem(index, reference, image, mask)
 
 
-class TargetDataset(Dataset[TargetItem]):
+class TargetDataset:
     """Reads target images."""
 
     def __init__(self, records: Sequence[ImageRecord], images: Path) -> None:
@@ -95,25 +92,7 @@ class TargetDataset(Dataset[TargetItem]):
         return TargetItem(index, record, _read(self.images, record))
 
 
-class Unrepeated(DistributedSampler[int]):
-    """Deals items out to the processes in turn, none twice; a process may get none.
-
-    Lightning's own samplers repeat items or demand one for each process.
-    """
-
-    def __init__(self, dataset: Dataset[ReferenceItem] | Dataset[TargetItem], num_replicas: int, rank: int) -> None:
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
-        self._indices = range(rank, len(dataset), num_replicas)  # type: ignore[arg-type] # torch's Dataset declares no length
-
-    def __iter__(self) -> Iterator[int]:
-        """Give this process's items in order."""
-        return iter(self._indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-
-def _check_in_box(mask: Bool[Tensor, "H W"], reference: Reference) -> None:
+def _check_in_box(mask: Bool[np.ndarray, "H W"], reference: Reference) -> None:
     """Refuse a mask that is largely outside its box: what is cut out around the box would hold a part of it.
 
     Raises:
@@ -131,12 +110,12 @@ def _check_in_box(mask: Bool[Tensor, "H W"], reference: Reference) -> None:
         )
 
 
-def _read(folder: Path, record: ImageRecord) -> UInt8[Tensor, "3 H W"]:
+def _read(folder: Path, record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
     path = folder / record.file_name
-    image = torch.from_numpy(np.array(load_image(path))).permute(2, 0, 1).contiguous()
-    if image.shape[1:] != (record.height, record.width):
+    image = np.array(load_image(path))
+    if image.shape[:2] != (record.height, record.width):
         raise ImageSizeError(
-            f"{path} is {image.shape[1]}x{image.shape[2]} pixels high and wide, its annotations say "
+            f"{path} is {image.shape[0]}x{image.shape[1]} pixels high and wide, its annotations say "
             f"{record.height}x{record.width}",
             remedy="give the images that were annotated; annotations count EXIF orientation as applied",
         )

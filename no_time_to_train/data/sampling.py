@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from no_time_to_train.configs.splits import resolve_split
 from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, decode_mask, load_coco
-from no_time_to_train.data.splits import resolve_split
 from no_time_to_train.errors import AnnotationError, ConfigError, MaskSizeError, NotEnoughReferencesError
 
 MIN_AREA_FRACTION = 0.003

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
@@ -14,6 +15,11 @@ from no_time_to_train.encoders.base import Encoder
 
 # Takes an image (RGB), a height and a width, and a device; gives pixels before their normalisation.
 Resize: TypeAlias = Callable[[UInt8[Tensor, "3 H0 W0"], tuple[int, int], torch.device], Float[Tensor, "1 3 H W"]]
+
+
+def image_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
+    """Return an image with its channels first, as encoders take it."""
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 
 def resize_bicubic(

@@ -20,8 +20,9 @@ from no_time_to_train.configs.pipeline import (
     ProtocolName,
     as_config,
 )
+from no_time_to_train.data.datasets import ReferenceItem
 from no_time_to_train.encoders.base import Encoder
-from no_time_to_train.encoders.preprocessing import encoder_size
+from no_time_to_train.encoders.preprocessing import encoder_size, image_tensor
 from no_time_to_train.encoders.torch_encoder import ONNX, build_encoder, is_file_of_weights
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank
@@ -269,6 +270,11 @@ class MatchingBaseline(nn.Module, ABC):
                 remedy="correct this reference's mask or box, or remove it",
             )
         return foreground_mean(patches, on_grid).cpu()
+
+    def mean_of(self, item: ReferenceItem) -> Float[Tensor, " D"]:
+        """Return what memory keeps of a reference that was read from files, see `reference_mean`."""
+        mask = None if item.mask is None else torch.from_numpy(item.mask)
+        return self.reference_mean(image_tensor(item.image), mask, item.reference.annotation.bbox, item.name)
 
     @torch.inference_mode()
     def mask_of_box(self, image: UInt8[Tensor, "3 H W"], box: tuple[float, float, float, float]) -> Bool[Tensor, "H W"]:

@@ -4,7 +4,6 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from no_time_to_train.parity.stage_errors import StageDrift
-from no_time_to_train.results.drawing import pca_basis, pca_colours
+from no_time_to_train.results.drawing import pca_basis, pca_colors
 
 _DPI = 110
 # Below it, cosines in float64 are rounding.
@@ -69,9 +68,9 @@ def draw_features(sides: Sequence[tuple[str, Float[np.ndarray, "h w D"]]], image
     _show(panels[0], image, "image")
     basis = None
     for panel, (name, tokens) in zip(panels[1:], sides, strict=True):
-        flat = torch.from_numpy(np.nan_to_num(tokens.astype(np.float32))).flatten(0, 1)
-        basis = pca_basis(flat) if basis is None else basis
-        _show(panel, pca_colours(flat, basis).reshape(*tokens.shape[:2], 3).numpy(), name)
+        features = np.nan_to_num(tokens.astype(np.float32))
+        basis = pca_basis(features.reshape(-1, features.shape[-1])) if basis is None else basis
+        _show(panel, pca_colors(features, basis), name)
     return _png(figure)
 
 

@@ -11,8 +11,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from no_time_to_train.configs.limits import MOST_IN_BATCH, MOST_WORKERS, TOGETHER, check_number
+from no_time_to_train.configs.splits import resolve_split
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
-from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem, TargetDataset, TargetItem, Unrepeated
+from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem, TargetDataset, TargetItem
 from no_time_to_train.data.image_files import list_images
 from no_time_to_train.data.images import image_size
 from no_time_to_train.data.references import (
@@ -21,19 +22,9 @@ from no_time_to_train.data.references import (
     load_negative_references,
     load_references,
 )
-from no_time_to_train.data.splits import resolve_split
 from no_time_to_train.errors import ConfigError, DataNotFoundError
+from no_time_to_train.pl_wrapper.distributed import NonRepeatingSampler
 from no_time_to_train.results.truth import check_masks, doubts_of
-
-# The datasets and their items were in this module.
-__all__ = [
-    "ReferenceDataset",
-    "ReferenceItem",
-    "ReferenceTargetDataModule",
-    "TargetDataset",
-    "TargetItem",
-    "Unrepeated",
-]
 
 log = logging.getLogger(__name__)
 
@@ -218,16 +209,16 @@ class ReferenceTargetDataModule(LightningDataModule):
 
     def _loader(
         self,
-        dataset: Dataset,  # type: ignore[type-arg] # of references or of targets
+        dataset: ReferenceDataset | TargetDataset,
         batch_size: int = 1,
         collate: Callable[[list[Any]], Any] | None = None,
     ) -> DataLoader:  # type: ignore[type-arg] # the same
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return DataLoader(
-            dataset,
+            cast("Dataset[Any]", dataset),
             batch_size=batch_size,
             collate_fn=collate or _only,
-            sampler=Unrepeated(dataset, world, rank),
+            sampler=NonRepeatingSampler(dataset, world, rank),
             num_workers=self.num_workers,
             persistent_workers=False,
         )

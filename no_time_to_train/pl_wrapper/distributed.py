@@ -1,8 +1,10 @@
-"""What is needed beyond Lightning's: which process this is, and gathering plain objects of any size."""
+"""Share work among processes: ranks, plain objects of any size, samplers without repetition."""
 
-from typing import TypeVar, cast
+from collections.abc import Iterator, Sized
+from typing import Any, TypeVar, cast
 
 import torch.distributed
+from torch.utils.data import DistributedSampler
 
 from no_time_to_train.errors import ProcessLostError
 
@@ -35,3 +37,21 @@ def gather_objects(value: T) -> list[T]:
             remedy="the other process's own message says why it ended",
         ) from error
     return cast(list[T], gathered)
+
+
+class NonRepeatingSampler(DistributedSampler[int]):
+    """Deals items out to the processes in turn, none twice; a process may get none.
+
+    Lightning's own samplers repeat items or demand one for each process.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
+        super().__init__(cast(Any, dataset), num_replicas=num_replicas, rank=rank, shuffle=False)
+        self._indices = range(rank, len(dataset), num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        """Give this process's items in order."""
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)

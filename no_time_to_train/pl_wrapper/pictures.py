@@ -1,21 +1,19 @@
 """Pictures of a run: instances with their ground truth, and the features of references in color."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from torch import Tensor
 
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datasets import ReferenceItem, TargetItem
+from no_time_to_train.data.drawing import draw_masks
 from no_time_to_train.data.masks import decode_mask
-from no_time_to_train.matching import Instances
+from no_time_to_train.data.prediction import Prediction
+from no_time_to_train.encoders.preprocessing import image_tensor
 from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.results.drawing import draw_masks, pca_basis, pca_colours, save_panels
-
-# The old module of these pictures had the functions too.
-__all__ = ["Overlays", "ReferencePictures", "draw_masks", "pca_basis", "pca_colours", "save_panels"]
+from no_time_to_train.results.drawing import ColorBasis, pca_basis, pca_colors, save_panels
 
 _PCA_SIDE = 448
 
@@ -36,16 +34,12 @@ class Overlays:
         self.count = count
         self.min_score = min_score
 
-    def draw(self, item: TargetItem, instances: Instances, class_names: Sequence[str]) -> None:
+    def draw(self, item: TargetItem, prediction: Prediction) -> None:
         """Draw one target, if it is among those to draw."""
         if 0 <= self.count <= item.index:
             return
-        image = item.image.permute(1, 2, 0).numpy()
-        found = instances.to("cpu")
-        shown = found.scores >= self.min_score
-        labels, scores = found.labels[shown].tolist(), found.scores[shown].tolist()
-        captions = [f"{class_names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-        panels = [draw_masks(image, found.masks[shown].numpy(), labels, captions)]
+        image, class_names = item.image, prediction.class_names
+        panels = [np.asarray(prediction.filter(self.min_score).draw(image))]
         if self.targets is not None and self.targets.annotations:
             truth = self.targets.annotations_of(item.record.id)
             size = (item.record.height, item.record.width)
@@ -64,23 +58,24 @@ class ReferencePictures:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._bases: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._bases: dict[int, ColorBasis] = {}
 
     def draw(self, item: ReferenceItem, baseline: MatchingBaseline) -> None:
         """Draw one reference."""
         reference = item.reference
         box = reference.annotation.bbox
-        mask = item.mask if item.mask is not None else baseline.mask_of_box(item.image, box).cpu()
-        patches, _ = baseline.encode_reference(item.image, mask, box)
-        x1, y1, x2, y2 = baseline.window_of(box, (item.image.shape[1], item.image.shape[2]))
-        cut = item.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()
+        image = image_tensor(item.image)
+        mask = baseline.mask_of_box(image, box).cpu() if item.mask is None else torch.from_numpy(item.mask)
+        patches, _ = baseline.encode_reference(image, mask, box)
+        x1, y1, x2, y2 = baseline.window_of(box, (mask.shape[0], mask.shape[1]))
+        cut = np.ascontiguousarray(item.image[y1:y2, x1:x2])
         framed = draw_masks(cut, mask[None, y1:y2, x1:x2].numpy(), [reference.class_index], [""])
-        features = patches.flatten(0, 1).cpu()
-        basis = self._bases.setdefault(reference.class_index, pca_basis(features))
-        colours = pca_colours(features, basis).reshape(*patches.shape[:2], 3).numpy()
+        features = patches.cpu().numpy()
+        basis = self._bases.setdefault(reference.class_index, pca_basis(features.reshape(-1, features.shape[2])))
+        colors = pca_colors(features, basis)
         panels = [
             np.asarray(Image.fromarray(framed).resize((_PCA_SIDE, _PCA_SIDE), Image.Resampling.BILINEAR)),
-            np.asarray(Image.fromarray(colours).resize((_PCA_SIDE, _PCA_SIDE), Image.Resampling.NEAREST)),
+            np.asarray(Image.fromarray(colors).resize((_PCA_SIDE, _PCA_SIDE), Image.Resampling.NEAREST)),
         ]
         memory = baseline.memory
         name = memory.class_names[reference.class_index] if memory else f"class{reference.class_index}"

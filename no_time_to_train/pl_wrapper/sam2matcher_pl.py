@@ -12,9 +12,11 @@ import torch
 from lightning.pytorch import LightningModule
 
 from no_time_to_train.configs.encoders import resolve_encoder
-from no_time_to_train.data.arguments import check_not_replaced
 from no_time_to_train.data.coco import Category, CocoDataset
 from no_time_to_train.data.datasets import ReferenceItem, TargetItem
+from no_time_to_train.data.inputs import check_not_replaced
+from no_time_to_train.data.prediction import Prediction, Result
+from no_time_to_train.encoders.preprocessing import image_tensor
 from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.atomic import remove_file, write_text_atomic
@@ -23,13 +25,14 @@ from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
 from no_time_to_train.pl_wrapper.distributed import gather_objects
 from no_time_to_train.pl_wrapper.memory_checks import check_memory
 from no_time_to_train.pl_wrapper.pictures import Overlays, ReferencePictures
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
 from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
-from no_time_to_train.results.evaluation import ApReport, Result, ap_table, coco_results, evaluate, reports_as_json
+from no_time_to_train.results.evaluation import ApReport, ap_table, evaluate, reports_as_json
 
 log = logging.getLogger(__name__)
 
@@ -164,9 +167,7 @@ class Sam2MatcherLightningModel(LightningModule):
             else:
                 self._fill(batch, dataloader_idx)
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """See `test_step`."""
-        self.test_step(batch, batch_idx, dataloader_idx)
+    validation_step = test_step
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[Result]:
         """See `test_step`; returns the targets' COCO results, and nothing for a reference."""
@@ -183,13 +184,7 @@ class Sam2MatcherLightningModel(LightningModule):
             if self.trainer.is_global_zero:
                 remove_file(self.output_dir / METRICS)
 
-    def on_validation_start(self) -> None:
-        """See `on_test_start`."""
-        self.on_test_start()
-
-    def on_predict_start(self) -> None:
-        """See `on_test_start`."""
-        self.on_test_start()
+    on_validation_start = on_predict_start = on_test_start
 
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier run of this module left."""
@@ -197,13 +192,7 @@ class Sam2MatcherLightningModel(LightningModule):
         self._pictures = ReferencePictures(self.output_dir / "memory")
         self._overlays = Overlays(self.output_dir / "overlays", self._targets, self.overlays, self.overlay_score)
 
-    def on_validation_epoch_start(self) -> None:
-        """See `on_test_epoch_start`."""
-        self.on_test_epoch_start()
-
-    def on_predict_epoch_start(self) -> None:
-        """See `on_test_epoch_start`."""
-        self.on_test_epoch_start()
+    on_validation_epoch_start = on_predict_epoch_start = on_test_epoch_start
 
     def on_test_epoch_end(self) -> None:
         """Bring the processes' parts together and write them."""
@@ -215,13 +204,7 @@ class Sam2MatcherLightningModel(LightningModule):
         elif self.test_mode in ("full", "test"):
             self._write_results()
 
-    def on_validation_epoch_end(self) -> None:
-        """See `on_test_epoch_end`."""
-        self.on_test_epoch_end()
-
-    def on_predict_epoch_end(self) -> None:
-        """See `on_test_epoch_end`."""
-        self.on_test_epoch_end()
+    on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
 
     # Memory ---------------------------------------------------------------------------------------------------------
 
@@ -239,7 +222,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def _fill(self, item: ReferenceItem, loader: int) -> None:
         """Encode a reference, to be added to the memory when all processes have theirs."""
-        mean = self._model.reference_mean(item.image, item.mask, item.reference.annotation.bbox, item.name)
+        mean = self._model.mean_of(item)
         # A bank takes references in the order in which one process reads them, so that its sums are the same.
         self._filled.append(((loader, item.index), mean, item.reference.class_index, item.reference.negative))
 
@@ -284,15 +267,17 @@ class Sam2MatcherLightningModel(LightningModule):
         found = self._predict(items)
         self._seconds += time.perf_counter() - begin
         categories = self._categories()
-        for item, instances in zip(items, found, strict=True):
-            self._results.append((item.index, self._coco_results(item.record.id, instances, list(categories))))
-            self._overlays.draw(item, instances, list(categories.values()))
+        for item, prediction in zip(items, found, strict=True):
+            self._results.append((item.index, prediction.to_coco(item.record.id, list(categories))))
+            self._overlays.draw(item, prediction)
 
-    def _predict(self, items: list[TargetItem]) -> list[Instances]:
-        return self._model.predict_batch([item.image for item in items])
+    def _predict(self, items: list[TargetItem]) -> list[Prediction]:
+        found = self._model.predict_batch([image_tensor(item.image) for item in items])
+        return [self._prediction(instances) for instances in found]
 
-    def _coco_results(self, image_id: int, instances: Instances, category_ids: Sequence[int]) -> list[Result]:
-        return coco_results(image_id, instances, category_ids, far_pixel=self._model.protocol.far_pixel)
+    def _prediction(self, instances: Instances) -> Prediction:
+        names = list(self._categories().values())
+        return to_prediction(instances, names, far_pixel=self._model.protocol.far_pixel)
 
     def _categories(self) -> dict[int, str]:
         """Return COCO's id and the name of each class, in the memory's order.

@@ -1,65 +1,55 @@
-"""Masks drawn over images, and features as colors."""
+"""Draw features as colors, and pictures next to each other."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
 
 from no_time_to_train.io.atomic import atomic_path
 
 _GAP = 8
 
 
-def draw_masks(
-    image: UInt8[np.ndarray, "H W 3"],
-    masks: Bool[np.ndarray, "M H W"],
-    labels: Sequence[int],
-    captions: Sequence[str],
-    *,
-    opacity: float = 0.5,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw masks over an image (RGB), coloured by label, each with its caption; `opacity` 0 draws outlines alone."""
-    import supervision as sv
+class ColorBasis(NamedTuple):
+    """Map from features to colors.
 
-    scene = image.copy()
-    if not len(masks):
-        return scene
-    detections = sv.Detections(
-        xyxy=sv.mask_to_xyxy(masks).astype(np.float32), mask=masks, class_id=np.asarray(labels, dtype=int)
-    )
-    scene = sv.MaskAnnotator(opacity=opacity).annotate(scene, detections)
-    scene = sv.PolygonAnnotator(thickness=1).annotate(scene, detections)
-    if any(captions):
-        annotator = sv.LabelAnnotator(text_scale=0.35, text_padding=2, smart_position=True)
-        scene = annotator.annotate(scene, detections, labels=list(captions))
-    return np.asarray(scene)
+    Attributes:
+        mean: Of the features.
+        directions: The leading principal components.
+        low: Of the features along each direction, the 2nd percentile, which gets 0.
+        high: The 98th percentile, which gets 255.
+    """
+
+    mean: Float[np.ndarray, " D"]
+    directions: Float[np.ndarray, "3 D"]
+    low: Float[np.ndarray, "3"]
+    high: Float[np.ndarray, "3"]
 
 
-def pca_basis(features: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the mean, the three leading directions, and the range of features along them, for `pca_colours`."""
-    mean = features.mean(dim=0)
-    _, _, directions = torch.linalg.svd(features - mean, full_matrices=False)
-    # Of fewer than three patches there are fewer directions.
-    leading = torch.nn.functional.pad(directions[:3], (0, 0, 0, max(0, 3 - len(directions))))
-    projected = (features - mean) @ leading.T
-    # A few outlying patches would leave the others grey.
-    low, high = torch.quantile(projected, torch.tensor([0.02, 0.98]), dim=0)
-    return mean, leading, low, high
+def pca_basis(features: Float[np.ndarray, "N D"]) -> ColorBasis:
+    """Find the three leading principal components of features, for `pca_colors`."""
+    mean = features.mean(axis=0)
+    _, _, directions = np.linalg.svd(features - mean, full_matrices=False)
+    # Fewer than three patches have fewer directions.
+    leading = np.zeros((3, features.shape[1]), features.dtype)
+    leading[: len(directions)] = directions[:3]
+    # A few outlying patches would leave the others gray.
+    low, high = np.quantile((features - mean) @ leading.T, [0.02, 0.98], axis=0)
+    return ColorBasis(mean, leading, low, high)
 
 
-def pca_colours(features: Float[Tensor, "N D"], basis: tuple[Tensor, Tensor, Tensor, Tensor]) -> UInt8[Tensor, "N 3"]:
-    """Colour features by their three leading principal components."""
-    mean, leading, low, high = basis
-    scaled = ((features - mean) @ leading.T - low) / (high - low).clamp(min=1e-6)
-    return (scaled.clamp(0, 1) * 255).round().to(torch.uint8)
+def pca_colors(features: Float[np.ndarray, "... D"], basis: ColorBasis) -> UInt8[np.ndarray, "... 3"]:
+    """Color features by three principal components."""
+    projected = (features - basis.mean) @ basis.directions.T
+    scaled = (projected - basis.low) / np.maximum(basis.high - basis.low, 1e-6)
+    return np.asarray(np.rint(scaled.clip(0, 1) * 255), np.uint8)
 
 
 def save_panels(panels: Sequence[UInt8[np.ndarray, "H W 3"]], path: Path) -> None:
-    """Write pictures of one height beside each other as a PNG file."""
+    """Write pictures of one height, next to each other, as a PNG file."""
     height = panels[0].shape[0]
     gap = np.full((height, _GAP, 3), 255, dtype=np.uint8)
     row = [part for panel in panels for part in (panel, gap)][:-1]

@@ -12,17 +12,14 @@ import numpy as np
 from rich.table import Table
 
 from no_time_to_train.data.coco import CocoDataset
-from no_time_to_train.data.masks import encode_changes, encode_masks
+from no_time_to_train.data.prediction import Result
 from no_time_to_train.errors import AnnotationError
 from no_time_to_train.io.redact import printable
-from no_time_to_train.matching import Instances
-from no_time_to_train.matching.changes import mask_changes
 from no_time_to_train.results.truth import check_masks
 
 log = logging.getLogger(__name__)
 
 IouType = Literal["bbox", "segm"]
-Result = dict[str, Any]
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _AREAS = {"APs": 1, "APm": 2, "APl": 3}
@@ -45,47 +42,12 @@ class ApReport:
     per_class: Mapping[str, Mapping[str, float]]
 
 
-def coco_results(
-    image_id: int, instances: Instances, category_ids: Sequence[int], *, far_pixel: int = 1
-) -> list[Result]:
-    """Write an image's instances as COCO results.
-
-    Args:
-        image_id: In the target annotations.
-        instances: What was found.
-        category_ids: COCO's id of each label.
-        far_pixel: 1 counts the far pixels into width and height, as COCO's annotations do; 0 does not, as the original
-            does not.
-
-    Returns:
-        One result per instance, best first: `bbox` is the mask's (x, y, width, height) in pixels, and
-        `segmentation` its compressed RLE.
-    """
-    masks = instances.masks
-    if masks.is_cuda:
-        segmentations = encode_changes(*mask_changes(masks), masks.shape[1], masks.shape[2])
-    else:
-        segmentations = encode_masks(masks.cpu().numpy())
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1 + far_pixel, y2 - y1 + far_pixel],
-            "score": score,
-            "segmentation": segmentation,
-        }
-        for label, (x1, y1, x2, y2), score, segmentation in zip(
-            instances.labels.tolist(), instances.boxes.tolist(), instances.scores.tolist(), segmentations, strict=True
-        )
-    ]
-
-
 def evaluate(dataset: CocoDataset, results: Sequence[Result]) -> list[ApReport]:
     """Compute average precision for boxes, and for masks where every annotation has one.
 
     Args:
         dataset: The targets' annotations, of the classes that were looked for.
-        results: As `coco_results` writes them.
+        results: As `Prediction.to_coco` gives them.
 
     Raises:
         AnnotationError: A result is of an image or a category that the annotations do not have, or a mask of theirs is

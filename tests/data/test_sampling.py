@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from no_time_to_train.cli.data import sample_references_command
+from no_time_to_train.configs.splits import resolve_split
 from no_time_to_train.data.coco import CocoDataset, encode_mask, load_coco
 from no_time_to_train.data.references import load_references
 from no_time_to_train.data.sampling import sample_references
-from no_time_to_train.data.splits import resolve_split
 from no_time_to_train.errors import (
     ConfigError,
     DataNotFoundError,

@@ -14,8 +14,8 @@ from docs_tools.source import Package
 from docs_tools.troubleshooting import messages_page
 from no_time_to_train import errors
 from no_time_to_train.configs.encoders import resolve_encoder
-from no_time_to_train.data.arrays import as_image
 from no_time_to_train.data.coco import load_coco
+from no_time_to_train.data.inputs import as_image
 from no_time_to_train.data.references import load_references
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.io.atomic import write_text_atomic

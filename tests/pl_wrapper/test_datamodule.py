@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from no_time_to_train.data.coco import load_coco
+from no_time_to_train.data.datasets import ReferenceDataset, TargetDataset
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import load_references
 from no_time_to_train.errors import (
@@ -20,12 +20,8 @@ from no_time_to_train.errors import (
     ImageSizeError,
     UnknownNameError,
 )
-from no_time_to_train.pl_wrapper.datamodule import (
-    ReferenceDataset,
-    ReferenceTargetDataModule,
-    TargetDataset,
-    Unrepeated,
-)
+from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
+from no_time_to_train.pl_wrapper.distributed import NonRepeatingSampler
 from tests.tiny import TinyData, write_dataset
 
 
@@ -50,13 +46,13 @@ def test_reference_items(data: TinyData) -> None:
     assert [item.index for item in items] == [0, 1, 2, 3]
     assert [item.reference.class_index for item in items] == [0, 0, 1, 1]
     for item in items:
-        assert item.image.shape == (3, 48, 64)
-        assert item.image.dtype == torch.uint8
+        assert item.image.shape == (48, 64, 3)
+        assert item.image.dtype == np.uint8
         assert item.mask is not None
         expected = decode_mask(item.reference.annotation, 48, 64)
-        assert np.array_equal(item.mask.numpy(), expected)
+        assert np.array_equal(item.mask, expected)
     # A disc is red where its mask is.
-    red = items[0].image[0].float() - items[0].image[1].float()
+    red = items[0].image[..., 0].astype(float) - items[0].image[..., 1]
     assert items[0].mask is not None
     assert red[items[0].mask].mean() > 100 > red[~items[0].mask].mean()
 
@@ -97,11 +93,11 @@ def test_an_image_of_another_size_than_annotated_is_refused(data: TinyData, tmp_
 @given(count=st.integers(0, 40), world=st.integers(1, 9))
 def test_items_are_dealt_out_once_each(count: int, world: int) -> None:
     dataset: Any = list(range(count))
-    shares = [list(Unrepeated(dataset, world, rank)) for rank in range(world)]
+    shares = [list(NonRepeatingSampler(dataset, world, rank)) for rank in range(world)]
     assert sorted(index for share in shares for index in share) == list(range(count))
     assert all(share == sorted(share) for share in shares)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert [len(Unrepeated(dataset, world, rank)) for rank in range(world)] == [len(share) for share in shares]
+    assert [len(NonRepeatingSampler(dataset, world, rank)) for rank in range(world)] == [len(share) for share in shares]
 
 
 def test_loaders_give_items_one_by_one(data: TinyData) -> None:
@@ -140,7 +136,7 @@ def test_images_of_a_folder_are_found_as_they_will_be_read(data: TinyData, tmp_p
     (record,) = found.target_dataset(["disc"]).images
     assert (record.file_name, record.height, record.width) == ("deep/turned.JPG", 30, 20)
     ((item,),) = found.target_dataloader(["disc"])
-    assert item.image.shape == (3, 30, 20)
+    assert item.image.shape == (30, 20, 3)
     (tmp_path / "fake.png").write_text("no image")
     with pytest.raises(ImageReadError, match=r"fake.png is not an image"):
         module(data, targets=None, target_images=tmp_path).target_dataset(["disc"])

@@ -1,42 +1,43 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageRecord
+from no_time_to_train.data.datasets import TargetItem
 from no_time_to_train.data.masks import encode_mask
-from no_time_to_train.matching import Instances
-from no_time_to_train.pl_wrapper.datamodule import TargetItem
+from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.pl_wrapper.pictures import Overlays
 from tests.results.test_drawing import grey, square
 
 
 def item(index: int) -> TargetItem:
     record = ImageRecord(index + 10, f"deep/name {index}.jpg", 64, 60)
-    return TargetItem(index, record, torch.from_numpy(grey()).permute(2, 0, 1))
+    return TargetItem(index, record, grey())
 
 
-def instances(score: float) -> Instances:
-    return Instances(
-        torch.from_numpy(square()), torch.tensor([[20.0, 20, 39, 39]]), torch.tensor([score]), torch.tensor([0])
-    )
+def found(*scores: float, masks: Any = None) -> Prediction:
+    """Return an instance of each score."""
+    masks = square() if masks is None else masks
+    boxes, labels = np.zeros((len(scores), 4), np.float32), np.zeros(len(scores), np.int64)
+    return Prediction(masks, boxes, np.array(scores, np.float32), labels, ("thing",), masks.shape[1:])
 
 
 def test_as_many_overlays_as_asked_for(tmp_path: Path) -> None:
     for count, expected in ((0, 0), (2, 2), (-1, 3)):
         overlays = Overlays(tmp_path / str(count), None, count, 0.5)
         for index in range(3):
-            overlays.draw(item(index), instances(0.9), ["thing"])
+            overlays.draw(item(index), found(0.9))
         assert len(list((tmp_path / str(count)).glob("*.png"))) == expected
 
 
 def test_only_scores_of_at_least_the_least_are_drawn(tmp_path: Path) -> None:
     masks = np.concatenate([square(), np.roll(square(), 20, axis=2)])
     masks[0, :, 30:] = False
-    both = Instances(torch.from_numpy(masks), torch.zeros(2, 4), torch.tensor([0.5, 0.25]), torch.tensor([0, 0]))
+    both = found(0.5, 0.25, masks=masks)
     for score, right_changed in ((0.5, False), (0.25, True)):
-        Overlays(tmp_path / str(score), None, -1, score).draw(item(0), both, ["thing"])
+        Overlays(tmp_path / str(score), None, -1, score).draw(item(0), both)
         with Image.open(tmp_path / str(score) / "name 0_10.png") as picture:
             pixels = np.asarray(picture)
         assert pixels.shape == (60, 64, 3)
@@ -47,7 +48,7 @@ def test_only_scores_of_at_least_the_least_are_drawn(tmp_path: Path) -> None:
 def test_truth_on_the_left_and_what_was_found_on_the_right(tmp_path: Path) -> None:
     annotation = Annotation(1, 10, 4, (20, 20, 20, 20), 400, encode_mask(square()[0]))
     truth = CocoDataset((item(0).record,), (annotation,), (Category(4, "thing"),))
-    Overlays(tmp_path, truth, -1, 0.5).draw(item(0), instances(0.4), ["thing"])
+    Overlays(tmp_path, truth, -1, 0.5).draw(item(0), found(0.4))
     with Image.open(tmp_path / "name 0_10.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape == (60, 64 + 8 + 64, 3)

@@ -7,19 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageRecord
 from no_time_to_train.data.masks import decode_mask, encode_mask
+from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.errors import AnnotationError
-from no_time_to_train.matching import Instances
 from no_time_to_train.results.evaluation import (
     METRICS,
     ap_table,
-    coco_results,
     comparison_table,
     evaluate,
     reports_as_json,
@@ -88,13 +86,11 @@ def random_case(seed: int, *, crowds: bool = True, tied: bool = False) -> tuple[
 
 
 def result(image_id: int, category_id: int, score: float, mask: Any) -> dict[str, Any]:
-    instances = Instances(
-        torch.from_numpy(mask)[None],
-        torch.tensor([[min(m), min(n), max(m), max(n)] for n, m in [mask.nonzero()]], dtype=torch.float32),
-        torch.tensor([score]),
-        torch.tensor([0]),
+    boxes = [[min(m), min(n), max(m), max(n)] for n, m in [mask.nonzero()]]
+    found = Prediction(
+        mask[None], np.array(boxes, np.float32), np.array([score], np.float32), np.array([0]), ("a",), mask.shape
     )
-    return coco_results(image_id, instances, [category_id])[0]
+    return found.to_coco(image_id, [category_id])[0]
 
 
 def by_pycocotools(
@@ -232,21 +228,6 @@ def test_perfect_results_score_one_in_each_class() -> None:
         annotated = {dataset.categories_by_id[entry.category_id].name for entry in dataset.annotations}
         for name, metrics in report.per_class.items():
             assert metrics["AP50"] == 1 if name in annotated else np.isnan(metrics["AP50"])
-
-
-def test_results_are_cocos() -> None:
-    masks = torch.zeros(2, 5, 7, dtype=torch.bool)
-    masks[0, 1:4, 2:7], masks[1, 4, 0] = True, True
-    boxes = torch.tensor([[2.0, 1, 6, 3], [0, 4, 0, 4]])
-    found = coco_results(8, Instances(masks, boxes, torch.tensor([0.75, 0.5]), torch.tensor([1, 0])), [30, 70])
-    assert [entry["bbox"] for entry in found] == [[2, 1, 5, 3], [0, 4, 1, 1]]
-    assert [entry["category_id"] for entry in found] == [70, 30]
-    assert [entry["score"] for entry in found] == [0.75, 0.5]
-    assert {entry["image_id"] for entry in found} == {8}
-    decoded = decode_mask(Annotation(1, 8, 70, (0, 0, 1, 1), 1, found[0]["segmentation"]), 5, 7)
-    assert np.array_equal(decoded, masks[0].numpy())
-    assert coco_results(8, Instances.empty((5, 7)), [30]) == []
-    json.dumps(found)
 
 
 def test_no_results_score_zero_and_no_annotations_nothing() -> None:

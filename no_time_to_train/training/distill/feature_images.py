@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
-from no_time_to_train.results.drawing import pca_basis, pca_colours, save_panels
+from no_time_to_train.results.drawing import pca_basis, pca_colors, save_panels
 
 _SIDE = 224
 
@@ -76,12 +76,9 @@ def draw_features(module: Any, images: Float[Tensor, "B 3 S S"]) -> UInt8[np.nda
         module.train(training)
     rows = []
     for image, taught, learnt in zip(images, teacher, projected, strict=True):
-        flat = taught.float().flatten(0, 1).cpu()
-        basis = pca_basis(flat)
+        basis = pca_basis(taught.float().flatten(0, 1).cpu().numpy())
         panels = [(image.permute(1, 2, 0).cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()]
-        for patches in (taught, learnt):
-            colours = pca_colours(patches.float().flatten(0, 1).cpu(), basis)
-            panels.append(colours.reshape(*patches.shape[:2], 3).numpy())
+        panels += [pca_colors(patches.float().cpu().numpy(), basis) for patches in (taught, learnt)]
         rows.append(np.concatenate([_enlarged(panel) for panel in panels], axis=1))
     return np.concatenate(rows)
 

@@ -4,23 +4,25 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem, TargetItem
+from no_time_to_train.data.drawing import draw_masks
+from no_time_to_train.data.prediction import Prediction, Result
+from no_time_to_train.encoders.preprocessing import image_tensor
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import plain_console
 from no_time_to_train.io.redact import printable
-from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.pl_wrapper.distributed import gather_objects
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.results.contact_sheet import Picture, contact_sheet
-from no_time_to_train.results.drawing import draw_masks
-from no_time_to_train.results.evaluation import ApReport, Result, comparison_table, evaluate, reports_as_json
+from no_time_to_train.results.evaluation import ApReport, comparison_table, evaluate, reports_as_json
 from no_time_to_train.training.quickstart.mean_color import colour_bank, colour_patches, mean_colour
 
 _SHEET = "contact_sheet.png"
@@ -58,29 +60,24 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         self._reference_pictures: list[tuple[Picture, str]] = []
         self._target_pictures: list[Picture] = []
 
-    def _predict(self, items: list[TargetItem]) -> list[Instances]:
+    def _predict(self, items: list[TargetItem]) -> list[Prediction]:
         baseline = cast(Sam2MatchingBaseline_noAMG, self._model)
-        images = [item.image for item in items]
+        images = [image_tensor(item.image) for item in items]
         patches = baseline.encode_batch(images)
         found = []
-        for item, features, proposals in zip(items, patches, baseline.propose(images, patches), strict=True):
-            size = (item.image.shape[1], item.image.shape[2])
-            found.append(baseline.match(features, proposals, size))
-            colours = colour_patches(item.image.to(self.device))
+        for item, image, features, proposals in zip(
+            items, images, patches, baseline.propose(images, patches), strict=True
+        ):
+            size = item.image.shape[:2]
+            found.append(self._prediction(baseline.match(features, proposals, size)))
+            colours = colour_patches(image.to(self.device))
             by_colour = baseline.match_with(self._colour_memory(), colours, proposals, size)
-            categories = self._categories()
-            results = self._coco_results(item.record.id, by_colour, list(categories))
+            results = self._prediction(by_colour).to_coco(item.record.id, list(self._categories()))
             self._colour_results.append((item.index, results))
             if len(self._target_pictures) < _SHEET_TARGETS:
-                self._target_pictures.append(self._picture(item, found[-1], list(categories.values())))
+                picture = found[-1].filter(self.overlay_score).draw(item.image, opacity=0.25)
+                self._target_pictures.append(np.asarray(picture))
         return found
-
-    def _picture(self, item: TargetItem, found: Instances, names: list[str]) -> Picture:
-        shown = found.scores >= self.overlay_score
-        labels = found.labels[shown].tolist()
-        image = item.image.permute(1, 2, 0).numpy()
-        captions = [names[label] for label in labels]
-        return draw_masks(image, found.masks[shown].cpu().numpy(), labels, captions, opacity=0.25)
 
     def _colour_memory(self) -> MemoryBank:
         """Return the colours of the references, which every process reads for itself: they are few and small."""
@@ -95,21 +92,20 @@ class QuickstartDemo(Sam2MatcherLightningModel):
                 x, y, width, height = (round(side) for side in item.reference.annotation.bbox)
                 mask = item.mask
                 if mask is None:
-                    mask = torch.zeros(item.image.shape[1:], dtype=torch.bool)
+                    mask = np.zeros(item.image.shape[:2], dtype=bool)
                     mask[y : y + height, x : x + width] = True
-                self._colours.add_mean(index, mean_colour(item.image, mask))
+                self._colours.add_mean(index, mean_colour(image_tensor(item.image), torch.from_numpy(mask)))
                 if len(self._reference_pictures) == index:
                     self._reference_pictures.append((self._cut_out(item, mask), references.class_names[index]))
             self._colours.finalize()
             self._colours.to(self.device)
         return self._colours
 
-    def _cut_out(self, item: ReferenceItem, mask: Bool[Tensor, "H W"]) -> Picture:
+    def _cut_out(self, item: ReferenceItem, mask: Bool[np.ndarray, "H W"]) -> Picture:
         """Return the window that a reference is encoded in, with its outline."""
-        size = (item.image.shape[1], item.image.shape[2])
-        x1, y1, x2, y2 = self._model.window_of(item.reference.annotation.bbox, size)
-        image = item.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()
-        return draw_masks(image, mask[None, y1:y2, x1:x2].numpy(), [item.reference.class_index], [""], opacity=0)
+        x1, y1, x2, y2 = self._model.window_of(item.reference.annotation.bbox, mask.shape)
+        image = np.ascontiguousarray(item.image[y1:y2, x1:x2])
+        return draw_masks(image, mask[None, y1:y2, x1:x2], [item.reference.class_index], [""], opacity=0)
 
     def _show(self, reports: Sequence[ApReport], title: str) -> None:
         """Keep what the run gave, to be shown beside the baseline."""

@@ -22,6 +22,7 @@ from no_time_to_train.configs.pipeline import as_config, settings_of
 from no_time_to_train.data.coco import CocoDataset, load_coco
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.masks import decode_mask
+from no_time_to_train.data.prediction import Result
 from no_time_to_train.data.records import ImageRecord
 from no_time_to_train.data.references import load_references
 from no_time_to_train.data.synthetic.dataset import BASE_CLASSES, NOVEL_CLASSES, ShapesPaths, write_shapes
@@ -31,8 +32,9 @@ from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
 from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.results.evaluation import Result, coco_results, evaluate
+from no_time_to_train.results.evaluation import evaluate
 from no_time_to_train.training.quickstart.mean_color import colour_bank, colour_patches, mean_colour
 from no_time_to_train.training.quickstart.prompt_scores import score_prompts
 
@@ -252,7 +254,8 @@ def measure(
         for (draw, count, colour), found in results.items():
             bank = (memories[draw].colour if colour else memories[draw].encoder)[count]
             instances = baseline.match_with(bank, features[colour], proposals, size)
-            found += coco_results(image_id, instances, category_ids, far_pixel=baseline.protocol.far_pixel)
+            prediction = to_prediction(instances, _CLASS_NAMES, far_pixel=baseline.protocol.far_pixel)
+            found += prediction.to_coco(image_id, category_ids)
         for (count, colour), hits in right.items():
             pooled = functional.normalize(pool_masks(features[colour], masks), dim=1)
             for memory in memories:

@@ -35,7 +35,7 @@ def test_demo_compares_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Next:" in said
     for named in ("docs/start.md", "pl_configs/custom_dataset.yaml", "checkpoints/README.md"):
         assert named in said
-        assert (CONFIG.parents[2] / named).is_file()
+        assert (CONFIG.parents[1] / named).is_file()
     with Image.open(tmp_path / "contact_sheet.png") as picture:
         assert np.asarray(picture).std() > 10
     # Written last: where they are, all else is of the same run.

@@ -1,6 +1,6 @@
 import pytest
 
-from no_time_to_train.data.splits import SPLITS, VOC_TO_COCO, resolve_split
+from no_time_to_train.configs.splits import SPLITS, VOC_TO_COCO, resolve_split
 from no_time_to_train.errors import UnknownNameError
 
 

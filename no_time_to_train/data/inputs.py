@@ -1,18 +1,91 @@
-"""Check arguments of the Python API: boxes, points, scores, labels, paths."""
+"""Check what callers of the Python API pass: images, masks, boxes, points, labels, paths."""
 
 import math
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
 
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.data.images import foreground_of, load_image, load_mask, to_mask, to_rgb
+from no_time_to_train.errors import ConfigError, ImageReadError, ImageSizeError, MaskSizeError
 from no_time_to_train.io.messages import can_be_written
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageLike: TypeAlias = Union[str, Path, Image.Image, np.ndarray, "Tensor"]  # text takes no |
 Box = tuple[float, float, float, float]
+
+
+def as_image(value: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
+    """Bring an image to RGB, 8 bits a channel.
+
+    Args:
+        value: A path; a Pillow image of any mode; an array (H, W, 3), (H, W, 4) or (H, W); or a tensor (3, H, W) or
+            (1, H, W). Arrays and tensors are uint8, or floats in [0, 1]. Of four channels the last, alpha, is dropped.
+
+    Raises:
+        ImageReadError: The file cannot be read, or the values are of another type or range.
+        ImageSizeError: The shape is none of these.
+    """
+    if isinstance(value, str | Path):
+        pixels = np.array(load_image(Path(value)))
+    elif isinstance(value, Image.Image):
+        pixels = np.array(to_rgb(value, "the image"))
+    else:
+        pixels = _array_of(value, "an image")
+        if _is_tensor(value):
+            if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
+                raise ImageSizeError(
+                    f"an image tensor of shape {pixels.shape}, expected (3, H, W)",
+                    remedy="give one image, channels first; an array has them last",
+                )
+            pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif pixels.ndim != 3 or (pixels.shape[2] not in (3, 4) and not _is_tensor(value)):
+        raise ImageSizeError(
+            f"an image array of shape {pixels.shape}, expected (H, W, 3) or (H, W)",
+            remedy="give one image, channels last; a tensor has them first",
+        )
+    # Writable: torch shares memory with arrays, and warns of those that cannot be written to.
+    return np.require(np.broadcast_to(_eight_bit(pixels[..., :3]), (*pixels.shape[:2], 3)), requirements=("C", "W"))
+
+
+def as_mask(value: ImageLike, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """Bring a mask to booleans; whatever is not zero is foreground. Probabilities and logits are refused.
+
+    Args:
+        value: A path or a Pillow image, of which any channel but alpha counts, and of a palette the index; or an array
+            or a tensor (H, W).
+        size: Height and width of its image.
+
+    Raises:
+        ImageReadError: The file cannot be read, or floats are of many values.
+        MaskSizeError: The mask is not of its image's size.
+    """
+    if isinstance(value, str | Path):
+        mask = load_mask(Path(value))
+    elif isinstance(value, Image.Image):
+        mask = to_mask(value, "a mask")
+    else:
+        values = _array_of(value, "a mask")
+        if values.dtype.kind not in "biuf":
+            raise ImageReadError(
+                f"a mask of {values.dtype}, expected booleans or whole numbers", remedy="give mask.astype(bool)"
+            )
+        mask = foreground_of(values, "a mask")
+    if mask.shape != size:
+        raise MaskSizeError(
+            f"a mask of shape {mask.shape} for an image of {size[0]}x{size[1]} (height, width)",
+            remedy="give each image a mask of its own size",
+        )
+    return mask
 
 
 def checked_box(box: Any, size: tuple[int, int]) -> Box:
@@ -125,6 +198,53 @@ def check_not_replaced(written: Iterable[Path], read: Mapping[str, Path | None])
     for name, path in read.items():
         if path is not None and os.path.realpath(path) in places:
             raise ConfigError(f"{name} is {path}, which the output would replace", remedy="name another output")
+
+
+def _is_tensor(value: Any) -> bool:
+    """Return whether a value is a torch tensor; without torch there are none."""
+    return hasattr(value, "detach")
+
+
+def _array_of(value: Any, name: str) -> np.ndarray:
+    """Return an array of whatever may be one.
+
+    Raises:
+        ImageReadError: It is not.
+    """
+    try:
+        if not _is_tensor(value):
+            return np.asarray(value)
+        plain = value.detach().cpu()
+        # NumPy has no bfloat16 and no floats of 8 bits.
+        narrow = plain.is_floating_point() and str(plain.dtype) not in (
+            "torch.float16",
+            "torch.float32",
+            "torch.float64",
+        )
+        return np.asarray((plain.float() if narrow else plain).numpy())
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ImageReadError(
+            f"{name} of type {type(value).__name__} cannot be read: {str(error).splitlines()[0]}",
+            remedy="give a path, a Pillow image, an array or a dense tensor",
+        ) from error
+
+
+def _eight_bit(values: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    """Take uint8 as it is, and floats in [0, 1] as parts of 255."""
+    if 0 in values.shape:
+        raise ImageSizeError(f"an empty image of shape {values.shape}", remedy="give one with pixels")
+    if values.dtype == np.uint8:
+        return values
+    if np.issubdtype(values.dtype, np.floating) and np.isfinite(values).all():
+        low, high = float(values.min()), float(values.max())
+        if low >= 0 and high <= 1:
+            return np.asarray(np.rint(values * 255), np.uint8)
+        raise ImageReadError(
+            f"an image of floats from {low:g} to {high:g}, expected 0 to 1", remedy="scale it, or give uint8"
+        )
+    raise ImageReadError(
+        f"an image of {values.dtype}, expected uint8 or finite floats in [0, 1]", remedy="convert it to uint8"
+    )
 
 
 def _numbers(value: Any) -> np.ndarray | None:
