@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import ask_peer
-from no_time_to_train.proposers.sam2.predictor import ImageEmbedding, Prompts, Sam2Segmenter, build_sam2, point_grid
+from no_time_to_train.proposers.base import Embedding, Prompts
+from no_time_to_train.proposers.grid import point_grid
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
 
 
-def show_profile(sam2: Sam2Segmenter, embedding: ImageEmbedding, points: Tensor) -> None:
+def show_profile(sam2: Sam2Predictor, embedding: Embedding, points: Tensor) -> None:
     """Print milliseconds a prompt of each kind of operation."""
     prepared = sam2.prepare(embedding)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:

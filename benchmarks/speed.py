@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -35,10 +36,12 @@ from no_time_to_train.data.images import load_image
 from no_time_to_train.data.prediction import Result
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.models.pipeline import build_proposer
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
-from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, point_grid
+from no_time_to_train.proposers.base import Embedding, MaskProposals, Prompts
+from no_time_to_train.proposers.grid import point_grid
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
 
 STAGES = ("load", "encode", "embed", "prompt", "match", "write")
 FAST = {"precision": "bf16", "sam2_infer_cfgs": {"prompt_selection": "prior"}}
@@ -77,8 +80,9 @@ def build(preset: str, **settings: Any) -> Sam2MatchingBaseline_noAMG:
 
 def at(baseline: Sam2MatchingBaseline_noAMG, size: Size) -> Sam2MatchingBaseline_noAMG:
     """Set a baseline to a size: its grid, and a memory of so many random classes."""
-    settings = {**vars(baseline.sam2_infer_cfgs), "points_per_side": size.points}
-    baseline.sam2_infer_cfgs = type(baseline.sam2_infer_cfgs)(**settings)
+    grid = replace(baseline.config.grid, points_per_side=size.points)
+    baseline.config = replace(baseline.config, sam2_infer_cfgs=grid)
+    baseline.proposer = build_proposer(baseline.config, baseline.promptable, baseline.protocol)
     baseline.memory = bank_of(size.classes)
     return baseline
 
@@ -123,7 +127,7 @@ class Clock:
 
 
 @torch.inference_mode()
-def ours(baseline: Sam2MatchingBaseline_noAMG, path: Path, out: Path) -> tuple[dict[str, float], SelectedMasks]:
+def ours(baseline: Sam2MatchingBaseline_noAMG, path: Path, out: Path) -> tuple[dict[str, float], MaskProposals]:
     """Go through the stages of our own."""
     clock = Clock()
     image = read(path)
@@ -132,7 +136,7 @@ def ours(baseline: Sam2MatchingBaseline_noAMG, path: Path, out: Path) -> tuple[d
     clock.stage("encode")
     (embedding,) = baseline.features.embeddings([image])
     clock.stage("embed")
-    proposals = baseline.propose_one(embedding, patches)
+    proposals = baseline.proposer(embedding, patches, cast(MemoryBank, baseline.memory))
     clock.stage("prompt")
     found = baseline.match(patches, proposals, (image.shape[1], image.shape[2]))
     clock.stage("match")
@@ -144,45 +148,45 @@ def ours(baseline: Sam2MatchingBaseline_noAMG, path: Path, out: Path) -> tuple[d
 @torch.inference_mode()
 def peer(
     baseline: Sam2MatchingBaseline_noAMG, path: Path, out: Path, prompts: int
-) -> tuple[dict[str, float], SelectedMasks]:
+) -> tuple[dict[str, float], MaskProposals]:
     """Go through the same stages with transformers' model as it is, and the method as it is written."""
-    sam2, clock = baseline.sam2, Clock()
+    sam2, clock = cast(Sam2Predictor, baseline.promptable), Clock()
     image = read(path)
     clock.stage("load")
     patches = baseline.encode(image)
     clock.stage("encode")
     embedding = sam2.embed(sam2.preprocess(image))
     clock.stage("embed")
-    points = point_grid(baseline.sam2_infer_cfgs.points_per_side, sam2.image_size)[:prompts, None]
-    threshold = baseline.sam2_infer_cfgs.iou_thr
+    points = point_grid(baseline.config.grid.points_per_side, sam2.image_size)[:prompts, None]
+    threshold = baseline.config.grid.iou_thr
     kept = [ask_peer(sam2, embedding, batch, threshold) for batch in torch.split(points, _PEER_BATCH)]
-    proposals = SelectedMasks(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+    proposals = MaskProposals(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
     clock.stage("prompt")
     size, memory = (image.shape[1], image.shape[2]), cast(MemoryBank, baseline.memory)
-    found = match_plainly(patches, *proposals, memory, size, threshold=baseline.sam2_infer_cfgs.nms_thr)
+    found = match_plainly(patches, *proposals, memory, size, threshold=baseline.config.grid.nms_thr)
     clock.stage("match")
     write_text_atomic(out / "peer.json", json.dumps(plain_results(found, range(1, 2000))))
     clock.stage("write")
     return clock.seconds, proposals
 
 
-def ask_peer(sam2: Sam2Segmenter, embedding: ImageEmbedding, points: Tensor, threshold: float) -> SelectedMasks:
+def ask_peer(sam2: Sam2Predictor, embedding: Embedding, points: Tensor, threshold: float) -> MaskProposals:
     """Decode points by transformers' decoder, and keep the best masks whose predicted IoU is above a threshold."""
     model, prompts = sam2.model, Prompts(points)
     assert prompts.points is not None
     assert prompts.labels is not None
     sparse, dense = model.get_prompt_embeddings(prompts.points[None], cast(Any, prompts.labels[None]))
     masks, quality, _, _ = model.mask_decoder(
-        image_embeddings=embedding.features,
+        image_embeddings=embedding["features"],
         image_positional_embeddings=model.get_image_wide_positional_embeddings(),
         sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense,
         multimask_output=True,
-        high_resolution_features=list(embedding.high_res_features),
+        high_resolution_features=[embedding["stride4"], embedding["stride8"]],
     )
     best, choice = quality[0].max(dim=1)
     kept = best > threshold
-    return SelectedMasks(masks[0][torch.arange(len(points)), choice][kept], best[kept])
+    return MaskProposals(masks[0][torch.arange(len(points)), choice][kept], best[kept])
 
 
 def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -217,7 +221,7 @@ def compare(folder: Path, repeats: int, peer_prompts: int) -> dict[str, Any]:
     return {"stages": stages, "ratios": ratios, "prompts of the peer": peer_prompts, "difference": max(differences)}
 
 
-def _difference(own: SelectedMasks, theirs: SelectedMasks) -> float:
+def _difference(own: MaskProposals, theirs: MaskProposals) -> float:
     """Return the largest difference of the peer's logits and ours, in units of the largest logit."""
     count = len(theirs.mask_logits)
     return float((own.mask_logits[:count] - theirs.mask_logits).abs().max() / theirs.mask_logits.abs().max())

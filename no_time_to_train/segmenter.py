@@ -1,15 +1,16 @@
 """The Python API: references in, instances out."""
 
 import difflib
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import Any, cast, overload
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.data.datasets import ReferenceDataset
 from no_time_to_train.data.inputs import (
     Box,
@@ -28,15 +29,10 @@ from no_time_to_train.encoders.devices import checked_device
 from no_time_to_train.encoders.preprocessing import image_tensor
 from no_time_to_train.errors import ConfigError, EmptyMaskError
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.matching.resizing import resize_masks
-from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
-from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.sam2.predictor import Prompts
 
-if TYPE_CHECKING:
-    pass
-
+__all__ = ["FoundInstances", "Prediction", "Segmenter"]
 
 # The name of the first release.
 FoundInstances = Prediction
@@ -82,23 +78,24 @@ class Segmenter:
         for name, weights in (("encoder_weights", encoder_weights), ("sam2_weights", sam2_weights)):
             if weights is not None:
                 checked_path(weights, name)
-        baseline = Sam2MatchingBaseline_noAMG(
-            sam2,
-            sam2_weights,
-            encoder_cfg={"name": encoder, "img_size": img_size},
-            encoder_ckpt_path=encoder_weights,
-            **settings,
-        )
-        self._take(baseline.to(chosen))
+        config = {
+            "name": "matching_baseline_noAMG",
+            "sam2_cfg_file": sam2,
+            "sam2_ckpt_path": sam2_weights,
+            "encoder_cfg": {"name": encoder, "img_size": img_size},
+            "encoder_ckpt_path": encoder_weights,
+        }
+        pipeline = MatchingPipeline(MatcherConfig.from_settings(**config, **settings))
+        self._take(pipeline.to(chosen))
 
     @classmethod
-    def of(cls, baseline: MatchingBaseline) -> "Segmenter":
+    def of(cls, baseline: MatchingPipeline) -> "Segmenter":
         """Wrap a matching baseline that was built before; its memory is taken too."""
         segmenter = cls.__new__(cls)
         segmenter._take(baseline)
         return segmenter
 
-    def _take(self, baseline: MatchingBaseline) -> None:
+    def _take(self, baseline: MatchingPipeline) -> None:
         self.baseline = baseline
         # Label, mean feature, and whether it is negative, in the order in which they came.
         self._references: list[tuple[str, Float[Tensor, " D"], bool]] = []
@@ -134,8 +131,8 @@ class Segmenter:
             image: Where it is seen: path, Pillow image, array (H, W, 3) or tensor (3, H, W).
             label: Its class.
             mask: The object: path, Pillow image, array or tensor (H, W), of the image's size.
-            box: Instead of a mask: x1, y1, x2, y2 in pixels, x2 and y2 behind the last one. SAM2 draws the mask.
-            points: Instead of a mask: x and y in pixels of points on the object. SAM2 draws the mask.
+            box: Instead of a mask: x1, y1, x2, y2 in pixels, x2 and y2 behind the last one. The mask is drawn by it.
+            points: Instead of a mask: x and y in pixels of points on the object. The mask is drawn by it.
             negative: It shows what the class is taken for and is not.
 
         Returns:
@@ -158,7 +155,7 @@ class Segmenter:
             x1, y1, x2, y2 = checked_box(box, size)
             drawn = self.baseline.mask_of_box(pixels, (x1, y1, x2 - x1, y2 - y1)).cpu()
         else:
-            drawn = self._mask_of_points(pixels, checked_points(points, size))
+            drawn = self.baseline.mask_of_points(pixels, checked_points(points, size)).cpu()
         if not drawn.any():
             raise EmptyMaskError(
                 f"the reference of {label!r} has no object in its mask", remedy="give a mask with some foreground"
@@ -177,7 +174,7 @@ class Segmenter:
         negative: bool = False,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        """Add all references of a COCO JSON; those without a mask get theirs from SAM2, by their box.
+        """Add all references of a COCO JSON; those without a mask have it drawn, by their box.
 
         Args:
             references: As `ntt sample-references` writes it.
@@ -281,19 +278,11 @@ class Segmenter:
         self.baseline.memory = self._memory.to(self.baseline.encoder.device)
         return self._memory
 
-    def _mask_of_points(self, pixels: Tensor, points: list[tuple[float, float]]) -> Bool[Tensor, "H W"]:
-        """Let SAM2 draw the object that lies under all the points."""
-        sam2, size = self.baseline.sam2, (pixels.shape[1], pixels.shape[2])
-        (embedding,) = self.baseline.features.embeddings([pixels])
-        prompts = Prompts(points=sam2.scale_points(torch.tensor([points], device=sam2.device), size))
-        logits = sam2.best_masks(embedding, prompts).mask_logits
-        return resize_masks(logits, size)[0].cpu()
-
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    # What arguments of this class stand for is not among them.
-    given = {"sam2_cfg_file", "sam2_ckpt_path", "encoder_cfg", "encoder_ckpt_path"}
-    known = [name for name in inspect.signature(Sam2MatchingBaseline_noAMG).parameters if name not in given]
+    # What arguments of this class stand for is not among them, nor what is for automatic masks.
+    given = {"name", "sam2_cfg_file", "sam2_ckpt_path", "encoder_cfg", "encoder_ckpt_path"}
+    known = [each.name for each in fields(MatcherConfig) if each.name not in {*given, "sam2_amg_cfg", "max_instances"}]
     for name in settings:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

@@ -20,7 +20,7 @@ from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.sam2.predictor import Prompts
+from no_time_to_train.proposers.base import Prompts
 from tests.golden_files import BESIDE, shared
 
 pytestmark = [
@@ -85,12 +85,12 @@ def test_targets_are_fed_and_prompted_alike(baseline: Sam2MatchingBaseline_noAMG
     expected, image, protocol = stages(f"target_{TARGETS[name]}"), photograph(name), baseline.protocol
     pixels = encoder_pixels(image, baseline.encoder, resize=protocol.resize_target)[0]
     torch.testing.assert_close(pixels, expected["encoder_input"], atol=1e-6, rtol=0)
-    pixels = baseline.sam2.preprocess(image, protocol.resize_sam2)[0]
+    pixels = baseline.promptable.preprocess(image)[0]
     torch.testing.assert_close(pixels, expected["sam2_input"], atol=1e-6, rtol=0)
-    points = protocol.points(16, baseline.sam2.image_size)
+    points = protocol.points(16, baseline.promptable.image_size)
     torch.testing.assert_close(points, expected["points"], atol=1e-6, rtol=0)
     (embedding,) = baseline.features.embeddings([image])
-    masks = baseline.sam2.best_masks(embedding, Prompts(points=points[:, None]))
+    masks = baseline.promptable.best_masks(embedding, Prompts(points=points[:, None]))
     torch.testing.assert_close(masks.predicted_iou, expected["predicted_iou_all"], atol=1e-5, rtol=0)
 
 

@@ -133,13 +133,13 @@ def test_boxes_and_points_get_their_masks_from_sam2(segmenter: Segmenter, monkey
     assert by_box[10:30, 10:34].any()
     assert not by_box[31:].any()
     asked: list[Tensor] = []
-    best_masks = segmenter.baseline.sam2.best_masks
+    best_masks = segmenter.baseline.promptable.best_masks
 
     def seen(image: Any, prompts: Any, **settings: Any) -> Any:
         asked.append(prompts.points)
         return best_masks(image, prompts, **settings)
 
-    monkeypatch.setattr(segmenter.baseline.sam2, "best_masks", seen)
+    monkeypatch.setattr(segmenter.baseline.promptable, "best_masks", seen)
     by_points = segmenter.add_reference(picture(0), points=[(20, 12), (24, 24)], label="red")
     assert by_points.shape == (48, 64)
     # Of 64x48 pixels, in those of the model's square of 128.

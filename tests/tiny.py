@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from no_time_to_train.data.masks import encode_mask
+from no_time_to_train.models.pipeline import MatchingPipeline
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
 
 IMAGE_SIZE = 128
 WIDTH = 16
@@ -121,3 +123,9 @@ def _draw(
         )
     document["images"].append({"id": image_id, "file_name": f"{image_id:03d}.jpg", "width": width, "height": height})
     Image.fromarray(pixels).save(folder / f"{image_id:03d}.jpg", quality=95)
+
+
+def sam2_of(pipeline: MatchingPipeline) -> Sam2Predictor:
+    """Return the promptable model of a pipeline, which is SAM2."""
+    assert isinstance(pipeline.promptable, Sam2Predictor)
+    return pipeline.promptable

@@ -20,10 +20,11 @@ from no_time_to_train.matching import Instances, MemoryBank, precision, resizing
 from no_time_to_train.matching.instances import match_masks
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
+from no_time_to_train.proposers.base import Embedding, MaskProposals, Prompts
+from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2 import fast_decoder as prompting
 from no_time_to_train.proposers.sam2 import mask_upscaling as mask_drawing
-from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, point_grid
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
 
 STAGES = ("encode", "embed", "prompt", "match", "write")
 _PEER_BATCH = 64
@@ -58,7 +59,7 @@ def _ours(bench: Bench, baseline: Sam2MatchingBaseline_noAMG, image: Tensor) -> 
     clock.stage("encode")
     (embedding,) = baseline.features.embeddings([image])
     clock.stage("embed")
-    proposals = baseline.propose_one(embedding, patches)
+    proposals = baseline.proposer(embedding, patches, cast(MemoryBank, baseline.memory))
     clock.stage("prompt")
     found = baseline.match(patches, proposals, (image.shape[1], image.shape[2]))
     clock.stage("match")
@@ -71,19 +72,19 @@ def _ours(bench: Bench, baseline: Sam2MatchingBaseline_noAMG, image: Tensor) -> 
 def _peer(
     bench: Bench, baseline: Sam2MatchingBaseline_noAMG, image: Tensor, dtype: torch.dtype | None
 ) -> dict[str, float]:
-    sam2, clock = baseline.sam2, _Clock(bench)
+    sam2, clock = cast(Sam2Predictor, baseline.promptable), _Clock(bench)
     with torch.autocast(bench.device.type, dtype=dtype, enabled=dtype is not None):
         patches = baseline.encode(image)
         clock.stage("encode")
         embedding = sam2.embed(sam2.preprocess(image))
         clock.stage("embed")
-        points = point_grid(baseline.sam2_infer_cfgs.points_per_side, sam2.image_size)[:, None].to(bench.device)
-        threshold = baseline.sam2_infer_cfgs.iou_thr
+        points = point_grid(baseline.config.grid.points_per_side, sam2.image_size)[:, None].to(bench.device)
+        threshold = baseline.config.grid.iou_thr
         kept = [ask_peer(sam2, embedding, batch, threshold) for batch in torch.split(points, _PEER_BATCH)]
-        proposals = SelectedMasks(*(torch.cat(parts).float() for parts in zip(*kept, strict=True)))
+        proposals = MaskProposals(*(torch.cat(parts).float() for parts in zip(*kept, strict=True)))
         clock.stage("prompt")
     memory, size = cast(MemoryBank, baseline.memory), (image.shape[1], image.shape[2])
-    found = match_plainly(patches.float(), *proposals, memory, size, threshold=baseline.sam2_infer_cfgs.nms_thr)
+    found = match_plainly(patches.float(), *proposals, memory, size, threshold=baseline.config.grid.nms_thr)
     clock.stage("match")
     _results(found, cast(MemoryBank, baseline.memory))
     clock.stage("write")
@@ -182,7 +183,7 @@ def networks(bench: Bench) -> dict[str, Any]:
 
 
 def _inputs(bench: Bench, baseline: Sam2MatchingBaseline_noAMG) -> list[tuple[str, Tensor]]:
-    side, square = bench.sizes.img_size, baseline.sam2.image_size
+    side, square = bench.sizes.img_size, baseline.promptable.image_size
     return [(name, torch.randn(1, 3, s, s, device=bench.device)) for name, s in (("encoder", side), ("sam2", square))]
 
 
@@ -190,14 +191,14 @@ def _network(baseline: Sam2MatchingBaseline_noAMG, name: str, dtype: torch.dtype
     if name == "encoder":
         torch.nn.Module.to(baseline.encoder, dtype)
         return baseline.encoder.tokens
-    baseline.sam2.embed_in(dtype)
-    return baseline.sam2.model.get_image_embeddings
+    baseline.promptable.set_precision(dtype)
+    return cast(Sam2Predictor, baseline.promptable).model.get_image_embeddings
 
 
 @torch.inference_mode()
 def prompts(bench: Bench) -> dict[str, Any]:
     """The prompt decoder alone: ours by prompts at a time, and transformers' in float32, TF32 and bfloat16."""
-    sam2 = bench.baseline("exact").sam2
+    sam2 = cast(Sam2Predictor, bench.baseline("exact").promptable)
     torch.manual_seed(0)
     embedding = sam2.embed(sam2.preprocess(bench.image()))
     points = point_grid(bench.sizes.points, sam2.image_size)[:, None].to(bench.device)
@@ -250,7 +251,7 @@ def prompts(bench: Bench) -> dict[str, Any]:
     return figures
 
 
-def _asked_all(sam2: Sam2Segmenter, embedding: ImageEmbedding, batches: Sequence[Tensor]) -> list[SelectedMasks]:
+def _asked_all(sam2: Sam2Predictor, embedding: Embedding, batches: Sequence[Tensor]) -> list[MaskProposals]:
     return [ask_peer(sam2, embedding, batch, -1.0) for batch in batches]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from no_time_to_train.batch.run import Outcome
-from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.configs.pipeline import MatcherConfig
 
 _MOST_NAMED = 10
 

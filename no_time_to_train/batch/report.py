@@ -15,6 +15,7 @@ from no_time_to_train import __version__
 from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.run import Outcome
 from no_time_to_train.batch.thumbnails import Picture, picture_of
+from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.datasets import ReferenceDataset
 from no_time_to_train.data.image_files import real_path
@@ -25,8 +26,7 @@ from no_time_to_train.encoders.preprocessing import image_tensor, reference_wind
 from no_time_to_train.encoders.torch_encoder import ONNX
 from no_time_to_train.errors import ImageReadError
 from no_time_to_train.io.atomic import write_text_atomic
-from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.results.html import page_templates
 from no_time_to_train.segmenter import Segmenter
 
@@ -227,7 +227,7 @@ def _shown_instance(
 
 
 def _reference_pictures(
-    files: ReferenceFiles, names: Sequence[str], baseline: MatchingBaseline
+    files: ReferenceFiles, names: Sequence[str], baseline: MatchingPipeline
 ) -> dict[str, list[ShownReference]]:
     """Draw the first references of each class, those that show it before those that show what it is not."""
     found: list[Reference] = list(load_references(files.references, class_names=names).references)
@@ -243,7 +243,7 @@ def _reference_pictures(
     return pictures
 
 
-def _shown_reference(dataset: ReferenceDataset, index: int, baseline: MatchingBaseline) -> ShownReference:
+def _shown_reference(dataset: ReferenceDataset, index: int, baseline: MatchingPipeline) -> ShownReference:
     item = dataset[index]
     box = item.reference.annotation.bbox
     mask = baseline.mask_of_box(image_tensor(item.image), box).cpu().numpy() if item.mask is None else item.mask
@@ -256,13 +256,13 @@ def _shown_reference(dataset: ReferenceDataset, index: int, baseline: MatchingBa
 
 
 def _facts(
-    baseline: MatchingBaseline, config: MatcherConfig, min_score: float, settings: Sequence[Path], run: str
+    baseline: MatchingPipeline, config: MatcherConfig, min_score: float, settings: Sequence[Path], run: str
 ) -> dict[str, str]:
     encoder = baseline.encoder
     by = ", ONNX Runtime" if config.encoder_cfg.name.startswith(ONNX) else ""
     facts = {
         "Encoder": f"{encoder.config.name}, {encoder.img_size} px{by}",
-        "SAM2": _named(config.sam2_cfg_file),
+        baseline.promptable.kind: _named(config.sam2_cfg_file),
         "Least score": f"{min_score:g}",
         "Method": config.name,
         "Precision": config.precision,

@@ -8,14 +8,14 @@ from typing import Any
 
 from no_time_to_train import __version__
 from no_time_to_train.configs.encoders import resolve_encoder
-from no_time_to_train.configs.pipeline import FeatureCacheConfig, as_config, settings_of
+from no_time_to_train.configs.parsing import as_config, settings_of
+from no_time_to_train.configs.pipeline import FeatureCacheConfig, MatcherConfig
 from no_time_to_train.encoders.devices import checked_device
-from no_time_to_train.encoders.fingerprint import sam2_digest
 from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.models.cache.feature_cache import content_key
-from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.segmenter import Segmenter
 from no_time_to_train.weights.formats.reader import read_stored
@@ -80,7 +80,7 @@ def build_segmenter(config: MatcherConfig, device: str) -> Segmenter:
         NoTimeToTrainError: Weights are missing or do not fit.
     """
     chosen = checked_device(device)
-    return Segmenter.of(config.build().to(chosen))
+    return Segmenter.of(MatchingPipeline(config).to(chosen))
 
 
 def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> str:
@@ -95,8 +95,7 @@ def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> s
     settings = replace(
         config, encoder_cfg=encoder, encoder_ckpt_path=None, sam2_ckpt_path=None, feature_cache=FeatureCacheConfig()
     )
-    sam2 = segmenter.baseline.sam2
-    weights = (segmenter.baseline.memory_fingerprint, sam2_digest(sam2, sam2.model.config.to_dict()))
+    weights = (segmenter.baseline.memory_fingerprint, segmenter.baseline.promptable.fingerprint())
     return content_key(*map(str, (__version__, weights, settings, rows, min_score)))[:16]
 
 

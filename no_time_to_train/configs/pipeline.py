@@ -1,21 +1,19 @@
 """The settings of the matching baselines, as they stand in YAML."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from no_time_to_train.configs.image_size import LONGEST_SIDE
 from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
+from no_time_to_train.configs.parsing import as_config
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.io.messages import nearest
 from no_time_to_train.io.paths import check_local
 
-T = TypeVar("T")
-
 MOST_POINTS_PER_SIDE = 1024
+_MOST_PIXELS = 2**31
+_EVERY_INSTANCE = "every instance is a mask of the image's size"
 
 ResizePolicy = Literal["stretch", "keep_ratio"]
 Precision = Literal["fp32", "bf16"]
@@ -124,7 +122,7 @@ class Sam2InferConfig:
         for name, most, why in (
             ("points_per_side", MOST_POINTS_PER_SIDE, "a grid of n points a side is n times n prompts an image"),
             ("testing_point_bs", MOST_IN_BATCH, TOGETHER),
-            ("num_out_instance", MOST_IN_BATCH, "every instance is a mask of the image's size"),
+            ("num_out_instance", MOST_IN_BATCH, _EVERY_INSTANCE),
             ("max_prompts", MOST_POINTS_PER_SIDE**2, "every prompt is decoded"),
         ):
             check_number(f"sam2_infer_cfgs.{name}", getattr(self, name), 1, most, why)
@@ -156,78 +154,132 @@ class FeatureCacheConfig:
         _require(0 < self.max_gb < math.inf, "feature_cache.max_gb", self.max_gb, "more than 0, and finite")
 
 
-def settings_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the model's settings in a YAML of the main job.
+@dataclass(frozen=True)
+class AmgConfig:
+    """Settings of the automatic mask generator.
+
+    Attributes:
+        points_per_side: The grid has this many points along each side of the image.
+        points_per_batch: Points that are decoded at a time.
+        pred_iou_thresh: Masks need a higher predicted IoU, in [0, 1].
+        stability_score_thresh: Masks need at least this stability score, in [0, 1].
+        stability_score_offset: The score is the IoU between the mask cut this far above and this far below logit 0.
+        box_nms_thresh: Of two masks whose boxes have a higher IoU, the one of higher predicted IoU stays.
+        min_mask_region_area: Holes and islands of at most this many mask pixels are filled and wiped; 0 leaves all.
 
     Raises:
-        ConfigError: It has none.
+        ConfigError: A setting is out of its range.
     """
-    found: Any = document
-    for key in ("model", "init_args", "model_cfg"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    if not isinstance(found, Mapping):
-        raise ConfigError(
-            "the configuration has no model.init_args.model_cfg", remedy="name a YAML of the matching baselines"
-        )
-    return found
 
+    points_per_side: int = 32
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.8
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    min_mask_region_area: int = 0
 
-def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:
-    """Take settings as a dataclass, as a mapping, or as None for the defaults.
-
-    Raises:
-        ConfigError: A key that the dataclass does not have, or one that it needs and the mapping lacks, or a value of
-            another type.
-    """
-    if isinstance(value, cls):
-        return value
-    if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(
-            f"{name} is of type {type(value).__name__}, expected {cls.__name__} or a mapping",
-            remedy="give its settings by name",
-        )
-    given = dict(value or {})
-    known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type] # every cls here is a dataclass
-    unknown = sorted(map(str, given.keys() - known))
-    if unknown:
-        listed = f"{nearest(unknown[0], sorted(known))}it has {', '.join(sorted(known))}"
-        raise ConfigError(f"{name} has no setting {', '.join(unknown)}", remedy=listed)
-    hints = get_type_hints(cls)
-    for key, entry in given.items():
-        # Of `X | None` the X.
-        kinds = [kind for kind in (hints[key], *get_args(hints[key])) if is_dataclass(kind)]
-        if kinds and entry is None and is_dataclass(hints[key]):
-            raise ConfigError(f"{name}.{key} is null", remedy="leave it out for the defaults")
-        if kinds and entry is not None:
-            given[key] = as_config(kinds[0], entry, f"{name}.{key}")  # type: ignore[arg-type] # a class, not an instance
-        elif not kinds and not _fits(entry, hints[key]):
+    def __post_init__(self) -> None:
+        for name, lowest, most, why in (
+            ("points_per_side", 1, MOST_POINTS_PER_SIDE, "a grid of n points a side is n times n prompts an image"),
+            ("points_per_batch", 1, MOST_IN_BATCH, TOGETHER),
+            ("min_mask_region_area", 0, _MOST_PIXELS, "no mask has as many pixels"),
+        ):
+            check_number(name, getattr(self, name), lowest, most, why)
+        for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} is {value}, expected 0 to 1", remedy=f"correct {name}")
+        if self.stability_score_offset < 0:
             raise ConfigError(
-                f"{name}.{key} is {entry!r:.60}, expected {_described(hints[key])}", remedy="correct it in the YAML"
+                f"stability_score_offset is {self.stability_score_offset}, expected 0 or more", remedy="1.0 is usual"
             )
-    try:
-        return cls(**given)
-    except TypeError as error:
-        raise ConfigError(f"{name} is incomplete: {error}", remedy=f"it has {', '.join(sorted(known))}") from error
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value as YAML gives it is of an annotated type."""
-    kind = get_origin(hint) or hint
-    if kind in (Union, UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if kind is Literal:
-        return value in get_args(hint)
-    accepted = {float: (int, float), Path: (str, Path), tuple: (list, tuple)}.get(kind, kind)
-    # True and False are integers to Python, and to nobody else.
-    return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+@dataclass(frozen=True)
+class MatcherConfig:
+    """Which baseline, with which models.
 
+    Attributes:
+        name: `matching_baseline` uses SAM2's automatic masks, `matching_baseline_noAMG` a grid of point prompts.
+        sam2_cfg_file: Meta's name of a SAM2 configuration, such as `sam2_hiera_l.yaml`, or a Hugging Face folder.
+        encoder_cfg: Which encoder, and at which size.
+        sam2_ckpt_path: SAM2's weights; None takes those of the folder.
+        encoder_ckpt_path: The encoder's weights; None looks under `checkpoints/`.
+        sam2_amg_cfg: Settings of the automatic mask generator, for `matching_baseline`.
+        sam2_infer_cfgs: Settings of the point grid, for `matching_baseline_noAMG`.
+        memory_bank_cfg: How references become memory.
+        random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
+        precision: What images are encoded and embedded in; prompts and matching stay in fp32.
+        feature_cache: Where features are kept from run to run, and how much of them.
+        protocol: Rules around the matching step, for `matching_baseline_noAMG`: `published` has the original's, for
+            results that are to be compared with its; `improved` prepares images as the models' authors do, and gives
+            COCO's boxes.
+        max_instances: Most instances an image, for `matching_baseline`; 100 if None. For the point grid it is
+            `sam2_infer_cfgs.num_out_instance`.
+    """
 
-def _described(hint: Any) -> str:
-    kind = get_origin(hint) or hint
-    if kind in (Union, UnionType, Literal):
-        return " or ".join(str(part) if kind is Literal else _described(part) for part in get_args(hint))
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-    return "null" if kind is NoneType else words.get(kind, str(hint))
+    name: Literal["matching_baseline", "matching_baseline_noAMG"]
+    sam2_cfg_file: str
+    encoder_cfg: EncoderConfigArgs
+    sam2_ckpt_path: Path | None = None
+    encoder_ckpt_path: Path | None = None
+    sam2_amg_cfg: AmgConfig | None = None
+    sam2_infer_cfgs: Sam2InferConfig | None = None
+    memory_bank_cfg: MemoryBankConfig = field(default_factory=MemoryBankConfig)
+    random_init: bool = False
+    precision: Precision = "fp32"
+    feature_cache: FeatureCacheConfig = field(default_factory=FeatureCacheConfig)
+    protocol: ProtocolName = "improved"
+    max_instances: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sam2_ckpt_path", "encoder_ckpt_path"):
+            # jsonargparse 4.53 hands a null of the command line on as the text "None" at this depth.
+            if getattr(self, name) == Path("None"):
+                object.__setattr__(self, name, None)
+        automatic = self.name == "matching_baseline"
+        for foreign in ("sam2_infer_cfgs",) if automatic else ("sam2_amg_cfg", "max_instances"):
+            if getattr(self, foreign) is not None:
+                raise ConfigError(
+                    f"model_cfg.{foreign} has no place in {self.name}", remedy="remove it, or change name"
+                )
+        check_number("model_cfg.max_instances", self.max_instances, 1, MOST_IN_BATCH, _EVERY_INSTANCE)
+        if automatic and self.protocol != "improved":
+            raise ConfigError(
+                f"model_cfg.protocol is {self.protocol!r:.60} with matching_baseline, of which there is only improved",
+                remedy="set name to matching_baseline_noAMG, or leave out protocol",
+            )
+        if self.protocol == "published":
+            self._check_published()
+
+    def _check_published(self) -> None:
+        """Refuse settings that the original does not have, together with its protocol."""
+        foreign = {
+            "encoder_cfg.resize_policy": (self.encoder_cfg.resize_policy, "stretch"),
+            "memory_bank_cfg.debias.enabled": (self.memory_bank_cfg.debias.enabled, False),
+            "sam2_infer_cfgs.prompt_selection": (self.grid.prompt_selection, "grid"),
+        }
+        for name, (value, expected) in foreign.items():
+            if value != expected:
+                raise ConfigError(
+                    f"protocol is published and {name} is {str(value).lower()}, which the original does not have",
+                    remedy=f"set {name} to {str(expected).lower()}, or protocol to improved",
+                )
+
+    @classmethod
+    def from_settings(cls, **settings: Any) -> "MatcherConfig":
+        """Take settings by name, as dataclasses or mappings; None stands for a default.
+
+        Raises:
+            ConfigError: A setting is unknown, missing, or of another type.
+        """
+        return as_config(cls, {name: value for name, value in settings.items() if value is not None}, "")
+
+    @property
+    def grid(self) -> Sam2InferConfig:
+        """Settings of the point grid, the defaults where none are set."""
+        return self.sam2_infer_cfgs or Sam2InferConfig()
 
 
 def _require(condition: bool, name: str, value: float, expected: str) -> None:

@@ -12,28 +12,27 @@ from no_time_to_train.configs.pipeline import ResizePolicy
 from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.encoders.cuda_graphs import Replayed
 from no_time_to_train.encoders.feature_checks import check_features
-from no_time_to_train.encoders.fingerprint import sam2_digest
 from no_time_to_train.encoders.preprocessing import encoder_pixels
+from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.resizing import pixel_reach
 from no_time_to_train.models.cache.entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.cache.mask_codec import pack_masks, unpack_masks
 from no_time_to_train.models.protocols import IMPROVED, Protocol
-from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
-from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter
+from no_time_to_train.proposers.base import Embedding, MaskProposals, MaskProposer, PromptableModel
 
 Image = UInt8[Tensor, "3 _ _"]
 
 
 class ImageFeatures:
-    """Patch features and SAM2 embeddings of images.
+    """Patch features, embeddings and mask proposals of images.
 
     With a cache, everything is kept under the image's content, the networks' weights and their settings, so that other
     references or thresholds need neither network again.
 
     Args:
         encoder: Gives patch features.
-        sam2: Gives embeddings for prompts.
+        promptable: Gives embeddings for prompts.
         policy: How images are resized for the encoder.
         cache: Where results are kept; None computes everything.
         protocol: Its rules for images.
@@ -42,19 +41,19 @@ class ImageFeatures:
     def __init__(
         self,
         encoder: Encoder,
-        sam2: Sam2Segmenter,
+        promptable: PromptableModel,
         policy: ResizePolicy = "stretch",
         cache: FeatureCache | None = None,
         protocol: Protocol = IMPROVED,
     ) -> None:
         self._encoder = encoder
-        self._sam2 = sam2
+        self._promptable = promptable
         self._policy = policy
         self.cache = cache
         self._protocol = protocol
         self._fingerprints: dict[str, str] = {}
         self._replayed_encoder = Replayed(partial(_patches, encoder), encoder)
-        self._replayed_sam2 = Replayed(partial(_embedded, sam2, protocol.memory_embedding), sam2.model.vision_encoder)
+        self._replayed_embed = Replayed(partial(_embedded, promptable), promptable.image_encoder)
 
     @torch.inference_mode()
     def patches(self, images: Sequence[Image], *, references: bool = False) -> list[Float[Tensor, "_ _ D"]]:
@@ -88,69 +87,73 @@ class ImageFeatures:
         return [entry["patches"].to(self._encoder.device) for entry in found if entry is not None]
 
     @torch.inference_mode()
-    def embeddings(self, images: Sequence[Image]) -> list[ImageEmbedding]:
+    def embeddings(self, images: Sequence[Image]) -> list[Embedding]:
         """Return the embeddings of images, each of one image.
 
         Raises:
-            WeightsFormatError: SAM2 gives embeddings from which no masks can be told.
+            WeightsFormatError: The model gives embeddings from which no masks can be told.
         """
-        protocol = self._protocol
-        what = protocol.key("embedding")
-        found = self._read(what, self._sam2_fingerprint, images)
+        model = self._promptable
+        what = self._protocol.key("embedding")
+        found = self._read(what, self._promptable_fingerprint, images)
         missing = [index for index, entry in enumerate(found) if entry is None]
         if missing:
-            pixels = [self._sam2.preprocess(images[index], protocol.resize_sam2) for index in missing]
-            batch = self._replayed_sam2(torch.cat(pixels))
+            batch = self._replayed_embed(torch.cat([model.preprocess(images[index]) for index in missing]))
             for place, index in enumerate(missing):
-                features, stride4, stride8 = (part[place : place + 1] for part in batch)
-                places = features[0].permute(1, 2, 0)
-                check_features(places, images[index].to(places.device), "SAM2")
-                found[index] = {"features": features, "stride4": stride4, "stride8": stride8}
-                self._keep(what, self._sam2_fingerprint, images[index], found[index])
-        return [
-            ImageEmbedding(entry["features"], (entry["stride4"], entry["stride8"])).to(self._sam2.device, torch.float32)
-            for entry in found
-            if entry is not None
-        ]
+                names = model.embedding_shapes
+                entry = {name: part[place : place + 1] for name, part in zip(names, batch, strict=True)}
+                # The first is what prompts attend to.
+                places = next(iter(entry.values()))[0].permute(1, 2, 0)
+                check_features(places, images[index].to(places.device), model.kind)
+                found[index] = entry
+                self._keep(what, self._promptable_fingerprint, images[index], entry)
+        return [{name: part.to(model.device) for name, part in entry.items()} for entry in found if entry is not None]
 
     def proposals(
-        self, images: Sequence[Image], settings: str, compute: Callable[[int, ImageEmbedding], SelectedMasks]
-    ) -> list[SelectedMasks]:
+        self,
+        images: Sequence[Image],
+        key: str,
+        proposer: MaskProposer,
+        patches: Sequence[Float[Tensor, "_ _ D"]],
+        memory: MemoryBank | None,
+    ) -> list[MaskProposals]:
         """Return the masks that are proposed for images.
 
         Args:
             images: RGB.
-            settings: All that decides the masks beside image, weights and protocol.
-            compute: Proposes masks for the image of an index, given its embedding. What a cache gives in its place has
-                the same foreground at the image's size, but other logits away from it.
+            key: All that decides the masks beside image, weights and protocol.
+            proposer: Proposes masks. What a cache gives in its place has the same foreground at the image's size, but
+                other logits away from it.
+            patches: The images' patch features, for the proposer.
+            memory: The references, for a proposer that uses them.
         """
-        settings = self._protocol.key(settings)
-        masks: dict[int, SelectedMasks] = {}
+        settings, device = self._protocol.key(key), self._promptable.device
+        masks: dict[int, MaskProposals] = {}
         for index, image in enumerate(images):
             reach = self._reach(image)
-            (entry,) = self._read(_outlined(settings, reach), self._sam2_fingerprint, [image])
+            (entry,) = self._read(_outlined(settings, reach), self._promptable_fingerprint, [image])
             if entry is not None:
                 # Outlines of other masks are made anew.
                 with suppress(ValueError):
-                    masks[index] = SelectedMasks(*(part.to(self._sam2.device) for part in unpack_masks(entry, reach)))
+                    masks[index] = MaskProposals(*(part.to(device) for part in unpack_masks(entry, reach)))
         missing = [index for index in range(len(images)) if index not in masks]
         for index, embedding in zip(missing, self.embeddings([images[index] for index in missing]), strict=True):
-            masks[index] = compute(index, embedding)
+            masks[index] = proposer(embedding, patches[index], memory)
             if self.cache is not None:
                 image, reach = images[index], self._reach(images[index])
                 packed = pack_masks(masks[index], reach)
-                self._keep(_outlined(settings, reach), self._sam2_fingerprint, image, packed)
+                self._keep(_outlined(settings, reach), self._promptable_fingerprint, image, packed)
         return [masks[index] for index in range(len(images))]
 
     def _reach(self, image: Image) -> int:
-        side = self._sam2.mask_size
+        side = self._promptable.mask_size
         return pixel_reach((side, side), (image.shape[1], image.shape[2]))
 
     def warm(self) -> None:
         """Read the weights for the cache's keys now, rather than at the first image."""
         if self.cache is not None:
             self._encoder_fingerprint()
-            self._sam2_fingerprint()
+            self._promptable_fingerprint()
 
     @property
     def _encoder_name(self) -> str:
@@ -171,7 +174,8 @@ class ImageFeatures:
     def _are_usable(self, what: str, image: Image, tensors: Mapping[str, Tensor]) -> bool:
         if what.startswith("patches "):
             return are_patches(tensors, image, self._encoder, self._policy)
-        return are_embedding(tensors, self._sam2) if what.startswith("embedding") else are_masks(tensors, self._sam2)
+        model = self._promptable
+        return are_embedding(tensors, model) if what.startswith("embedding") else are_masks(tensors, model)
 
     def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Tensor] | None) -> None:
         if self.cache is not None and tensors is not None:
@@ -181,23 +185,23 @@ class ImageFeatures:
         # Both networks are frozen: their weights are read once.
         return self._once("encoder", lambda: self._encoder.fingerprint)
 
-    def _sam2_fingerprint(self) -> str:
-        return self._once("sam2", lambda: sam2_digest(self._sam2, self._sam2.model.config.to_dict()))
+    def _promptable_fingerprint(self) -> str:
+        return self._once("promptable", self._promptable.fingerprint)
 
     def _once(self, name: str, compute: Callable[[], str]) -> str:
         if name not in self._fingerprints:
             # Autocast changes what comes out, as much as other weights do.
             self._fingerprints[name] = compute()
-        return f"{self._fingerprints[name]} {_autocast(self._sam2.device)}"
+        return f"{self._fingerprints[name]} {_autocast(self._promptable.device)}"
 
 
 def _patches(encoder: Encoder, pixels: Tensor) -> tuple[Tensor]:
     return (encoder(pixels).patches,)
 
 
-def _embedded(sam2: Sam2Segmenter, memory_embedding: bool, pixels: Tensor) -> tuple[Tensor, ...]:
-    embedding = sam2.embed(pixels, memory_embedding=memory_embedding)
-    return (embedding.features, *embedding.high_res_features)
+def _embedded(model: PromptableModel, pixels: Tensor) -> tuple[Tensor, ...]:
+    embedding = model.embed(pixels)
+    return tuple(embedding[name] for name in model.embedding_shapes)
 
 
 def _outlined(settings: str, reach: int) -> str:

@@ -12,14 +12,8 @@ from typing import TypeAlias
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from no_time_to_train.configs.pipeline import EncoderConfigArgs, MemoryBankConfig, ProtocolName, Sam2InferConfig
-from no_time_to_train.encoders.preprocessing import (
-    Resize,
-    mask_on_grid,
-    reference_window,
-    resize_bicubic,
-    resize_bilinear,
-)
+from no_time_to_train.configs.pipeline import ProtocolName
+from no_time_to_train.encoders.preprocessing import Resize, mask_on_grid, reference_window, resize_bicubic
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import nearest
 from no_time_to_train.matching.instances import Pool
@@ -32,7 +26,8 @@ from no_time_to_train.models.published_rules import (
     resize_target,
     truncated_window,
 )
-from no_time_to_train.proposers.base import point_grid
+from no_time_to_train.proposers.factory import PromptingRules
+from no_time_to_train.proposers.grid import PointGrid, point_grid
 
 # A box (x, y, width, height), height and width of its image, and the scale; the window's x1, y1, x2, y2.
 Window: TypeAlias = Callable[[tuple[float, float, float, float], int, int, float], tuple[int, int, int, int]]
@@ -40,7 +35,6 @@ Window: TypeAlias = Callable[[tuple[float, float, float, float], int, int, float
 MaskWeights: TypeAlias = Callable[
     [Bool[Tensor, "H W"], tuple[int, int], tuple[int, int]], Bool[Tensor, "h w"] | Float[Tensor, "h w"]
 ]
-PointGrid: TypeAlias = Callable[[int, int], Float[Tensor, "N 2"]]
 
 
 @dataclass(frozen=True)
@@ -51,12 +45,10 @@ class Protocol:
         name: As in YAML.
         resize_target: Brings a target to the encoder's size.
         resize_reference: Brings the window around a reference to the encoder's size.
-        resize_sam2: Brings an image to SAM2's size.
-        memory_embedding: Whether SAM2's embedding of "no memory" is added to an image's features.
+        prompting: How images come to the promptable model, and how prompts are decoded.
         points: Places the prompts, by points along each side and the side of SAM2's input.
         window: Cuts out the surroundings of a reference.
         mask_weights: Brings a reference's mask to the patch grid.
-        original_decoding: Whether prompts are decoded on a CPU in the original's order of computation, which is slower.
         pool: Averages features over masks.
         far_pixel: What a result's width and height have beyond the distance of the first and the last pixel.
     """
@@ -64,12 +56,10 @@ class Protocol:
     name: ProtocolName
     resize_target: Resize
     resize_reference: Resize
-    resize_sam2: Resize
-    memory_embedding: bool
+    prompting: PromptingRules
     points: PointGrid
     window: Window
     mask_weights: MaskWeights
-    original_decoding: bool
     pool: Pool
     far_pixel: int
 
@@ -82,12 +72,10 @@ IMPROVED = Protocol(
     name="improved",
     resize_target=resize_bicubic,
     resize_reference=resize_bicubic,
-    resize_sam2=resize_bilinear,
-    memory_embedding=True,
+    prompting=PromptingRules(),
     points=point_grid,
     window=reference_window,
     mask_weights=lambda mask, size, grid: mask_on_grid(mask, grid),
-    original_decoding=False,
     pool=pool_masks,
     far_pixel=1,
 )
@@ -95,12 +83,10 @@ PUBLISHED = Protocol(
     name="published",
     resize_target=resize_target,
     resize_reference=resize_reference,
-    resize_sam2=resize_in_uint8,
-    memory_embedding=False,
+    prompting=PromptingRules(resize=resize_in_uint8, as_original=True),
     points=corner_points,
     window=truncated_window,
     mask_weights=fractional_mask,
-    original_decoding=True,
     pool=pool_upsampled,
     far_pixel=0,
 )
@@ -119,24 +105,3 @@ def protocol_of(name: str) -> Protocol:
             remedy=f"{nearest(str(name), sorted(PROTOCOLS))}correct it in the YAML",
         )
     return PROTOCOLS[name]
-
-
-def check_published(
-    encoder_cfg: EncoderConfigArgs, memory_bank_cfg: MemoryBankConfig, sam2_infer_cfgs: Sam2InferConfig
-) -> None:
-    """Refuse settings that the original does not have together with its protocol.
-
-    Raises:
-        ConfigError: There is one.
-    """
-    foreign = {
-        "encoder_cfg.resize_policy": (encoder_cfg.resize_policy, "stretch"),
-        "memory_bank_cfg.debias.enabled": (memory_bank_cfg.debias.enabled, False),
-        "sam2_infer_cfgs.prompt_selection": (sam2_infer_cfgs.prompt_selection, "grid"),
-    }
-    for name, (value, expected) in foreign.items():
-        if value != expected:
-            raise ConfigError(
-                f"protocol is published and {name} is {str(value).lower()}, which the original does not have",
-                remedy=f"set {name} to {str(expected).lower()}, or protocol to improved",
-            )

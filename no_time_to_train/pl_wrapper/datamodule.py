@@ -16,12 +16,7 @@ from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem, TargetDataset, TargetItem
 from no_time_to_train.data.image_files import list_images
 from no_time_to_train.data.images import image_size
-from no_time_to_train.data.references import (
-    Reference,
-    ReferenceSet,
-    load_negative_references,
-    load_references,
-)
+from no_time_to_train.data.references import Reference, ReferenceSet, load_negative_references, load_references
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.pl_wrapper.distributed import NonRepeatingSampler
 from no_time_to_train.results.truth import check_masks, doubts_of

@@ -12,7 +12,7 @@ from no_time_to_train.data.drawing import draw_masks
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.encoders.preprocessing import image_tensor
-from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.results.drawing import ColorBasis, pca_basis, pca_colors, save_panels
 
 _PCA_SIDE = 448
@@ -60,7 +60,7 @@ class ReferencePictures:
         self.folder = folder
         self._bases: dict[int, ColorBasis] = {}
 
-    def draw(self, item: ReferenceItem, baseline: MatchingBaseline) -> None:
+    def draw(self, item: ReferenceItem, baseline: MatchingPipeline) -> None:
         """Draw one reference."""
         reference = item.reference
         box = reference.annotation.bbox

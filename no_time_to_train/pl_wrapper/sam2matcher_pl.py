@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from no_time_to_train.configs.encoders import resolve_encoder
+from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.data.coco import Category, CocoDataset
 from no_time_to_train.data.datasets import ReferenceItem, TargetItem
 from no_time_to_train.data.inputs import check_not_replaced
@@ -23,8 +24,7 @@ from no_time_to_train.io.atomic import remove_file, write_text_atomic
 from no_time_to_train.io.messages import plain_console
 from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import Instances, MemoryBank
-from no_time_to_train.models.baseline import MatchingBaseline
-from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
 from no_time_to_train.pl_wrapper.distributed import gather_objects
@@ -100,7 +100,7 @@ class Sam2MatcherLightningModel(LightningModule):
         self.out_path = out_path
         self.overlays = overlays
         self.overlay_score = overlay_score
-        self.baseline: MatchingBaseline | None = None
+        self.baseline: MatchingPipeline | None = None
         self._targets: CocoDataset | None = None
         self._filled: list[tuple[tuple[int, int], torch.Tensor, int, bool]] = []
         self._memory_whole = False
@@ -146,7 +146,7 @@ class Sam2MatcherLightningModel(LightningModule):
     def configure_model(self) -> None:
         """Build the baseline, once."""
         if self.baseline is None:
-            self.baseline = self.model_cfg.build()
+            self.baseline = MatchingPipeline(self.model_cfg)
 
     def wanted_data(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Tell the data module what the mode reads, in order, and the classes; begins the memory on the way."""
@@ -356,7 +356,7 @@ class Sam2MatcherLightningModel(LightningModule):
         return self.test_mode not in _WRITES_MEMORY
 
     @property
-    def _model(self) -> MatchingBaseline:
+    def _model(self) -> MatchingPipeline:
         assert self.baseline is not None
         return self.baseline
 

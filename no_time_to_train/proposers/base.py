@@ -1,92 +1,37 @@
-"""What goes into and comes out of SAM2: image embeddings, prompts, masks."""
+"""What proposes masks: two protocols, and the values that go in and come out.
 
+A `PromptableModel` embeds an image once and draws masks for prompts on it; SAM2 is one. A `MaskProposer` decides what
+such a model is asked on an image, and which of its masks are proposals.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.matching import MemoryBank
+
+Embedding: TypeAlias = Mapping[str, Float[Tensor, "B ..."]]
+"""What a promptable model knows of B images, by name, in float32: kept in caches as it is."""
+
+MaskFilter: TypeAlias = Callable[[Float[Tensor, "N K"]], Bool[Tensor, "N K"]]
+"""Tells from the predicted IoU of the K masks of N prompts which are wanted."""
 
 
-class SelectedMasks(NamedTuple):
+class MaskProposals(NamedTuple):
     """One mask per row.
 
     Attributes:
-        mask_logits: float32, positive inside the mask, at a quarter of the model's input resolution.
+        mask_logits: float32, positive inside the mask, over the whole image at any resolution.
         predicted_iou: float32 in [0, 1], the model's own estimate of the mask's IoU with the object.
     """
 
     mask_logits: Float[Tensor, "N Hm Wm"]
     predicted_iou: Float[Tensor, " N"]
-
-
-@dataclass(frozen=True)
-class MaskPredictions:
-    """K masks for each of N prompts: 3, or 1 where a single mask was asked for.
-
-    Attributes:
-        mask_logits: float32, positive inside the mask, at a quarter of the model's input resolution.
-        predicted_iou: float32 in [0, 1], the model's own estimate of each mask's IoU with the object.
-    """
-
-    mask_logits: Float[Tensor, "N K Hm Wm"]
-    predicted_iou: Float[Tensor, "N K"]
-
-    def best(self) -> SelectedMasks:
-        """Take the mask of highest predicted IoU of each prompt."""
-        predicted_iou, choice = self.predicted_iou.max(dim=1)
-        rows = torch.arange(len(choice), device=choice.device)
-        return SelectedMasks(self.mask_logits[rows, choice], predicted_iou)
-
-
-@dataclass(frozen=True)
-class ImageEmbedding:
-    """What the mask decoder needs of B images; float32, whatever the encoder ran in.
-
-    Attributes:
-        features: Features at stride 16, with the embedding of "no memory" added unless the protocol says otherwise.
-        high_res_features: Features at strides 4 and 8.
-    """
-
-    features: Float[Tensor, "B C Hf Wf"]
-    high_res_features: tuple[Float[Tensor, "B C4 H4 W4"], Float[Tensor, "B C8 H8 W8"]]
-
-    def __len__(self) -> int:
-        return self.features.shape[0]
-
-    def __getitem__(self, index: int) -> "ImageEmbedding":
-        """Take one image, which keeps its batch axis."""
-        position = range(len(self))[index]
-        rows = slice(position, position + 1)
-        stride4, stride8 = self.high_res_features
-        return ImageEmbedding(self.features[rows], (stride4[rows], stride8[rows]))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "ImageEmbedding":
-        """Bring the embedding to a device and dtype."""
-        stride4, stride8 = self.high_res_features
-        return ImageEmbedding(self.features.to(device, dtype), (stride4.to(device, dtype), stride8.to(device, dtype)))
-
-
-def point_grid(points_per_side: int, image_size: int) -> Float[Tensor, "N 2"]:
-    """Place points at the centres of a square grid's cells.
-
-    Args:
-        points_per_side: Cells along each side; 32 gives 1024 points.
-        image_size: Side of the model's square input, in pixels.
-
-    Returns:
-        x and y in pixels of the model's input, row by row, float32.
-
-    Raises:
-        ConfigError: `points_per_side` is less than 1.
-    """
-    if points_per_side < 1:
-        raise ConfigError(f"points_per_side is {points_per_side}, expected at least 1", remedy="32 is usual")
-    centres = (torch.arange(points_per_side, dtype=torch.float32) + 0.5) * (image_size / points_per_side)
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -140,3 +85,142 @@ class Prompts:
             None if self.labels is None else self.labels.to(device),
             None if self.boxes is None else self.boxes.to(device, torch.float32),
         )
+
+
+@runtime_checkable
+class PromptableModel(Protocol):
+    """A frozen network that embeds an image once and draws masks for prompts on it; a torch module.
+
+    Coordinates of prompts are pixels of its square input; `scale_points` brings an image's coordinates there. Masks
+    cover the image exactly: a model that pads images cuts the padding off.
+    """
+
+    @property
+    def kind(self) -> str:
+        """What to call it in messages and reports, such as `SAM2`."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of its square input, in pixels."""
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the masks that it draws, in their pixels."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the weights are random, so that masks mean nothing."""
+
+    def fingerprint(self) -> str:
+        """Return the identity of all that decides embeddings and masks; weights are read at each call."""
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """The part that embeds images; `set_precision` is for it alone."""
+
+    @property
+    def embedding_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each tensor of one image's embedding, with its batch axis."""
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Embed images in another dtype from now on; prompts are decoded in the same one as before."""
+
+    def preprocess(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 3 S S"]:
+        """Bring an image (RGB) to the model's input."""
+
+    def embed(self, pixel_values: Float[Tensor, "B 3 S S"]) -> Embedding:
+        """Embed images from `preprocess`, concatenated along the batch."""
+
+    def scale_points(self, points: Float[Tensor, "N P 2"], image_size: tuple[int, int]) -> Float[Tensor, "N P 2"]:
+        """Bring points from pixels of an image of size (H, W) to pixels of the model's input."""
+
+    def prepare(self, embedding: Embedding) -> Any:
+        """Compute what all prompts on one image share, for callers that put prompts to it several times."""
+
+    def mask_batches(
+        self, image: Any, prompts: Prompts, keep: MaskFilter, *, batch_size: int = 128
+    ) -> Iterator[MaskProposals]:
+        """Decode prompts, a few at a time, and draw only the masks that are wanted, in the order of the prompts.
+
+        Args:
+            image: From `prepare`.
+            prompts: Points or boxes, in pixels of the model's input.
+            keep: Which of each prompt's masks to draw.
+            batch_size: Most prompts that are decoded together.
+        """
+
+    def best_masks(
+        self, image: Any, prompts: Prompts, *, min_iou: float | None = None, batch_size: int = 128
+    ) -> MaskProposals:
+        """Draw of each prompt's masks that of highest predicted IoU, in the order of the prompts.
+
+        Args:
+            image: From `prepare`.
+            prompts: Points or boxes, in pixels of the model's input.
+            min_iou: Masks of this predicted IoU or less are not drawn; None draws one for every prompt.
+            batch_size: Most prompts that are decoded together.
+        """
+
+
+@runtime_checkable
+class MaskProposer(Protocol):
+    """Proposes masks for an image, by what it asks of a promptable model."""
+
+    @property
+    def settings(self) -> str:
+        """All that decides the proposals but image, model and memory; part of a cache's key."""
+
+    @property
+    def uses_memory(self) -> bool:
+        """Whether patch features and memory decide what is proposed."""
+
+    def __call__(
+        self, embedding: Embedding, patches: Float[Tensor, "h w D"], memory: MemoryBank | None
+    ) -> MaskProposals:
+        """Propose masks.
+
+        Args:
+            embedding: One image, as the model embedded it.
+            patches: The same image's patch features.
+            memory: The references; not None where `uses_memory`.
+        """
+
+
+def scale_boxes(
+    model: PromptableModel, boxes: Float[Tensor, "N 4"], image_size: tuple[int, int]
+) -> Float[Tensor, "N 4"]:
+    """Bring xyxy boxes from pixels of an image of size (H, W) to pixels of a model's input."""
+    return model.scale_points(boxes.reshape(-1, 2, 2), image_size).reshape(-1, 4)
+
+
+def best_above(min_iou: float | None) -> MaskFilter:
+    """Choose the best of each prompt's masks, if its predicted IoU is above a threshold."""
+
+    def keep(predicted_iou: Float[Tensor, "N K"]) -> Bool[Tensor, "N K"]:
+        best, choice = predicted_iou.max(dim=1, keepdim=True)
+        enough = torch.ones_like(best, dtype=torch.bool) if min_iou is None else best > min_iou
+        return torch.zeros_like(predicted_iou, dtype=torch.bool).scatter_(1, choice, enough)
+
+    return keep
+
+
+def collect_masks(batches: Iterable[MaskProposals], most: int, side: int, device: torch.device) -> MaskProposals:
+    """Copy masks one after the other into memory for all of them, so that no two copies of all exist.
+
+    Args:
+        batches: A few masks at a time.
+        most: How many there may be.
+        side: Of the masks, in their pixels.
+        device: Where they are.
+    """
+    whole = MaskProposals(torch.empty((most, side, side), device=device), torch.empty(most, device=device))
+    stop = 0
+    for batch in batches:
+        start, stop = stop, stop + len(batch.predicted_iou)
+        whole.mask_logits[start:stop] = batch.mask_logits
+        whole.predicted_iou[start:stop] = batch.predicted_iou
+    return MaskProposals(whole.mask_logits[:stop], whole.predicted_iou[:stop])

@@ -1,6 +1,6 @@
-"""Where to put prompts: on a grid over the whole image, or where the image resembles the references.
+"""Prompts where the image resembles the references.
 
-The second is a search from coarse to fine over the same grid. Of each cell, the point that resembles some class most is
+A search from coarse to fine over a grid. Of each cell, the point that resembles some class most is
 asked for a mask; points in masks that resemble a class as much as they do are explained, and the cells halve, until no
 point is left, nothing new was found, or the prompts are used up.
 """
@@ -13,12 +13,48 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from no_time_to_train.configs.pipeline import Sam2InferConfig
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.precision import full_precision
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
-from no_time_to_train.proposers.base import SelectedMasks
+from no_time_to_train.proposers.base import Embedding, MaskProposals, PromptableModel, Prompts
 
-Ask = Callable[[Float[Tensor, "N 2"]], SelectedMasks]
+PromptFn = Callable[[Float[Tensor, "N 2"]], MaskProposals]
+
+
+class GuidedProposer:
+    """Prompts where patch features resemble a class, and proposes the best mask of each prompt.
+
+    Args:
+        model: What is prompted.
+        config: The grid, how many prompts, and what is kept of their masks.
+    """
+
+    uses_memory = True
+
+    def __init__(self, model: PromptableModel, config: Sam2InferConfig) -> None:
+        self._model, self._config = model, config
+
+    @property
+    def settings(self) -> str:
+        """All that decides the proposals but image, model and memory."""
+        config = self._config
+        return f"prior {config.points_per_side} {config.iou_thr} {config.max_prompts} {config.prior_threshold}"
+
+    def __call__(
+        self, embedding: Embedding, patches: Float[Tensor, "h w D"], memory: MemoryBank | None
+    ) -> MaskProposals:
+        """Propose masks for one image."""
+        assert memory is not None
+        config, model = self._config, self._model
+        image = model.prepare(embedding)
+
+        def ask(points: Float[Tensor, "N 2"]) -> MaskProposals:
+            prompts = Prompts(points=points[:, None])
+            return model.best_masks(image, prompts, min_iou=config.iou_thr, batch_size=config.testing_point_bs)
+
+        search = PriorSearch(config.points_per_side, config.max_prompts, config.prior_threshold)
+        return search(patches, memory, model.image_size, ask)
 
 
 @dataclass(frozen=True)
@@ -39,13 +75,15 @@ class PriorSearch:
 
     @torch.inference_mode()
     @full_precision()
-    def __call__(self, patches: Float[Tensor, "h w D"], memory: MemoryBank, image_size: int, ask: Ask) -> SelectedMasks:
+    def __call__(
+        self, patches: Float[Tensor, "h w D"], memory: MemoryBank, image_size: int, ask: PromptFn
+    ) -> MaskProposals:
         """Search one image.
 
         Args:
             patches: The image's patch features.
             memory: The references.
-            image_size: Side of SAM2's square input, in pixels, in which prompts are given.
+            image_size: Side of the model's square input, in pixels, in which prompts are given.
             ask: Gives the masks that prompts at these points (x, y) lead to; fewer than points, if some are too poor.
 
         Returns:
@@ -55,7 +93,7 @@ class PriorSearch:
         resemblance = self._resemblance(patches, memory)
         least = _between(resemblance, self.threshold)
         open_points = resemblance >= least
-        found: list[SelectedMasks] = []
+        found: list[MaskProposals] = []
         left, cell = self.max_prompts, _coarsest(side)
         while cell >= 1 and left > 0:
             chosen = _best_of_cells(resemblance.masked_fill(~open_points, -torch.inf), cell)[:left]
@@ -70,7 +108,7 @@ class PriorSearch:
             open_points &= ~self._explained(masks, patches, memory, resemblance)
         if not found:
             return ask(torch.empty(0, 2, device=patches.device))
-        return SelectedMasks(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return MaskProposals(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _resemblance(self, patches: Float[Tensor, "h w D"], memory: MemoryBank) -> Float[Tensor, "side side"]:
         """Return the highest cosine with a class at each point of the grid."""
@@ -81,7 +119,7 @@ class PriorSearch:
 
     def _explained(
         self,
-        masks: SelectedMasks,
+        masks: MaskProposals,
         patches: Float[Tensor, "h w D"],
         memory: MemoryBank,
         resemblance: Float[Tensor, "side side"],

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from no_time_to_train.data.coco import CocoDataset
-from no_time_to_train.data.prediction import Result
+from no_time_to_train.data.prediction import Prediction, Result
 from no_time_to_train.errors import AnnotationError
 from no_time_to_train.io.redact import printable
 from no_time_to_train.results.truth import check_masks
@@ -40,6 +40,21 @@ class ApReport:
     iou_type: IouType
     overall: Mapping[str, float]
     per_class: Mapping[str, Mapping[str, float]]
+
+
+def coco_results(image_id: int, instances: Any, category_ids: Sequence[int], *, far_pixel: int = 1) -> list[Result]:
+    """Return COCO results of matching's `Instances`; of a `Prediction`, `to_coco` gives them.
+
+    Args:
+        image_id: In the target annotations.
+        instances: What was found, as tensors or arrays.
+        category_ids: COCO's id of each label.
+        far_pixel: See `Prediction`.
+    """
+    values = [getattr(instances, name) for name in ("masks", "boxes", "scores", "labels")]
+    masks, boxes, scores, labels = (np.asarray(value.cpu() if hasattr(value, "cpu") else value) for value in values)
+    names, size = tuple(map(str, category_ids)), (masks.shape[1], masks.shape[2])
+    return Prediction(masks, boxes, scores, labels, names, size, far_pixel).to_coco(image_id, category_ids)
 
 
 def evaluate(dataset: CocoDataset, results: Sequence[Result]) -> list[ApReport]:

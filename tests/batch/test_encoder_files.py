@@ -11,10 +11,9 @@ import torch
 from no_time_to_train import Segmenter
 from no_time_to_train.cli import main
 from no_time_to_train.cli.predictor import choose_models
-from no_time_to_train.configs.pipeline import EncoderConfigArgs
+from no_time_to_train.configs.pipeline import EncoderConfigArgs, MatcherConfig
 from no_time_to_train.data.synthetic.dataset import write_shapes
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from tests.golden_files import golden
 

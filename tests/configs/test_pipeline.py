@@ -1,16 +1,15 @@
 import pytest
 
+from no_time_to_train.configs.parsing import as_config, settings_of
 from no_time_to_train.configs.pipeline import (
+    AmgConfig,
     EncoderConfigArgs,
+    MatcherConfig,
     MemoryBankConfig,
     Sam2InferConfig,
-    as_config,
-    settings_of,
 )
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.models.factory import MatcherConfig
-from no_time_to_train.proposers.automatic import AmgConfig
 
 
 def test_dataclass_mapping_and_nothing() -> None:

@@ -16,7 +16,7 @@ from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.models.cache.feature_cache import FeatureCache
 from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter, build_sam2
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
 from tests.golden_files import golden
 from tests.tiny import write_config
 
@@ -26,7 +26,7 @@ USELESS = [0.0, 3e38]
 
 
 @pytest.fixture(scope="module")
-def sam2(tmp_path_factory: pytest.TempPathFactory) -> Sam2Segmenter:
+def sam2(tmp_path_factory: pytest.TempPathFactory) -> Sam2Predictor:
     return build_sam2(write_config(tmp_path_factory.mktemp("sam2")), random_init=True)
 
 
@@ -48,7 +48,7 @@ def weights_filled_with(value: float, name: str, folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["vit_mlp", "convnext"])
 @pytest.mark.parametrize("value", USELESS)
 def test_encoders_of_useless_weights(
-    value: float, name: str, backend: str, sam2: Sam2Segmenter, tmp_path: Path
+    value: float, name: str, backend: str, sam2: Sam2Predictor, tmp_path: Path
 ) -> None:
     folder = weights_filled_with(value, name, tmp_path / "hf")
     if backend == "onnx":
@@ -85,7 +85,7 @@ def test_references_are_checked_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["dinov3_quickstart_tiny", "dinov3_convnext_tiny"])
-def test_random_weights_and_flat_images_pass(name: str, sam2: Sam2Segmenter) -> None:
+def test_random_weights_and_flat_images_pass(name: str, sam2: Sam2Predictor) -> None:
     encoder = build_encoder(name, random_init=True, img_size=64)
     features = ImageFeatures(encoder, sam2)
     black = torch.zeros(3, 64, 64, dtype=torch.uint8)

@@ -20,9 +20,7 @@ from transformers import AutoModel, DINOv3ConvNextModel, DINOv3ViTModel
 from no_time_to_train.cli import main
 from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder
-from no_time_to_train.errors import (
-    ExportError,
-)
+from no_time_to_train.errors import ExportError
 from no_time_to_train.export import export_onnx
 from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import FP32_DRIFT, Drift, check_drift, natural_noise

@@ -14,8 +14,10 @@ from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.parity.compare import tolerance_of
+from no_time_to_train.proposers.base import Prompts
+from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2.fast_decoder import PromptDecoder
-from no_time_to_train.proposers.sam2.predictor import Prompts, Sam2Segmenter, build_sam2, point_grid
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
 from tests.conftest import DATA
 from tests.golden_files import NAMES, golden
 from tests.proposers.test_fast_decoder import _theirs
@@ -43,7 +45,7 @@ def high_precision() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def sam2() -> Sam2Segmenter:
+def sam2() -> Sam2Predictor:
     return build_sam2(QUICKSTART / "sam2")
 
 
@@ -82,36 +84,33 @@ def test_encoders_in_half_precision(name: str, precision: str, device: torch.dev
     assert least >= tolerance
 
 
-def test_sam2_embeds_the_same(sam2: Sam2Segmenter, device: torch.device, convolutions: str) -> None:
+def test_sam2_embeds_the_same(sam2: Sam2Predictor, device: torch.device, convolutions: str) -> None:
     image = _picture()
     expected = sam2.to("cpu").embed(sam2.preprocess(image))
     found = sam2.to(device).embed(sam2.preprocess(image))
-    for ours, theirs in zip(
-        (found.features, *found.high_res_features), (expected.features, *expected.high_res_features), strict=True
-    ):
-        difference = (ours.cpu() - theirs).abs().max() / theirs.abs().max()
+    for name, theirs in expected.items():
+        difference = (found[name].cpu() - theirs).abs().max() / theirs.abs().max()
         print(f"{convolutions}: {difference:.1e}")
         # Seen on an H200: 1.3e-6, and 2.1e-4 in TF32.
         assert difference <= (1e-5 if convolutions == "TF32 off" else 1e-3)
 
 
-def test_what_is_replayed_is_what_is_computed(sam2: Sam2Segmenter, device: torch.device) -> None:
+def test_what_is_replayed_is_what_is_computed(sam2: Sam2Predictor, device: torch.device) -> None:
     encoder = build_encoder_from_checkpoint(QUICKSTART / "encoder", device=device, dtype=torch.bfloat16)
     features = ImageFeatures(encoder, copy.deepcopy(sam2).to(device))
-    features._sam2.embed_in(torch.bfloat16)
+    features._promptable.set_precision(torch.bfloat16)
     images = [_picture().roll(shift, dims=1) for shift in range(0, 60, 10)]
     for _ in range(2):
         for image in images:
             with torch.inference_mode():
                 expected = encoder(encoder_pixels(image, encoder)).patches.float()
-                embedding = features._sam2.embed(features._sam2.preprocess(image))
+                embedding = features._promptable.embed(features._promptable.preprocess(image))
             assert torch.equal(features.patches([image])[0], expected[0])
             (found,) = features.embeddings([image])
-            assert torch.equal(found.features, embedding.features)
-            assert torch.equal(found.high_res_features[0], embedding.high_res_features[0])
+            assert all(torch.equal(part, embedding[name]) for name, part in found.items())
         if device.type == "cuda":
             assert features._replayed_encoder._graphs
-            assert features._replayed_sam2._graphs
+            assert features._replayed_embed._graphs
         # Other weights, elsewhere: a graph of the old ones would go on giving the old features.
         torch.nn.Module.to(encoder, torch.float32)
         torch.nn.Module.to(encoder, torch.bfloat16)
@@ -123,7 +122,7 @@ def test_what_is_replayed_is_what_is_computed(sam2: Sam2Segmenter, device: torch
 
 @pytest.mark.parametrize("kind", ["points", "boxes"])
 def test_prompts_are_decoded_as_transformers_does(
-    sam2: Sam2Segmenter, device: torch.device, kind: str, monkeypatch: pytest.MonkeyPatch
+    sam2: Sam2Predictor, device: torch.device, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # transformers upscales by convolutions, which cuDNN computes in TF32 unless told otherwise: 6e-5; ours multiplies.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -142,7 +141,7 @@ def test_prompts_are_decoded_as_transformers_does(
 
 
 @pytest.mark.usefixtures("high_precision")
-def test_prompts_keep_their_precision_beside_tf32(sam2: Sam2Segmenter, device: torch.device) -> None:
+def test_prompts_keep_their_precision_beside_tf32(sam2: Sam2Predictor, device: torch.device) -> None:
     sam2 = sam2.to(device)
     embedding = sam2.embed(sam2.preprocess(_picture()))
     prompts = Prompts(point_grid(8, sam2.image_size)[:, None])

@@ -14,6 +14,8 @@ from no_time_to_train.io.old_import_paths import MOVED
 ROOT = Path(__file__).parents[2]
 NAME_THEM = {"CHANGELOG.md", "tests/io/test_old_import_paths.py"}
 FIRST_RELEASE = (Path(__file__).parent / "first_release_modules.txt").read_text().split()
+# What its documentation imports or lists, and the classes that its YAMLs name.
+FIRST_NAMES = (Path(__file__).parent / "first_release_names.txt").read_text().split()
 
 
 @pytest.mark.parametrize("old", sorted(MOVED))
@@ -32,6 +34,17 @@ def test_every_module_of_the_first_release_is_found() -> None:
         "for name in sys.argv[1:]: importlib.import_module(name)"
     )
     subprocess.run([sys.executable, "-c", code, *FIRST_RELEASE], check=True)
+
+
+def test_every_documented_name_of_the_first_release_is_found() -> None:
+    code = "import importlib, sys, warnings; warnings.simplefilter('ignore')\n" + (
+        "for name in sys.argv[1:]:\n"
+        "    module, _, attribute = name.rpartition('.')\n"
+        "    found = importlib.import_module(module)\n"
+        "    hasattr(found, attribute) or importlib.import_module(name)"
+    )
+    assert len(FIRST_NAMES) == 96
+    subprocess.run([sys.executable, "-c", code, *FIRST_NAMES], check=True)
 
 
 def test_nothing_here_uses_an_old_path() -> None:

@@ -8,24 +8,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from no_time_to_train.configs.pipeline import EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.configs.pipeline import AmgConfig, EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder
-from no_time_to_train.errors import (
-    ConfigError,
-    EmptyClassError,
-    EncoderMismatchError,
-    ImageSizeError,
-    MaskSizeError,
-)
+from no_time_to_train.errors import ConfigError, EmptyClassError, EncoderMismatchError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import DebiasConfig
 from no_time_to_train.matching.instances import match_mask_pairs
-from no_time_to_train.models.baseline import MatchingBaseline
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.automatic import AmgConfig
-from no_time_to_train.proposers.sam2.predictor import Prompts, point_grid
-from tests.tiny import write_config
+from no_time_to_train.proposers.base import Prompts, scale_boxes
+from no_time_to_train.proposers.grid import point_grid
+from tests.tiny import sam2_of, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 BOX = (8.0, 6.0, 30.0, 28.0)
@@ -37,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(tmp_path_factory.mktemp("sam2"))
 
 
-def torch_model(baseline: MatchingBaseline) -> PreTrainedModel:
+def torch_model(baseline: MatchingPipeline) -> PreTrainedModel:
     """Return the transformers model of a baseline's encoder."""
     assert isinstance(baseline.encoder, FeatureEncoder)
     return baseline.encoder.model
@@ -75,7 +69,7 @@ def mask() -> Tensor:
     return inside
 
 
-def fill(baseline: MatchingBaseline) -> MemoryBank:
+def fill(baseline: MatchingPipeline) -> MemoryBank:
     bank = baseline.start_memory(["red", "green"])
     for index in range(4):
         bank.add(index % 2, *baseline.encode_reference(picture(index % 2), mask(), BOX))
@@ -95,9 +89,9 @@ def test_prediction_is_its_parts(grid: Sam2MatchingBaseline_noAMG) -> None:
     found = grid.predict(image)
     assert len(found) > 0
     assert found.masks.shape[1:] == (48, 64)
-    embedding = grid.sam2.embed(grid.sam2.preprocess(image))
-    points = point_grid(4, grid.sam2.image_size)[:, None]
-    masks = grid.sam2.best_masks(embedding, Prompts(points=points))
+    embedding = grid.promptable.embed(grid.promptable.preprocess(image))
+    points = point_grid(4, grid.promptable.image_size)[:, None]
+    masks = grid.promptable.best_masks(embedding, Prompts(points=points))
     by_hand = match_masks(grid.encode(image), masks.mask_logits, masks.predicted_iou, bank, image_size=(48, 64))
     assert same(found, by_hand)
 
@@ -115,8 +109,8 @@ def test_a_batch_is_each_image(grid: Sam2MatchingBaseline_noAMG) -> None:
 
 def test_bf16_is_for_images_and_finds_much_the_same(folder: Path, grid: Sam2MatchingBaseline_noAMG) -> None:
     baseline = build(folder, precision="bf16")
-    assert baseline.encoder.dtype == baseline.sam2.image_dtype == torch.bfloat16
-    assert baseline.sam2.dtype == torch.float32
+    assert baseline.encoder.dtype == sam2_of(baseline).image_dtype == torch.bfloat16
+    assert sam2_of(baseline).dtype == torch.float32
     image = picture(7)
     torch.testing.assert_close(baseline.encode(image), grid.encode(image), atol=0.15, rtol=0.05)
     (patches,), (expected,) = baseline.encode_batch([image]), grid.encode_batch([image])
@@ -140,8 +134,8 @@ def test_settings_reach_the_matching(folder: Path) -> None:
     image = picture(7)
     settings = {"points_per_side": 4, "nms_thr": 0.9, "num_out_instance": 3}
     trial = build(folder)
-    points = Prompts(points=point_grid(4, trial.sam2.image_size)[:, None])
-    masks = trial.sam2.best_masks(trial.sam2.embed(trial.sam2.preprocess(image)), points)
+    points = Prompts(points=point_grid(4, trial.promptable.image_size)[:, None])
+    masks = trial.promptable.best_masks(trial.promptable.embed(trial.promptable.preprocess(image)), points)
     threshold = float(masks.predicted_iou.clamp(0, 1).median())
     baseline = build(
         folder, sam2_infer_cfgs={**settings, "iou_thr": threshold}, memory_bank_cfg={"negative_sigma": 0.1}
@@ -171,7 +165,8 @@ def test_automatic_prediction_is_its_parts(folder: Path) -> None:
     bank = fill(baseline)
     image = picture(7)
     bank.add(0, baseline.encode(image), torch.ones(4, 4), negative=True)
-    masks = baseline.mask_generator(baseline.sam2.embed(baseline.sam2.preprocess(image)))
+    model = baseline.promptable
+    masks = baseline.proposer(model.embed(model.preprocess(image)), torch.empty(0, 0, 0), bank)
     inputs = (baseline.encode(image), masks.mask_logits, bank)
     arguments: dict[str, Any] = {"image_size": (48, 64), "max_instances": 7}
     found = baseline.predict(image)
@@ -324,8 +319,8 @@ def test_masks_of_boxes_stay_in_them(grid: Sam2MatchingBaseline_noAMG) -> None:
 
 def test_mask_of_a_box_is_sam2s_where_it_drew_one(grid: Sam2MatchingBaseline_noAMG) -> None:
     box = (10.0, 8.0, 32.0, 32.0)
-    sam2 = grid.sam2
-    corners = sam2.scale_boxes(torch.tensor([[10.0, 8.0, 42.0, 40.0]]), (48, 64))
+    sam2 = grid.promptable
+    corners = scale_boxes(sam2, torch.tensor([[10.0, 8.0, 42.0, 40.0]]), (48, 64))
     logits = sam2.best_masks(sam2.embed(sam2.preprocess(picture(2))), Prompts(boxes=corners)).mask_logits
     full = torch.nn.functional.interpolate(logits[None], size=(48, 64), mode="bilinear")[0, 0] > 0
     drawn = grid.mask_of_box(picture(2), box)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.encoders.torch_encoder import build_encoder
-from no_time_to_train.matching import Instances
+from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
+from no_time_to_train.proposers.base import Embedding, MaskProposals
 from no_time_to_train.proposers.sam2.predictor import build_sam2
 from tests.tiny import config_settings, write_config
 
@@ -48,9 +48,8 @@ def test_batches_are_each_image(folder: Path) -> None:
         torch.testing.assert_close(batched, source.patches([image])[0], atol=1e-5, rtol=1e-5)
     for one, image in zip(source.embeddings(images), images, strict=True):
         alone = source.embeddings([image])[0]
-        torch.testing.assert_close(one.features, alone.features, atol=1e-5, rtol=1e-5)
-        for level, expected in zip(one.high_res_features, alone.high_res_features, strict=True):
-            torch.testing.assert_close(level, expected, atol=1e-5, rtol=1e-5)
+        for name, expected in alone.items():
+            torch.testing.assert_close(one[name], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_images_of_several_sizes_keep_their_order(folder: Path) -> None:
@@ -68,11 +67,10 @@ def test_what_was_kept_is_not_computed_again(folder: Path, tmp_path: Path, monke
     patches, embeddings = first.patches(images), first.embeddings(images)
     second = features(folder, tmp_path)
     monkeypatch.setattr(second._encoder, "tokens", broken)
-    monkeypatch.setattr(second._sam2, "embed", broken)
+    monkeypatch.setattr(second._promptable, "embed", broken)
     assert all(torch.equal(*pair) for pair in zip(second.patches(images), patches, strict=True))
     for got, expected in zip(second.embeddings(images), embeddings, strict=True):
-        assert torch.equal(got.features, expected.features)
-        assert all(torch.equal(*pair) for pair in zip(got.high_res_features, expected.high_res_features, strict=True))
+        assert all(torch.equal(part, expected[name]) for name, part in got.items())
 
 
 def test_a_batch_computes_what_is_missing_of_it(folder: Path, tmp_path: Path) -> None:
@@ -111,27 +109,42 @@ def test_what_only_the_configuration_of_sam2_says_is_seen(folder: Path, tmp_path
     images, settings = pictures(1), config_settings()
     settings["vision_config"]["backbone_config"]["global_attention_blocks"] = []
     other = write_config(tmp_path / "other", settings)
-    embeddings = [features(each, tmp_path / "cache").embeddings(images)[0].features for each in (folder, other, folder)]
+    embeddings = [
+        features(each, tmp_path / "cache").embeddings(images)[0]["features"] for each in (folder, other, folder)
+    ]
     assert not torch.equal(embeddings[0], embeddings[1])
     assert torch.equal(embeddings[0], embeddings[2])
 
 
+class Asked:
+    """A proposer that knows for which images it was asked."""
+
+    settings, uses_memory = "settings", False
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+
+    def __call__(self, embedding: Embedding, patches: Tensor, memory: MemoryBank | None) -> MaskProposals:
+        self.images.append(int(patches.sum()))
+        features = embedding["features"][0, :3]
+        return MaskProposals(features - features.mean(), torch.full((3,), 0.25 + len(self.images) / 8))
+
+
+def proposed(source: ImageFeatures, images: list[Tensor], asked: Asked, key: str = "settings") -> list[MaskProposals]:
+    numbers = [torch.full((1, 1, 1), float(index)) for index in range(len(images))]
+    return source.proposals(images, key, asked, numbers, MemoryBank(["it"], 1, "nothing"))
+
+
 def test_proposals_are_kept_as_masks(folder: Path, tmp_path: Path) -> None:
-    images = pictures(2)
-    asked: list[int] = []
-
-    def compute(index: int, embedding: ImageEmbedding) -> SelectedMasks:
-        asked.append(index)
-        return SelectedMasks(embedding.features[0, :3] - embedding.features[0, :3].mean(), torch.rand(3))
-
-    first = features(folder, tmp_path).proposals(images, "settings", compute)
-    again = features(folder, tmp_path).proposals(images, "settings", compute)
-    assert asked == [0, 1]
+    images, asked = pictures(2), Asked()
+    first = proposed(features(folder, tmp_path), images, asked)
+    again = proposed(features(folder, tmp_path), images, asked)
+    assert asked.images == [0, 1]
     for got, expected in zip(again, first, strict=True):
         assert torch.equal(got.mask_logits > 0, expected.mask_logits > 0)
         assert torch.equal(got.predicted_iou, expected.predicted_iou)
-    features(folder, tmp_path).proposals(images, "other settings", compute)
-    assert asked == [0, 1, 0, 1]
+    proposed(features(folder, tmp_path), images, asked, "other settings")
+    assert asked.images == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("change", ["name", "shape", "dtype", "nan", "empty"])
@@ -141,18 +154,15 @@ def test_entries_of_other_tensors_are_made_anew(
     """Key and checksum are right, the content is not."""
     (image,) = images = pictures(1)
 
-    def compute(index: int, embedding: ImageEmbedding) -> SelectedMasks:
-        return SelectedMasks(embedding.features[0, :3] - embedding.features[0, :3].mean(), torch.full((3,), 0.5))
-
     def everything(source: ImageFeatures) -> list[Tensor]:
-        (embedding,), (masks,) = source.embeddings(images), source.proposals(images, "settings", compute)
-        return [*source.patches(images), embedding.features, *embedding.high_res_features, masks.mask_logits > 0]
+        (embedding,), (masks,) = source.embeddings(images), proposed(source, images, Asked())
+        return [*source.patches(images), *embedding.values(), masks.mask_logits > 0]
 
     source = features(folder, tmp_path)
     expected = everything(source)
     cache = source.cache
     assert cache is not None
-    fingerprints = {"embedding": source._sam2_fingerprint(), "settings": source._sam2_fingerprint()}
+    fingerprints = {"embedding": source._promptable_fingerprint(), "settings": source._promptable_fingerprint()}
     fingerprints["patches 64 stretch"] = source._encoder_fingerprint()
     for what, fingerprint in fingerprints.items():
         key = content_key(what, fingerprint, image)
@@ -211,7 +221,7 @@ def test_a_second_run_gives_the_same_without_a_network(
     expected = first.predict_batch(images)
     second = _baseline(folder, kind, tmp_path)
     _fill(second)
-    for network, name in ((second.encoder, "tokens"), (second.sam2, "embed"), (second.sam2, "prepare")):
+    for network, name in ((second.encoder, "tokens"), (second.promptable, "embed"), (second.promptable, "prepare")):
         monkeypatch.setattr(network, name, broken)
     assert all(len(found) > 0 for found in expected)
     assert all(_same(*pair) for pair in zip(second.predict_batch(images), expected, strict=True))
@@ -226,15 +236,15 @@ def test_other_references_are_prompted_for_only_where_they_decide_prompts(
     first.predict_batch(pictures(1))
     second = _baseline(folder, kind, tmp_path)
     _fill(second, seed=1)
-    prepared: list[ImageEmbedding] = []
-    prepare = second.sam2.prepare
+    prepared: list[Embedding] = []
+    prepare = second.promptable.prepare
 
-    def counted(embedding: ImageEmbedding) -> Any:
+    def counted(embedding: Embedding) -> Any:
         prepared.append(embedding)
         return prepare(embedding)
 
-    monkeypatch.setattr(second.sam2, "prepare", counted)
+    monkeypatch.setattr(second.promptable, "prepare", counted)
     monkeypatch.setattr(second.encoder, "tokens", broken)
-    monkeypatch.setattr(second.sam2, "embed", broken)
+    monkeypatch.setattr(second.promptable, "embed", broken)
     second.predict_batch(pictures(1))
     assert bool(prepared) is prompted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from no_time_to_train.matching.resizing import pixel_reach, resize_masks
 from no_time_to_train.models.cache.mask_codec import pack_masks, unpack_masks
-from no_time_to_train.proposers.base import SelectedMasks
+from no_time_to_train.proposers.base import MaskProposals
 
 
 def blobs(seed: int, count: int, size: tuple[int, int], coarse: int, level: float) -> Tensor:
@@ -22,7 +22,7 @@ def blobs(seed: int, count: int, size: tuple[int, int], coarse: int, level: floa
 
 def round_trip(logits: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
     reach = 1 if image_size is None else pixel_reach((logits.shape[1], logits.shape[2]), image_size)
-    masks = unpack_masks(pack_masks(SelectedMasks(logits, torch.zeros(len(logits))), reach), reach).mask_logits
+    masks = unpack_masks(pack_masks(MaskProposals(logits, torch.zeros(len(logits))), reach), reach).mask_logits
     assert masks.shape == logits.shape
     assert masks.dtype == torch.float32
     return masks
@@ -79,7 +79,7 @@ def test_smallest_and_largest_logits_keep_their_sides() -> None:
 def test_predicted_iou_comes_back() -> None:
     quality = torch.rand(3)
     assert torch.equal(
-        unpack_masks(pack_masks(SelectedMasks(blobs(4, 3, (8, 8), 8, 0.0), quality))).predicted_iou, quality
+        unpack_masks(pack_masks(MaskProposals(blobs(4, 3, (8, 8), 8, 0.0), quality))).predicted_iou, quality
     )
 
 
@@ -101,7 +101,7 @@ def test_masks_without_foreground_stand_among_others() -> None:
 
 def test_packed_masks_are_small() -> None:
     before = blobs(5, 20, (256, 256), 8, 8.0)
-    packed = pack_masks(SelectedMasks(before, torch.zeros(20)))
+    packed = pack_masks(MaskProposals(before, torch.zeros(20)))
     assert sum(tensor.nbytes for tensor in packed.values()) < before.nbytes / 4
 
 

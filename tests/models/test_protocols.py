@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from no_time_to_train.configs.pipeline import as_config
+from no_time_to_train.configs.parsing import as_config
+from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.errors import ConfigError, EncoderMismatchError
-from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.models.protocols import IMPROVED, PROTOCOLS, PUBLISHED, protocol_of
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
 from no_time_to_train.segmenter import Segmenter
-from tests.tiny import write_config
+from tests.tiny import sam2_of, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 BOX = (9.6, 9.4, 24.8, 20.9)
@@ -147,14 +148,12 @@ def test_each_rule_reaches_the_models(folder: Path) -> None:
 
 def test_no_memory_embedding_is_added(folder: Path) -> None:
     baseline, image = build(folder), picture()
-    sam2 = baseline.sam2
+    sam2 = sam2_of(baseline)
     # Random weights have zeros there.
     sam2.model.no_memory_embedding.fill_(0.5)
-    pixels = sam2.preprocess(image, PUBLISHED.resize_sam2)
     (embedding,) = baseline.features.embeddings([image])
-    bare = sam2.embed(pixels, memory_embedding=False)
-    assert torch.equal(embedding.features, bare.features)
-    assert torch.equal(bare.features + 0.5, sam2.embed(pixels).features)
+    usual = Sam2Predictor(sam2.model).embed(sam2.preprocess(image))
+    assert torch.equal(embedding["features"] + 0.5, usual["features"])
 
 
 def test_boxes_of_results_are_the_protocols(folder: Path) -> None:

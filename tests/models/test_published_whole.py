@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms, masks_to_boxes
 
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from tests.tiny import sam2_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -72,7 +73,7 @@ def remember(encoder: FeatureEncoder, image: Tensor, mask: Tensor, box: Box) -> 
 
 def propose(baseline: Sam2MatchingBaseline_noAMG, image: Tensor) -> tuple[Tensor, Tensor]:
     """Decode by transformers, each point by itself."""
-    model, side = baseline.sam2.model, baseline.sam2.image_size
+    model, side = sam2_of(baseline).model, baseline.promptable.image_size
     ticks = torch.linspace(0, side - 1, POINTS) + 0.5
     points = torch.stack([part.flatten() for part in torch.meshgrid(ticks, ticks, indexing="ij")], dim=-1)
     with torch.inference_mode():
@@ -131,7 +132,7 @@ def test_other_settings_and_sizes_give_what_the_originals_steps_give(encoder: st
         protocol="published",
     )
     assert isinstance(baseline.encoder, FeatureEncoder)
-    assert baseline.sam2.model.no_memory_embedding.abs().max() > 0
+    assert sam2_of(baseline).model.no_memory_embedding.abs().max() > 0
     references = [picture(0, 53, 80), picture(1, 80, 41)]
     memory = baseline.start_memory(["red", "green"])
     for index, reference in enumerate(references):

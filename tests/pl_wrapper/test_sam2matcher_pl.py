@@ -14,14 +14,12 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from no_time_to_train.configs.pipeline import EncoderConfigArgs, Sam2InferConfig
+from no_time_to_train.configs.pipeline import AmgConfig, EncoderConfigArgs, MatcherConfig, Sam2InferConfig
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching import Instances, match_masks
-from no_time_to_train.models.factory import MatcherConfig
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
-from no_time_to_train.proposers.automatic import AmgConfig
 from tests.tiny import TinyData, write_config, write_dataset
 
 pytestmark = [
@@ -45,7 +43,7 @@ class ColourBaseline(Sam2MatchingBaseline_noAMG):
         red, green, _ = resized
         # The true masks, and one that is of no class.
         logits = torch.stack([red - green - 60, green - red - 60, 20 - resized.std(dim=0)])
-        memory = self._filled_memory()
+        memory = self._require_memory()
         quality = torch.tensor([0.9, 0.8, 0.5])
         return match_masks(self.encode(image), logits, quality, memory, image_size=(image.shape[1], image.shape[2]))
 

@@ -12,15 +12,16 @@ from sam2.utils.amg import calculate_stability_score
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from no_time_to_train.configs.pipeline import AmgConfig
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.proposers.automatic import (
-    AmgConfig,
     AutomaticMaskGenerator,
     remove_small_regions,
     stability_score,
     suppress_duplicates,
 )
-from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter, SelectedMasks, build_sam2
+from no_time_to_train.proposers.base import MaskProposals
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
 from tests.proposers.sam2_oracle import SCRIPT_WARNING, save_meta, tiny_meta
 from tests.tiny import IMAGE_SIZE, write_config
 
@@ -28,7 +29,7 @@ MASK_SIZE = IMAGE_SIZE // 4
 
 
 @pytest.fixture(scope="module")
-def sam2(tmp_path_factory: pytest.TempPathFactory) -> Sam2Segmenter:
+def sam2(tmp_path_factory: pytest.TempPathFactory) -> Sam2Predictor:
     folder: Path = tmp_path_factory.mktemp("amg")
     return build_sam2(write_config(folder), save_meta(folder))
 
@@ -52,9 +53,9 @@ SETTINGS = AmgConfig(
 
 @pytest.mark.filterwarnings(SCRIPT_WARNING)
 @pytest.mark.parametrize("box_nms_thresh", [1.0, 0.7])
-def test_masks_are_metas(sam2: Sam2Segmenter, image: Tensor, box_nms_thresh: float) -> None:
+def test_masks_are_metas(sam2: Sam2Predictor, image: Tensor, box_nms_thresh: float) -> None:
     settings = replace(SETTINGS, box_nms_thresh=box_nms_thresh)
-    ours = AutomaticMaskGenerator.from_config(sam2, settings)(sam2.embed(sam2.preprocess(image)))
+    ours = AutomaticMaskGenerator(sam2, settings)(sam2.embed(sam2.preprocess(image)))
 
     theirs = SAM2AutomaticMaskGenerator(tiny_meta("2.1"), **asdict(settings))
     theirs.predictor._bb_feat_sizes = [(IMAGE_SIZE // stride,) * 2 for stride in (4, 8, 16)]
@@ -66,10 +67,10 @@ def test_masks_are_metas(sam2: Sam2Segmenter, image: Tensor, box_nms_thresh: flo
     assert ((ours.mask_logits > 0) == segmentations).float().mean() > 0.9999
 
 
-def test_each_filter_drops_a_part(sam2: Sam2Segmenter, image: Tensor) -> None:
+def test_each_filter_drops_a_part(sam2: Sam2Predictor, image: Tensor) -> None:
     embedding = sam2.embed(sam2.preprocess(image))
     counts = [
-        len(AutomaticMaskGenerator.from_config(sam2, settings)(embedding).predicted_iou)
+        len(AutomaticMaskGenerator(sam2, settings)(embedding).predicted_iou)
         for settings in (
             replace(SETTINGS, box_nms_thresh=0.7),
             SETTINGS,
@@ -80,8 +81,8 @@ def test_each_filter_drops_a_part(sam2: Sam2Segmenter, image: Tensor) -> None:
     assert counts[0] < counts[1] < counts[2] < counts[3] == 4 * 4 * 3
 
 
-def test_no_masks(sam2: Sam2Segmenter, image: Tensor) -> None:
-    generator = AutomaticMaskGenerator(sam2, points_per_side=2, pred_iou_thresh=1.0)
+def test_no_masks(sam2: Sam2Predictor, image: Tensor) -> None:
+    generator = AutomaticMaskGenerator(sam2, AmgConfig(points_per_side=2, pred_iou_thresh=1.0))
     masks = generator(sam2.embed(sam2.preprocess(image)))
     assert masks.mask_logits.shape == (0, MASK_SIZE, MASK_SIZE)
     assert masks.predicted_iou.shape == (0,)
@@ -103,7 +104,7 @@ def test_duplicates_are_suppressed() -> None:
             expected.append(row)
     assert 5 < len(expected) < 35
 
-    kept = suppress_duplicates(SelectedMasks(logits, predicted_iou), 0.313)
+    kept = suppress_duplicates(MaskProposals(logits, predicted_iou), 0.313)
     assert torch.equal(kept.predicted_iou, predicted_iou[expected])
     assert torch.equal(kept.mask_logits, logits[expected])
 
@@ -157,11 +158,11 @@ def test_a_spiral_is_one_region() -> None:
     assert (remove_small_regions(logits, area)[:, mask] == -10).all()
 
 
-def test_small_regions_in_the_generator(sam2: Sam2Segmenter, image: Tensor) -> None:
+def test_small_regions_in_the_generator(sam2: Sam2Predictor, image: Tensor) -> None:
     embedding = sam2.embed(sam2.preprocess(image))
     settings = replace(SETTINGS, points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0)
-    plain = AutomaticMaskGenerator.from_config(sam2, settings)(embedding)
-    cleaned = AutomaticMaskGenerator.from_config(sam2, replace(settings, min_mask_region_area=8))(embedding)
+    plain = AutomaticMaskGenerator(sam2, settings)(embedding)
+    cleaned = AutomaticMaskGenerator(sam2, replace(settings, min_mask_region_area=8))(embedding)
     assert not torch.equal(plain.mask_logits, cleaned.mask_logits)
     assert torch.equal(cleaned.mask_logits, remove_small_regions(plain.mask_logits, 8))
 

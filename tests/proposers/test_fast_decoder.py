@@ -11,20 +11,15 @@ import torch
 from torch import Tensor
 from transformers import Sam2Config, Sam2Model
 
-from no_time_to_train.proposers.base import SelectedMasks
+from no_time_to_train.proposers.base import Embedding, MaskFilter, MaskProposals, Prompts
+from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2 import fast_decoder as prompting
 from no_time_to_train.proposers.sam2 import mask_upscaling as mask_drawing
 from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
-from no_time_to_train.proposers.sam2.fast_decoder import ImageSide, Keep, PromptDecoder, _Portion
+from no_time_to_train.proposers.sam2.fast_decoder import ImageState, PromptDecoder, _Portion
 from no_time_to_train.proposers.sam2.mask_upscaling import MaskDrawing
-from no_time_to_train.proposers.sam2.predictor import (
-    ImageEmbedding,
-    MaskPredictions,
-    Prompts,
-    build_sam2,
-    new_sam2,
-    point_grid,
-)
+from no_time_to_train.proposers.sam2.predictor import MaskPredictions, build_sam2
+from no_time_to_train.proposers.sam2.weights import new_sam2
 from tests.tiny import write_config
 
 # In units of the largest logit; 6e-7 and 2e-7 are measured.
@@ -56,28 +51,29 @@ def real() -> Sam2Model:
     return _model(resolve_sam2_config("sam2_hiera_t.yaml"))
 
 
-def _embedding(model: Sam2Model) -> ImageEmbedding:
+def _embedding(model: Sam2Model) -> Embedding:
     channels = model.mask_decoder.hidden_size
     side, dtype = model.prompt_encoder.image_embedding_size[0], model.mask_decoder.iou_token.weight.dtype
     features = torch.randn(1, channels, side, side, dtype=dtype)
     # In the model, two convolutions reduce these already.
     stride8 = torch.randn(1, channels // 4, 2 * side, 2 * side, dtype=dtype)
-    return ImageEmbedding(features, (torch.randn(1, channels // 8, 4 * side, 4 * side, dtype=dtype), stride8))
+    stride4 = torch.randn(1, channels // 8, 4 * side, 4 * side, dtype=dtype)
+    return {"features": features, "stride4": stride4, "stride8": stride8}
 
 
-def _theirs(model: Sam2Model, embedding: ImageEmbedding, prompts: Prompts, multimask: bool) -> MaskPredictions:
+def _theirs(model: Sam2Model, embedding: Embedding, prompts: Prompts, multimask: bool) -> MaskPredictions:
     points, labels, boxes = (
         None if part is None else part[None] for part in (prompts.points, prompts.labels, prompts.boxes)
     )
     with torch.inference_mode():
         sparse, dense = model.get_prompt_embeddings(points, cast(torch.LongTensor | None, labels), boxes)
         masks, quality, _, _ = model.mask_decoder(
-            image_embeddings=embedding.features,
+            image_embeddings=embedding["features"],
             image_positional_embeddings=model.get_image_wide_positional_embeddings(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
-            high_resolution_features=list(embedding.high_res_features),
+            high_resolution_features=[embedding["stride4"], embedding["stride8"]],
         )
     return MaskPredictions(masks[0], quality[0])
 
@@ -93,12 +89,12 @@ def _prompts(model: Sam2Model, kind: str, count: int) -> Prompts:
     return Prompts(points, torch.tensor([1, 0, -10]).expand(count, -1))
 
 
-def _collected(parts: Iterator[SelectedMasks]) -> SelectedMasks:
+def _collected(parts: Iterator[MaskProposals]) -> MaskProposals:
     logits, quality = zip(*parts, strict=True)
-    return SelectedMasks(torch.cat(logits), torch.cat(quality))
+    return MaskProposals(torch.cat(logits), torch.cat(quality))
 
 
-def _selected(decoder: PromptDecoder, image: ImageSide, prompts: Prompts, keep: Keep) -> SelectedMasks:
+def _selected(decoder: PromptDecoder, image: ImageState, prompts: Prompts, keep: MaskFilter) -> MaskProposals:
     return _collected(decoder.selected(image, prompts, keep, batch_size=4))
 
 

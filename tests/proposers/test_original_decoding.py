@@ -11,9 +11,9 @@ from no_time_to_train.models.protocols import PROTOCOLS, PUBLISHED
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.base import Prompts
 from no_time_to_train.proposers.sam2.original_decoding import decode_as_original
-from no_time_to_train.proposers.sam2.predictor import ImageEmbedding, build_sam2
+from no_time_to_train.proposers.sam2.predictor import build_sam2
 from tests.proposers.sam2_oracle import SCRIPT_WARNING, meta_masks, meta_predictor, save_meta
-from tests.tiny import IMAGE_SIZE, write_config
+from tests.tiny import IMAGE_SIZE, sam2_of, write_config
 
 QUICKSTART = Path(__file__).parents[2] / "checkpoints" / "quickstart"
 
@@ -26,7 +26,7 @@ def test_masks_are_metas_to_the_last_bit(tmp_path: Path, count: int) -> None:
     ours = build_sam2(write_config(tmp_path / "folder"), save_meta(tmp_path))
     predictor = meta_predictor(image)
     stride4, stride8 = predictor._features["high_res_feats"]
-    embedding = ImageEmbedding(predictor._features["image_embed"], (stride4, stride8))
+    embedding = {"features": predictor._features["image_embed"], "stride4": stride4, "stride8": stride8}
     points = torch.rand(count, 2) * IMAGE_SIZE
     # The original's copy of SAM2 turns fused attention off where there is no GPU.
     with one_thread(), sdpa_kernel(SDPBackend.MATH):
@@ -59,8 +59,9 @@ def test_published_decodes_so_on_a_cpu(name: str) -> None:
     )
     image = torch.randint(0, 256, (3, 60, 50), dtype=torch.uint8)
     (embedding,) = baseline.features.embeddings([image])
-    points = protocol.points(5, baseline.sam2.image_size)
-    found = baseline.propose_one(embedding, torch.empty(0))
-    exact = decode_as_original(baseline.sam2.model, embedding, points, min_iou=0.1)
+    points = protocol.points(5, baseline.promptable.image_size)
+    memory = baseline.start_memory(["it"])
+    found = baseline.proposer(embedding, torch.empty(0, 0, 0), memory)
+    exact = decode_as_original(sam2_of(baseline).model, embedding, points, min_iou=0.1)
     assert len(found.predicted_iou) == len(exact.predicted_iou) > 0
     assert torch.equal(found.mask_logits, exact.mask_logits) == (protocol is PUBLISHED)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.proposers.base import SelectedMasks
+from no_time_to_train.proposers.base import MaskProposals
 from no_time_to_train.proposers.prior_guided import PriorSearch
 
 SIDE = 16  # of patches, points and masks alike, a pixel each
@@ -24,16 +24,16 @@ class Scene:
             self.masks[-1][where] = 5.0
         self.rounds: list[list[tuple[int, int]]] = []
 
-    def ask(self, points: Tensor) -> SelectedMasks:
+    def ask(self, points: Tensor) -> MaskProposals:
         self.rounds.append([(int(x), int(y)) for x, y in points.tolist()])
         drawn = [next((m for m in self.masks if m[y, x] > 0), self._ground()) for x, y in self.rounds[-1]]
         logits = torch.stack(drawn) if drawn else torch.empty(0, SIDE, SIDE)
-        return SelectedMasks(logits, torch.full((len(drawn),), 0.9))
+        return MaskProposals(logits, torch.full((len(drawn),), 0.9))
 
     def _ground(self) -> Tensor:
         return torch.full((SIDE, SIDE), 5.0)
 
-    def search(self, **settings: float) -> SelectedMasks:
+    def search(self, **settings: float) -> MaskProposals:
         memory = MemoryBank(["object"], 3, "test")
         memory.add_mean(0, OBJECT)
         chosen = {"points_per_side": SIDE, "max_prompts": 64, "threshold": 0.3, **settings}
@@ -44,7 +44,7 @@ class Scene:
         return [point for points in self.rounds for point in points]
 
 
-def _found(masks: SelectedMasks, scene: Scene) -> list[bool]:
+def _found(masks: MaskProposals, scene: Scene) -> list[bool]:
     return [any(torch.equal(mask > 0, one > 0) for one in masks.mask_logits) for mask in scene.masks]
 
 
@@ -116,7 +116,7 @@ def test_grids_that_no_power_of_two_divides(side: int) -> None:
 
 def test_poor_masks_may_be_kept_back() -> None:
     scene = Scene((slice(2, 6), slice(9, 13)))
-    nothing = SelectedMasks(torch.empty(0, SIDE, SIDE), torch.empty(0))
+    nothing = MaskProposals(torch.empty(0, SIDE, SIDE), torch.empty(0))
     memory = MemoryBank(["object"], 3, "test")
     memory.add_mean(0, OBJECT)
     found = PriorSearch(SIDE, 64, 0.3)(scene.patches, memory, SIDE, lambda _: nothing)

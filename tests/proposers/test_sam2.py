@@ -19,16 +19,10 @@ from no_time_to_train.errors import (
     WeightsFormatError,
     WeightsNotFoundError,
 )
-from no_time_to_train.proposers.sam2.configs import resolve_sam2_config, shape_of
-from no_time_to_train.proposers.sam2.predictor import (
-    SAM2_CONFIGS,
-    ImageEmbedding,
-    MaskPredictions,
-    Prompts,
-    Sam2Segmenter,
-    build_sam2,
-    point_grid,
-)
+from no_time_to_train.proposers.base import Embedding, Prompts, scale_boxes
+from no_time_to_train.proposers.grid import point_grid
+from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS, resolve_sam2_config, shape_of
+from no_time_to_train.proposers.sam2.predictor import MaskPredictions, Sam2Predictor, build_sam2
 from tests.proposers.sam2_oracle import SCRIPT_WARNING, meta_box_masks, meta_masks, meta_predictor, save_meta
 from tests.tiny import DIM, IMAGE_SIZE, config_settings, write_config
 
@@ -47,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sam2(folder: Path, checkpoint: Path) -> Sam2Segmenter:
+def sam2(folder: Path, checkpoint: Path) -> Sam2Predictor:
     return build_sam2(folder, checkpoint)
 
 
@@ -57,7 +51,7 @@ def image() -> Tensor:
 
 
 @pytest.fixture
-def embedding(sam2: Sam2Segmenter, image: Tensor) -> ImageEmbedding:
+def embedding(sam2: Sam2Predictor, image: Tensor) -> Embedding:
     return sam2.embed(sam2.preprocess(image))
 
 
@@ -94,16 +88,16 @@ def test_masks_are_metas(tmp_path: Path, folder: Path, image: Tensor, version: s
 
 @pytest.mark.filterwarnings(SCRIPT_WARNING)
 @pytest.mark.parametrize("size", [(48, 64), (200, 150), (128, 128)])
-def test_preprocessing_is_metas(sam2: Sam2Segmenter, size: tuple[int, int]) -> None:
+def test_preprocessing_is_metas(sam2: Sam2Predictor, size: tuple[int, int]) -> None:
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     expected = meta_predictor(image)._transforms(image.permute(1, 2, 0).numpy())
     torch.testing.assert_close(sam2.preprocess(image)[0], expected, atol=1e-5, rtol=0)
 
 
-def test_scaling_coordinates(sam2: Sam2Segmenter) -> None:
+def test_scaling_coordinates(sam2: Sam2Predictor) -> None:
     boxes = torch.tensor([[0.0, 0.0, 64.0, 48.0], [16.0, 12.0, 32.0, 36.0]])
     expected = torch.tensor([[0.0, 0.0, 128.0, 128.0], [32.0, 32.0, 64.0, 96.0]])
-    torch.testing.assert_close(sam2.scale_boxes(boxes, (48, 64)), expected)
+    torch.testing.assert_close(scale_boxes(sam2, boxes, (48, 64)), expected)
     points = sam2.scale_points(boxes.view(2, 2, 2), (48, 64))
     torch.testing.assert_close(points, expected.view(2, 2, 2))
 
@@ -117,25 +111,21 @@ def test_point_grid() -> None:
         point_grid(0, 128)
 
 
-def test_batch_of_images_is_each_image(sam2: Sam2Segmenter) -> None:
+def test_batch_of_images_is_each_image(sam2: Sam2Predictor) -> None:
     images = [torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8) for _ in range(3)]
     pixels = [sam2.preprocess(image) for image in images]
     batch = sam2.embed(torch.cat(pixels))
-    assert len(batch) == 3
-    assert batch.features.shape == (3, DIM, 8, 8)
+    assert batch["features"].shape == (3, DIM, 8, 8)
     for i, one in enumerate(pixels):
         single = sam2.embed(one)
-        torch.testing.assert_close(batch[i].features, single.features)
-        for got, expected in zip(batch[i].high_res_features, single.high_res_features, strict=True):
-            torch.testing.assert_close(got, expected)
-    torch.testing.assert_close(batch[-1].features, batch.features[2:])
-    with pytest.raises(IndexError):
-        batch[3]
-    with pytest.raises(ConfigError, match=r"embedding\[0\]"):
+        assert {name: part.shape for name, part in single.items()} == sam2.embedding_shapes
+        for name, expected in single.items():
+            torch.testing.assert_close(batch[name][i : i + 1], expected)
+    with pytest.raises(ConfigError, match="the embedding is of 3 images, expected one"):
         sam2.best_masks(batch, Prompts(point_grid(2, IMAGE_SIZE)[:, None]))
 
 
-def test_best_masks(sam2: Sam2Segmenter, embedding: ImageEmbedding) -> None:
+def test_best_masks(sam2: Sam2Predictor, embedding: Embedding) -> None:
     points, labels = _points(5)
     every = sam2.decode_points(embedding, points, labels)
     best = sam2.best_masks(embedding, Prompts(points, labels), batch_size=2)
@@ -151,7 +141,7 @@ def test_the_best_of_three() -> None:
     torch.testing.assert_close(best.predicted_iou, torch.tensor([0.9, 0.7, 0.4]))
 
 
-def test_labels_default_to_the_object(sam2: Sam2Segmenter, embedding: ImageEmbedding) -> None:
+def test_labels_default_to_the_object(sam2: Sam2Predictor, embedding: Embedding) -> None:
     points, _ = _points(3)
     expected = sam2.best_masks(embedding, Prompts(points, torch.ones(3, 2, dtype=torch.int64)))
     other = sam2.best_masks(embedding, Prompts(points, torch.zeros(3, 2, dtype=torch.int64)))
@@ -160,7 +150,7 @@ def test_labels_default_to_the_object(sam2: Sam2Segmenter, embedding: ImageEmbed
     assert not torch.allclose(got.mask_logits, other.mask_logits, atol=1e-3)
 
 
-def test_no_prompts(sam2: Sam2Segmenter, embedding: ImageEmbedding) -> None:
+def test_no_prompts(sam2: Sam2Predictor, embedding: Embedding) -> None:
     side = IMAGE_SIZE // 4
     none = sam2.decode_points(embedding, torch.zeros(0, 1, 2), torch.zeros(0, 1, dtype=torch.int64))
     assert none.mask_logits.shape == (0, 3, side, side)
@@ -172,21 +162,21 @@ def test_no_prompts(sam2: Sam2Segmenter, embedding: ImageEmbedding) -> None:
 
 
 @pytest.mark.parametrize("autocast", [True, False])
-def test_bfloat16(folder: Path, checkpoint: Path, sam2: Sam2Segmenter, image: Tensor, autocast: bool) -> None:
+def test_bfloat16(folder: Path, checkpoint: Path, sam2: Sam2Predictor, image: Tensor, autocast: bool) -> None:
     model = sam2 if autocast else build_sam2(folder, checkpoint, dtype=torch.bfloat16)
     points, labels = _points()
     expected = sam2.decode_points(sam2.embed(sam2.preprocess(image)), points, labels)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         embedding = model.embed(model.preprocess(image))
         got = model.decode_points(embedding, points, labels)
-    assert embedding.features.dtype == got.mask_logits.dtype == got.predicted_iou.dtype == torch.float32
+    assert embedding["features"].dtype == got.mask_logits.dtype == got.predicted_iou.dtype == torch.float32
     # bfloat16 has 8 bits: through some ten layers that is a few per cent of the logits' spread.
     assert not torch.equal(got.mask_logits, expected.mask_logits)
     assert (got.mask_logits - expected.mask_logits).std() < 0.1 * expected.mask_logits.std()
     assert (got.predicted_iou - expected.predicted_iou).abs().max() < 0.1
 
 
-def test_prompt_positions_stay_exact_in_bfloat16(folder: Path, checkpoint: Path, sam2: Sam2Segmenter) -> None:
+def test_prompt_positions_stay_exact_in_bfloat16(folder: Path, checkpoint: Path, sam2: Sam2Predictor) -> None:
     half = build_sam2(folder, checkpoint, dtype=torch.bfloat16).model
     assert half.no_memory_embedding.dtype == torch.bfloat16
     torch.testing.assert_close(
@@ -194,14 +184,14 @@ def test_prompt_positions_stay_exact_in_bfloat16(folder: Path, checkpoint: Path,
     )
 
 
-def test_stays_frozen_in_evaluation_mode(sam2: Sam2Segmenter) -> None:
+def test_stays_frozen_in_evaluation_mode(sam2: Sam2Predictor) -> None:
     assert not sam2.train().training
     assert not sam2.model.mask_decoder.training
     assert not any(parameter.requires_grad for parameter in sam2.parameters())
 
 
 @pytest.mark.parametrize("video", [False, True], ids=["image model", "video model"])
-def test_hugging_face_folder(tmp_path: Path, sam2: Sam2Segmenter, video: bool) -> None:
+def test_hugging_face_folder(tmp_path: Path, sam2: Sam2Predictor, video: bool) -> None:
     settings = config_settings()
     tensors = {name: tensor.contiguous() for name, tensor in sam2.model.state_dict().items()}
     if video:  # as the Hub's folders are: more tensors, and another type
@@ -311,7 +301,7 @@ def test_wrong_config_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_wrong_prompts_and_pixels(sam2: Sam2Segmenter, embedding: ImageEmbedding) -> None:
+def test_wrong_prompts_and_pixels(sam2: Sam2Predictor, embedding: Embedding) -> None:
     points, labels = _points(4)
     with pytest.raises(ConfigError, match="either points or boxes"):
         Prompts()
@@ -325,7 +315,7 @@ def test_wrong_prompts_and_pixels(sam2: Sam2Segmenter, embedding: ImageEmbedding
         sam2.decode_boxes(embedding, torch.zeros(3, 5))
     with pytest.raises(ConfigError, match="64 is usual"):
         sam2.decode_points(embedding, points, labels, batch_size=0)
-    with pytest.raises(ImageSizeError, match=r"Sam2Segmenter\.preprocess"):
+    with pytest.raises(ImageSizeError, match=r"Sam2Predictor\.preprocess"):
         sam2.embed(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ImageSizeError, match="convert the image to RGB"):
         sam2.preprocess(torch.zeros(1, 8, 8, dtype=torch.uint8))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
@@ -15,9 +16,11 @@ from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageR
 from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.errors import AnnotationError
+from no_time_to_train.matching import Instances
 from no_time_to_train.results.evaluation import (
     METRICS,
     ap_table,
+    coco_results,
     comparison_table,
     evaluate,
     reports_as_json,
@@ -228,6 +231,17 @@ def test_perfect_results_score_one_in_each_class() -> None:
         annotated = {dataset.categories_by_id[entry.category_id].name for entry in dataset.annotations}
         for name, metrics in report.per_class.items():
             assert metrics["AP50"] == 1 if name in annotated else np.isnan(metrics["AP50"])
+
+
+def test_results_of_tensors_are_those_of_arrays() -> None:
+    masks = np.zeros((2, 5, 7), dtype=bool)
+    masks[0, 1:4, 2:7], masks[1, 4, 0] = True, True
+    boxes, scores = np.array([[2, 1, 6, 3], [0, 4, 0, 4]], np.float32), np.array([0.75, 0.5], np.float32)
+    labels = np.array([1, 0])
+    expected = Prediction(masks, boxes, scores, labels, ("a", "b"), (5, 7)).to_coco(8, [30, 70])
+    found = Instances(*map(torch.from_numpy, (masks, boxes, scores, labels)))
+    assert coco_results(8, found, [30, 70]) == expected
+    assert coco_results(8, Instances.empty((5, 7)), [30]) == []
 
 
 def test_no_results_score_zero_and_no_annotations_nothing() -> None:

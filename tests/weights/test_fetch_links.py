@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
-from no_time_to_train.errors import (
-    AccessRejectedError,
-    ChecksumMismatchError,
-    ConfigError,
-    RepositoryNotFoundError,
-)
+from no_time_to_train.errors import AccessRejectedError, ChecksumMismatchError, ConfigError, RepositoryNotFoundError
 from no_time_to_train.weights import validate_dinov3
 from tests.golden_files import golden
 from tests.weights.fetching import fetch_tiny, meta_name

@@ -1,17 +1,15 @@
 """Which tensors can be what a feature cache keeps: names, types, shapes, and numbers that are finite."""
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import Sam2PromptEncoderConfig
 
 from no_time_to_train.configs.image_size import grid_size
 from no_time_to_train.configs.pipeline import ResizePolicy
 from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.encoders.preprocessing import encoder_size
-from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter
+from no_time_to_train.proposers.base import PromptableModel
 
 
 def are_patches(tensors: Mapping[str, Tensor], image: Tensor, encoder: Encoder, policy: ResizePolicy) -> bool:
@@ -20,25 +18,18 @@ def are_patches(tensors: Mapping[str, Tensor], image: Tensor, encoder: Encoder, 
     return _are(tensors, {"patches": (*grid, encoder.embed_dim)})
 
 
-def are_embedding(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
+def are_embedding(tensors: Mapping[str, Tensor], model: PromptableModel) -> bool:
     """Return whether tensors can be an image's embedding."""
-    config = cast(Sam2PromptEncoderConfig, sam2.model.config.prompt_encoder_config)
-    width, side = config.hidden_size, sam2.image_size
-    shapes = {
-        "features": (1, width, side // 16, side // 16),
-        "stride4": (1, width // 8, side // 4, side // 4),
-        "stride8": (1, width // 4, side // 8, side // 8),
-    }
-    return _are(tensors, shapes)
+    return _are(tensors, model.embedding_shapes)
 
 
-def are_masks(tensors: Mapping[str, Tensor], sam2: Sam2Segmenter) -> bool:
-    """Return whether tensors can be masks that SAM2 proposed; `unpack_masks` finds out whether they fit together."""
+def are_masks(tensors: Mapping[str, Tensor], model: PromptableModel) -> bool:
+    """Return whether tensors can be masks that were proposed; `unpack_masks` finds out whether they fit together."""
     if tensors.keys() != {"size", "runs", "outlines", "predicted_iou"} or tensors["size"].shape != (3,):
         return False
     count, height, width = tensors["size"].tolist()
     # Larger than the model's input they never are, and too large they would not fit in memory.
-    if not 0 < height <= sam2.image_size or not 0 < width <= sam2.image_size:
+    if not 0 < height <= model.image_size or not 0 < width <= model.image_size:
         return False
     runs = tensors["runs"]
     if runs.ndim != 1 or runs.dtype not in (torch.int32, torch.int64) or bool((runs < 0).any()):

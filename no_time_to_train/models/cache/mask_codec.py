@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from no_time_to_train.proposers.base import SelectedMasks
+from no_time_to_train.proposers.base import MaskProposals
 
 _SURE = 10.0  # the logit of what is wholly inside; outside, its negative
 _CHUNK = 2**18  # pixels that are looked at together: their bytes stay in the cache of a core
 
 
-def pack_masks(masks: SelectedMasks, reach: int = 1) -> dict[str, Tensor]:
+def pack_masks(masks: MaskProposals, reach: int = 1) -> dict[str, Tensor]:
     """Keep of mask logits what their masks at the image's size depend on.
 
     Args:
@@ -48,7 +48,7 @@ def pack_masks(masks: SelectedMasks, reach: int = 1) -> dict[str, Tensor]:
     }
 
 
-def unpack_masks(tensors: Mapping[str, Tensor], reach: int = 1) -> SelectedMasks:
+def unpack_masks(tensors: Mapping[str, Tensor], reach: int = 1) -> MaskProposals:
     """Make masks of what `pack_masks` kept.
 
     Resized to the image's size and cut at 0 they are bit by bit those that were packed. Elsewhere than at the
@@ -74,7 +74,7 @@ def unpack_masks(tensors: Mapping[str, Tensor], reach: int = 1) -> SelectedMasks
         start = stop
     if start != len(values):
         raise ValueError(f"expected {start} values for the masks' outlines, got {len(values)}")
-    return SelectedMasks(torch.from_numpy(logits), tensors["predicted_iou"])
+    return MaskProposals(torch.from_numpy(logits), tensors["predicted_iou"])
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -7,7 +7,7 @@ are those of transformers up to rounding.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Sam2Model
 
 from no_time_to_train.matching.precision import full_precision
-from no_time_to_train.proposers.base import ImageEmbedding, Prompts, SelectedMasks
+from no_time_to_train.proposers.base import Embedding, MaskFilter, MaskProposals, Prompts
 from no_time_to_train.proposers.sam2.attention_ops import among
 from no_time_to_train.proposers.sam2.image_state import ImageToToken, SharedImage, TokenToImage
 from no_time_to_train.proposers.sam2.low_rank_attention import (
@@ -39,11 +39,9 @@ class _Portion(NamedTuple):
 
 _PORTIONS = {"cpu": _Portion(16, 1024), "cuda": _Portion(128, 4096)}
 
-Keep = Callable[[Float[Tensor, "N K"]], Bool[Tensor, "N K"]]
-
 
 @dataclass(frozen=True)
-class ImageSide:
+class ImageState:
     """What is computed once per image.
 
     Attributes:
@@ -51,12 +49,14 @@ class ImageSide:
         token_to_image: The attention of each layer's tokens to the image, and the last one.
         image_to_token: The attention of the image to each layer's tokens.
         drawing: Draws masks.
+        embedding: What all of it was computed from.
     """
 
     decoder: Any
     token_to_image: tuple[TokenToImage, ...]
     image_to_token: tuple[ImageToToken, ...]
     drawing: MaskDrawing
+    embedding: Embedding
 
     def workspace(self, prompts: int, tokens: int) -> Workspace:
         """Make memory for the coefficients of so many prompts of so many tokens each."""
@@ -85,7 +85,7 @@ class PromptDecoder:
 
     @torch.inference_mode()
     @full_precision()
-    def prepare(self, embedding: ImageEmbedding) -> ImageSide:
+    def prepare(self, embedding: Embedding) -> ImageState:
         """Compute what all prompts on an image share.
 
         Args:
@@ -95,10 +95,10 @@ class PromptDecoder:
         if decoder.iou_token.weight.dtype.itemsize < 4:
             decoder = copy.deepcopy(decoder).float()
         dtype = decoder.iou_token.weight.dtype
-        features = embedding.features[0].to(dtype).flatten(1).T + self._model.prompt_encoder.no_mask_embed.weight
+        features = embedding["features"][0].to(dtype).flatten(1).T + self._model.prompt_encoder.no_mask_embed.weight
         # Positions lose whole pixels in bfloat16, and cost nothing.
         positions = self._model.get_image_wide_positional_embeddings()[0].flatten(1).T.to(dtype)
-        height, width = embedding.features.shape[2:]
+        height, width = embedding["features"].shape[2:]
         # Whole rows.
         tile = min(height, max(1, _portion(features).positions // width)) * width
         shared = SharedImage(features, positions, tile)
@@ -107,13 +107,13 @@ class PromptDecoder:
             token_to_image.append(shared.token_to_image(layer.cross_attn_token_to_image))
             image_to_token.append(shared.image_to_token(layer.cross_attn_image_to_token, layer.layer_norm4))
         token_to_image.append(shared.token_to_image(decoder.transformer.final_attn_token_to_image))
-        stride4, stride8 = (level[0].to(dtype) for level in embedding.high_res_features)
+        stride4, stride8 = (embedding[name][0].to(dtype) for name in ("stride4", "stride8"))
         drawing = MaskDrawing(decoder, shared, (height, width), stride4, stride8, tile)
-        return ImageSide(decoder, tuple(token_to_image), tuple(image_to_token), drawing)
+        return ImageState(decoder, tuple(token_to_image), tuple(image_to_token), drawing, embedding)
 
     def selected(
-        self, image: ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 128
-    ) -> Iterator[SelectedMasks]:
+        self, image: ImageState, prompts: Prompts, keep: MaskFilter, *, batch_size: int = 128
+    ) -> Iterator[MaskProposals]:
         """Decode prompts and draw those of each one's three masks that are wanted, a few prompts at a time.
 
         Args:
@@ -131,9 +131,9 @@ class PromptDecoder:
                 kept = keep(quality.float())
                 # The first mask token is that of the single mask.
                 masks = _draw(image, decoded, F.pad(kept, (1, 0)))
-            yield SelectedMasks(masks.float(), quality[kept].float())
+            yield MaskProposals(masks.float(), quality[kept].float())
 
-    def single(self, image: ImageSide, prompts: Prompts, *, batch_size: int = 128) -> Iterator[SelectedMasks]:
+    def single(self, image: ImageState, prompts: Prompts, *, batch_size: int = 128) -> Iterator[MaskProposals]:
         """Decode prompts into one mask each: Meta's single mask, or the best of three where that one is unstable.
 
         Arguments as of `selected`.
@@ -146,9 +146,9 @@ class PromptDecoder:
                 if image.decoder.dynamic_multimask_via_stability:
                     chosen = image.decoder._dynamic_multimask_via_stability(masks[None], quality[None])
                     masks, quality = (part[0] for part in chosen)
-            yield SelectedMasks(masks[:, 0].float(), quality[:, 0].float())
+            yield MaskProposals(masks[:, 0].float(), quality[:, 0].float())
 
-    def _decode(self, image: ImageSide, prompts: Prompts, batch_size: int) -> Iterator[_Decoded]:
+    def _decode(self, image: ImageState, prompts: Prompts, batch_size: int) -> Iterator[_Decoded]:
         """Run the layers, over a few prompts at a time."""
         at_once = _portion(image.decoder.iou_token.weight).prompts
         workspace: Workspace | None = None
@@ -175,7 +175,7 @@ def _portion(weights: Tensor) -> _Portion:
     return _PORTIONS.get(weights.device.type, _PORTIONS["cpu"])
 
 
-def _few(image: ImageSide, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
+def _few(image: ImageState, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
     """Run the layers on a few prompts."""
     tokens, images = given, None
     layers = zip(image.decoder.transformer.layers, image.token_to_image, image.image_to_token, strict=False)
@@ -196,11 +196,11 @@ def _few(image: ImageSide, given: Float[Tensor, "N T C"], workspace: Workspace) 
     return _Decoded(image.decoder.transformer.layer_norm_final_attn(tokens + found), images)
 
 
-def _quality(image: ImageSide, decoded: _Decoded) -> Float[Tensor, "N M"]:
+def _quality(image: ImageState, decoded: _Decoded) -> Float[Tensor, "N M"]:
     return cast(Tensor, image.decoder.iou_prediction_head(decoded.tokens[:, 0]))
 
 
-def _draw(image: ImageSide, decoded: _Decoded, kept: Bool[Tensor, "N M"]) -> Float[Tensor, "K Hm Wm"]:
+def _draw(image: ImageState, decoded: _Decoded, kept: Bool[Tensor, "N M"]) -> Float[Tensor, "K Hm Wm"]:
     """Draw the masks that are kept, each by the filter that its token gives."""
     networks = enumerate(image.decoder.output_hypernetworks_mlps)
     filters = torch.stack([network(decoded.tokens[:, 1 + index]) for index, network in networks], dim=1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Sam2Model
 
 from no_time_to_train.matching.precision import full_precision
-from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
+from no_time_to_train.proposers.base import Embedding, MaskProposals
 from no_time_to_train.proposers.sam2.attention_ops import heads
 
 # Most prompts that are decoded together: 8 MB each for the released models, a few times over.
@@ -29,8 +29,8 @@ _AT_ONCE = 16
 @torch.inference_mode()
 @full_precision()
 def decode_as_original(
-    model: Sam2Model, embedding: ImageEmbedding, points: Float[Tensor, "N 2"], *, min_iou: float
-) -> SelectedMasks:
+    model: Sam2Model, embedding: Embedding, points: Float[Tensor, "N 2"], *, min_iou: float
+) -> MaskProposals:
     """Decode points, each a prompt of its own, and return the mask of highest predicted IoU of each.
 
     Args:
@@ -40,10 +40,10 @@ def decode_as_original(
         min_iou: Masks of this predicted IoU or less are left out.
     """
     positions = model.get_image_wide_positional_embeddings().flatten(2).mT
-    side = embedding.high_res_features[0].shape[-1]
+    side = embedding["stride4"].shape[-1]
     masks, quality = [points.new_zeros((0, side, side))], [points.new_zeros(0)]
     # In even parts: a part of one prompt would be multiplied by other routines, which round otherwise.
-    for some in points.tensor_split(math.ceil(len(points) / _AT_ONCE)):
+    for some in points.tensor_split(max(1, math.ceil(len(points) / _AT_ONCE))):
         labels: Any = torch.ones((1, len(some), 1), dtype=torch.int64, device=points.device)
         sparse, dense = model.get_prompt_embeddings(some[None, :, None], labels)
         found, predicted = _decode(model.mask_decoder, embedding, positions, sparse[0], dense)
@@ -52,12 +52,12 @@ def decode_as_original(
         kept = best > min_iou
         masks.append(found[kept, 1 + choice[kept]])
         quality.append(best[kept])
-    return SelectedMasks(torch.cat(masks), torch.cat(quality))
+    return MaskProposals(torch.cat(masks), torch.cat(quality))
 
 
 def _decode(
     decoder: Any,
-    embedding: ImageEmbedding,
+    embedding: Embedding,
     positions: Float[Tensor, "1 L C"],
     sparse: Float[Tensor, "N P C"],
     dense: Float[Tensor, "1 C Hf Wf"],
@@ -65,7 +65,7 @@ def _decode(
     """Return all masks of some prompts, and their predicted IoUs."""
     own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
     given = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
-    features = (embedding.features + dense).expand(len(sparse), -1, -1, -1)
+    features = (embedding["features"] + dense).expand(len(sparse), -1, -1, -1)
     tokens, image = given, features.flatten(2).mT
     for layer in decoder.transformer.layers:
         if layer.skip_first_layer_pe:
@@ -82,7 +82,7 @@ def _decode(
     tokens = tokens + _attend(attention, tokens + given, image + positions, image)
     tokens = decoder.transformer.layer_norm_final_attn(tokens)
 
-    stride4, stride8 = embedding.high_res_features
+    stride4, stride8 = embedding["stride4"], embedding["stride8"]
     upscaled = decoder.upscale_conv1(torch.unflatten(image.mT, 2, features.shape[2:])) + stride8
     upscaled = decoder.activation(_norm_channels(decoder.upscale_layer_norm, upscaled))
     upscaled = decoder.activation(decoder.upscale_conv2(upscaled) + stride4)

@@ -3,64 +3,81 @@
 The network is transformers' `Sam2Model`; weights come from Meta's `.pt` files or from transformers' folders.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import Sam2Model
 
 from no_time_to_train.configs.sam2_releases import command_for
-from no_time_to_train.encoders.preprocessing import Resize, normalize_pixels, resize_bilinear
+from no_time_to_train.encoders.fingerprint import sam2_digest
+from no_time_to_train.encoders.preprocessing import normalize_pixels
 from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsNotFoundError
-from no_time_to_train.proposers.base import ImageEmbedding, MaskPredictions, Prompts, SelectedMasks, point_grid
-from no_time_to_train.proposers.sam2.configs import (
-    SAM2_CONFIGS,
-    Sam2HieraConfig,
-    resolve_sam2_config,
+from no_time_to_train.proposers.base import (
+    Embedding,
+    MaskFilter,
+    MaskProposals,
+    Prompts,
+    best_above,
+    collect_masks,
 )
-from no_time_to_train.proposers.sam2.fast_decoder import ImageSide, Keep, PromptDecoder
+from no_time_to_train.proposers.factory import PromptingRules
+from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
+from no_time_to_train.proposers.sam2.fast_decoder import ImageState, PromptDecoder
+from no_time_to_train.proposers.sam2.original_decoding import decode_as_original
 from no_time_to_train.proposers.sam2.weights import load_sam2, new_sam2, set_positions
-
-__all__ = [
-    "SAM2_CONFIGS",
-    "ImageEmbedding",
-    "MaskPredictions",
-    "Prompts",
-    "Sam2HieraConfig",
-    "Sam2Segmenter",
-    "SelectedMasks",
-    "build_sam2",
-    "new_sam2",
-    "point_grid",
-]
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 
-class Sam2Segmenter(nn.Module):
+@dataclass(frozen=True)
+class MaskPredictions:
+    """K masks for each of N prompts: 3, or 1 where a single mask was asked for.
+
+    Attributes:
+        mask_logits: float32, positive inside the mask, at a quarter of the model's input resolution.
+        predicted_iou: float32 in [0, 1], the model's own estimate of each mask's IoU with the object.
+    """
+
+    mask_logits: Float[Tensor, "N K Hm Wm"]
+    predicted_iou: Float[Tensor, "N K"]
+
+    def best(self) -> MaskProposals:
+        """Take the mask of highest predicted IoU of each prompt."""
+        predicted_iou, choice = self.predicted_iou.max(dim=1)
+        rows = torch.arange(len(choice), device=choice.device)
+        return MaskProposals(self.mask_logits[rows, choice], predicted_iou)
+
+
+class Sam2Predictor(nn.Module):
     """SAM2 for single images, frozen and always in evaluation mode.
 
-    Coordinates of prompts are pixels of the model's square input; `scale_points` and `scale_boxes` bring an image's
-    coordinates there. The point (0, 0) is the centre of the top left pixel, as in Meta's code, which adds the half.
+    A `PromptableModel`. The point (0, 0) is the centre of the top left pixel, as in Meta's code, which adds the half.
 
     Args:
         model: The network, with its weights.
+        rules: How images come to it, and whether prompts are decoded in the original's order of computation.
         random_weights: The weights are random, so that masks mean nothing.
     """
 
-    def __init__(self, model: Sam2Model, *, random_weights: bool = False) -> None:
+    kind = "SAM2"
+
+    def __init__(self, model: Sam2Model, rules: PromptingRules | None = None, *, random_weights: bool = False) -> None:
         super().__init__()
+        self.rules = rules or PromptingRules()
         self.random_weights = random_weights
         self.model = model.requires_grad_(False)
         self._decoder = PromptDecoder(model)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Sam2Segmenter":
+    def train(self, mode: bool = True) -> "Sam2Predictor":
         """Stay in evaluation mode, in which a single mask is chosen by its stability."""
         del mode
         return super().train(False)
@@ -91,19 +108,38 @@ class Sam2Segmenter(nn.Module):
         dtype: torch.dtype = next(self.model.vision_encoder.parameters()).dtype
         return dtype
 
-    def embed_in(self, dtype: torch.dtype) -> None:
+    @property
+    def image_encoder(self) -> nn.Module:
+        """The network that embeds images."""
+        return cast(nn.Module, self.model.vision_encoder)
+
+    def fingerprint(self) -> str:
+        """Return the identity of weights and configuration; all weights are read."""
+        return sam2_digest(self, self.model.config.to_dict())
+
+    @property
+    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of one image's embedding: at stride 16, and for the upscaling at 4 and 8."""
+        config: Any = self.model.config.prompt_encoder_config
+        width, side = config.hidden_size, self.image_size
+        return {
+            "features": (1, width, side // 16, side // 16),
+            "stride4": (1, width // 8, side // 4, side // 4),
+            "stride8": (1, width // 4, side // 8, side // 8),
+        }
+
+    def set_precision(self, dtype: torch.dtype) -> None:
         """Embed images in another dtype from now on; prompts are decoded in the same one as before."""
         # These two belong to the decoder by name, and to the image by what they do.
         decoder = self.model.mask_decoder
         for part in (self.model.vision_encoder, decoder.conv_s0, decoder.conv_s1):
             part.to(dtype)
 
-    def preprocess(self, image: UInt8[Tensor, "3 H W"], resize: Resize = resize_bilinear) -> Float[Tensor, "1 3 S S"]:
+    def preprocess(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 3 S S"]:
         """Scale to [0, 1], resize to the model's square, normalise as for ImageNet.
 
         Args:
             image: RGB. The aspect ratio is not kept, as in Meta's `SAM2Transforms`.
-            resize: How it is resized; by default as Meta does, bilinear, antialiased, in float.
 
         Raises:
             ImageSizeError: The image is empty, or not of three channels.
@@ -112,16 +148,19 @@ class Sam2Segmenter(nn.Module):
             raise ImageSizeError(
                 f"an image of shape {tuple(image.shape)}, expected (3, H, W)", remedy="convert the image to RGB first"
             )
-        pixels = resize(image, (self.image_size, self.image_size), self.device)
+        pixels = self.rules.resize(image, (self.image_size, self.image_size), self.device)
         return normalize_pixels(pixels, IMAGE_MEAN, IMAGE_STD)
 
     @torch.inference_mode()
-    def embed(self, pixel_values: Float[Tensor, "B 3 S S"], *, memory_embedding: bool = True) -> ImageEmbedding:
+    def embed(self, pixel_values: Float[Tensor, "B 3 S S"]) -> Embedding:
         """Embed images, once each.
 
         Args:
             pixel_values: Normalised images from `preprocess`, concatenated along the batch.
-            memory_embedding: Add the embedding of "no memory" to the features, as Meta's image predictor does.
+
+        Returns:
+            `features` at stride 16, with the embedding of "no memory" added as Meta's image predictor does, unless the
+            rules are the original's; `stride4` and `stride8`.
 
         Raises:
             ImageSizeError: The images are not of the model's size.
@@ -130,30 +169,26 @@ class Sam2Segmenter(nn.Module):
             raise ImageSizeError(
                 f"pixel_values of shape {tuple(pixel_values.shape)}, expected (B, 3, {self.image_size}, "
                 f"{self.image_size})",
-                remedy="prepare images with Sam2Segmenter.preprocess",
+                remedy="prepare images with Sam2Predictor.preprocess",
             )
         pixels = pixel_values.to(self.device, self.image_dtype)
         maps = self.model.get_image_features(pixels, return_dict=True).fpn_hidden_states
-        if memory_embedding:
+        if not self.rules.as_original:
             maps[-1] = maps[-1] + self.model.no_memory_embedding
         stride4, stride8, features = (
             part.permute(1, 2, 0).unflatten(2, size)
             for part, size in zip(maps, self.model.backbone_feature_sizes, strict=True)
         )
-        return ImageEmbedding(features.float(), (stride4.float(), stride8.float()))
+        return {"features": features.float(), "stride4": stride4.float(), "stride8": stride8.float()}
 
     def scale_points(self, points: Float[Tensor, "N P 2"], image_size: tuple[int, int]) -> Float[Tensor, "N P 2"]:
         """Bring points from pixels of an image of size (H, W) to pixels of the model's input."""
         height, width = image_size
         return points * points.new_tensor([self.image_size / width, self.image_size / height])
 
-    def scale_boxes(self, boxes: Float[Tensor, "N 4"], image_size: tuple[int, int]) -> Float[Tensor, "N 4"]:
-        """Bring xyxy boxes from pixels of an image of size (H, W) to pixels of the model's input."""
-        return self.scale_points(boxes.reshape(-1, 2, 2), image_size).reshape(-1, 4)
-
     def decode_points(
         self,
-        embedding: ImageEmbedding,
+        embedding: Embedding,
         points: Float[Tensor, "N P 2"],
         labels: Int[Tensor, "N P"],
         *,
@@ -177,7 +212,7 @@ class Sam2Segmenter(nn.Module):
 
     def decode_boxes(
         self,
-        embedding: ImageEmbedding,
+        embedding: Embedding,
         boxes: Float[Tensor, "N 4"],
         *,
         batch_size: int = 128,
@@ -196,51 +231,36 @@ class Sam2Segmenter(nn.Module):
         """
         return self._decode_all(embedding, Prompts(boxes=boxes), batch_size, multimask)
 
+    @torch.inference_mode()
     def best_masks(
         self,
-        image: ImageEmbedding | ImageSide,
+        image: Embedding | ImageState,
         prompts: Prompts,
         *,
         min_iou: float | None = None,
         batch_size: int = 128,
-    ) -> SelectedMasks:
-        """Decode prompts and draw of each one's three masks that of highest predicted IoU.
+    ) -> MaskProposals:
+        """Draw of each prompt's three masks that of highest predicted IoU, see `PromptableModel`."""
+        points = prompts.points
+        # On a GPU the original's own kernels round as they please.
+        if self.rules.as_original and self.device.type == "cpu" and points is not None and points.shape[1] == 1:
+            least = -math.inf if min_iou is None else min_iou
+            return decode_as_original(self.model, self._prepared(image).embedding, points[:, 0], min_iou=least)
+        batches = self.mask_batches(image, prompts, best_above(min_iou), batch_size=batch_size)
+        return collect_masks(batches, len(prompts), self.mask_size, self.device)
 
-        Args:
-            image: One image, embedded or prepared.
-            prompts: Points or boxes, in pixels of the model's input.
-            min_iou: Masks of this predicted IoU or less are not drawn; None draws one for every prompt.
-            batch_size: Most prompts that are decoded together.
-
-        Returns:
-            The masks in the order of their prompts.
-
-        Raises:
-            ConfigError: The embedding is of several images, or `batch_size` is less than 1.
-        """
-        return self._collect(
-            len(prompts), self.selected_batches(image, prompts, _best_above(min_iou), batch_size=batch_size)
-        )
-
-    def selected_batches(
-        self, image: ImageEmbedding | ImageSide, prompts: Prompts, keep: Keep, *, batch_size: int = 128
-    ) -> Iterator[SelectedMasks]:
-        """Decode prompts, a few at a time, and draw only the masks that are wanted.
-
-        Args:
-            image: One image, embedded or prepared.
-            prompts: Points or boxes, in pixels of the model's input.
-            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
-            batch_size: Most prompts that are decoded together.
+    def mask_batches(
+        self, image: Embedding | ImageState, prompts: Prompts, keep: MaskFilter, *, batch_size: int = 128
+    ) -> Iterator[MaskProposals]:
+        """Decode prompts and draw those of each one's three masks that are wanted, see `PromptableModel`.
 
         Raises:
-            ConfigError: The embedding is of several images, or `batch_size` is less than 1.
+            ConfigError: `batch_size` is less than 1.
         """
-        prepared = image if isinstance(image, ImageSide) else self.prepare(image)
         _check_batch_size(batch_size)
-        return self._decoder.selected(prepared, prompts.to(self.device), keep, batch_size=batch_size)
+        return self._decoder.selected(self._prepared(image), prompts.to(self.device), keep, batch_size=batch_size)
 
-    def prepare(self, embedding: ImageEmbedding) -> ImageSide:
+    def prepare(self, embedding: Embedding) -> ImageState:
         """Compute what all prompts on an image share, for callers that put prompts to it several times.
 
         Args:
@@ -249,15 +269,15 @@ class Sam2Segmenter(nn.Module):
         Raises:
             ConfigError: The embedding is of several images.
         """
-        if len(embedding) != 1:
-            raise ConfigError(
-                f"the embedding is of {len(embedding)} images, expected one", remedy="index it: embedding[0]"
-            )
-        return self._decoder.prepare(embedding.to(self.device, self.dtype))
+        count = len(embedding["features"])
+        if count != 1:
+            raise ConfigError(f"the embedding is of {count} images, expected one", remedy="embed images one by one")
+        return self._decoder.prepare({name: part.to(self.device, self.dtype) for name, part in embedding.items()})
 
-    def _decode_all(
-        self, embedding: ImageEmbedding, prompts: Prompts, batch_size: int, multimask: bool
-    ) -> MaskPredictions:
+    def _prepared(self, image: Embedding | ImageState) -> ImageState:
+        return image if isinstance(image, ImageState) else self.prepare(image)
+
+    def _decode_all(self, embedding: Embedding, prompts: Prompts, batch_size: int, multimask: bool) -> MaskPredictions:
         _check_batch_size(batch_size)
         prepared, prompts = self.prepare(embedding), prompts.to(self.device)
         if multimask:
@@ -265,21 +285,12 @@ class Sam2Segmenter(nn.Module):
         else:
             batches = self._decoder.single(prepared, prompts, batch_size=batch_size)
         masks = 3 if multimask else 1
-        whole = self._collect(masks * len(prompts), batches)
+        whole = collect_masks(batches, masks * len(prompts), self.mask_size, self.device)
         return MaskPredictions(*(torch.unflatten(part, 0, (len(prompts), masks)) for part in whole))
 
-    def _collect(self, most: int, batches: Iterator[SelectedMasks]) -> SelectedMasks:
-        """Copy masks one after the other into memory for all of them, so that no two copies of all exist."""
-        side = self.mask_size
-        whole = SelectedMasks(
-            torch.empty((most, side, side), device=self.device), torch.empty(most, device=self.device)
-        )
-        stop = 0
-        for batch in batches:
-            start, stop = stop, stop + len(batch.predicted_iou)
-            whole.mask_logits[start:stop] = batch.mask_logits
-            whole.predicted_iou[start:stop] = batch.predicted_iou
-        return SelectedMasks(whole.mask_logits[:stop], whole.predicted_iou[:stop])
+
+# The name of the first release.
+Sam2Segmenter = Sam2Predictor
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -287,26 +298,16 @@ def _check_batch_size(batch_size: int) -> None:
         raise ConfigError(f"batch_size is {batch_size}, expected at least 1", remedy="64 is usual")
 
 
-def _best_above(min_iou: float | None) -> Keep:
-    """Choose the best of each prompt's masks, if its predicted IoU is high enough."""
-
-    def keep(predicted_iou: Float[Tensor, "N K"]) -> Bool[Tensor, "N K"]:
-        best, choice = predicted_iou.max(dim=1, keepdim=True)
-        enough = torch.ones_like(best, dtype=torch.bool) if min_iou is None else best > min_iou
-        return torch.zeros_like(predicted_iou, dtype=torch.bool).scatter_(1, choice, enough)
-
-    return keep
-
-
 def build_sam2(
     cfg_file: str | Path,
     ckpt_path: str | Path | None = None,
     *,
+    rules: PromptingRules | None = None,
     random_init: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-) -> Sam2Segmenter:
+) -> Sam2Predictor:
     """Build a SAM2 image model and fill it with weights, which exist in memory once.
 
     Args:
@@ -315,6 +316,7 @@ def build_sam2(
         ckpt_path: Meta's ``.pt``, or a ``.safetensors`` file or folder by transformers' names; which of the two is read
             from the tensors. Default: the weights in the folder `cfg_file`, if it is one. SAM 2 and SAM 2.1 are the
             same image model, so that a configuration of the one takes weights of the other.
+        rules: How images come to it, and how prompts are decoded.
         random_init: Where there are no weights, neither named nor in the folder, take random ones, and warn.
         seed: Of the random weights; the global generators are left as they were.
         dtype: Of the weights; the matrix of the positions stays in float32.
@@ -333,7 +335,7 @@ def build_sam2(
         ckpt_path = cfg_file
     if ckpt_path is not None:
         _check_there(str(cfg_file), Path(ckpt_path))
-        return Sam2Segmenter(load_sam2(config, Path(ckpt_path), dtype=dtype, device=device))
+        return Sam2Predictor(load_sam2(config, Path(ckpt_path), dtype=dtype, device=device), rules)
     if not random_init:
         fetch = command_for(str(cfg_file), None)
         raise WeightsNotFoundError(
@@ -346,9 +348,9 @@ def build_sam2(
     )
     model = new_sam2(config, seed=seed)
     matrix = model.shared_image_embedding.positional_embedding
-    segmenter = Sam2Segmenter(model, random_weights=True).to(device=device, dtype=dtype)
+    predictor = Sam2Predictor(model, rules, random_weights=True).to(device=device, dtype=dtype)
     set_positions(model, matrix.to(device))
-    return segmenter
+    return predictor
 
 
 def _check_there(cfg_file: str, path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from no_time_to_train.configs.image_size import check_image_size
-from no_time_to_train.configs.pipeline import as_config
+from no_time_to_train.configs.parsing import as_config
 from no_time_to_train.encoders.live_weights import LiveEncoder, write_live
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.pl_wrapper.distributed import gather_objects

@@ -18,7 +18,6 @@ from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import plain_console
 from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.pl_wrapper.distributed import gather_objects
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from no_time_to_train.results.contact_sheet import Picture, contact_sheet
@@ -61,7 +60,7 @@ class QuickstartDemo(Sam2MatcherLightningModel):
         self._target_pictures: list[Picture] = []
 
     def _predict(self, items: list[TargetItem]) -> list[Prediction]:
-        baseline = cast(Sam2MatchingBaseline_noAMG, self._model)
+        baseline = self._model
         images = [image_tensor(item.image) for item in items]
         patches = baseline.encode_batch(images)
         found = []
@@ -71,7 +70,7 @@ class QuickstartDemo(Sam2MatcherLightningModel):
             size = item.image.shape[:2]
             found.append(self._prediction(baseline.match(features, proposals, size)))
             colours = colour_patches(image.to(self.device))
-            by_colour = baseline.match_with(self._colour_memory(), colours, proposals, size)
+            by_colour = baseline.match(colours, proposals, size, self._colour_memory())
             results = self._prediction(by_colour).to_coco(item.record.id, list(self._categories()))
             self._colour_results.append((item.index, results))
             if len(self._target_pictures) < _SHEET_TARGETS:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from no_time_to_train.data.synthetic.dataset import Scene, ShapeClass, render_scene
-from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter
+from no_time_to_train.proposers.base import scale_boxes
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
 
 _PART = 5  # of a seed; 1 to 4 are the dataset's and the training's
 
@@ -33,7 +34,7 @@ class PromptScores:
 
 
 def score_prompts(
-    sam2: Sam2Segmenter, classes: Sequence[ShapeClass], *, seed: int, num_images: int, size: int = 256
+    sam2: Sam2Predictor, classes: Sequence[ShapeClass], *, seed: int, num_images: int, size: int = 256
 ) -> PromptScores:
     """Prompt every object of fresh scenes once by its innermost pixel and once by its box.
 
@@ -51,7 +52,7 @@ def score_prompts(
     return scores
 
 
-def _score_scene(sam2: Sam2Segmenter, scene: Scene, scores: PromptScores) -> None:
+def _score_scene(sam2: Sam2Predictor, scene: Scene, scores: PromptScores) -> None:
     truth = torch.from_numpy(np.stack([instance.mask for instance in scene.instances]))
     size = (truth.shape[1], truth.shape[2])
     embedding = sam2.embed(sam2.preprocess(torch.from_numpy(scene.image).permute(2, 0, 1)))
@@ -61,7 +62,7 @@ def _score_scene(sam2: Sam2Segmenter, scene: Scene, scores: PromptScores) -> Non
     ious = _ious(found.mask_logits, truth)
     scores.best_of_3 += ious.amax(dim=1).tolist()
     scores.top_scored += ious.gather(1, found.predicted_iou.argmax(dim=1, keepdim=True))[:, 0].tolist()
-    boxes = sam2.scale_boxes(torch.stack([_box(mask) for mask in truth]), size)
+    boxes = scale_boxes(sam2, torch.stack([_box(mask) for mask in truth]), size)
     scores.box += _ious(sam2.decode_boxes(embedding, boxes, multimask=False).mask_logits, truth)[:, 0].tolist()
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from no_time_to_train.configs.limits import MOST_IMAGES, check_number
-from no_time_to_train.configs.pipeline import as_config, settings_of
+from no_time_to_train.configs.parsing import as_config, settings_of
+from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.data.coco import CocoDataset, load_coco
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.masks import decode_mask
@@ -31,9 +32,9 @@ from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.similarity import class_cosines, pool_masks
-from no_time_to_train.models.factory import MatcherConfig
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
-from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
 from no_time_to_train.results.evaluation import evaluate
 from no_time_to_train.training.quickstart.mean_color import colour_bank, colour_patches, mean_colour
 from no_time_to_train.training.quickstart.prompt_scores import score_prompts
@@ -118,7 +119,7 @@ def quickstart_report(
         baseline.memory = memories[0].encoder[5]
         seconds = _seconds_per_image(baseline, sets[False])
     base, novel = (
-        score_prompts(baseline.sam2, classes, seed=seed, num_images=num_images // 2)
+        score_prompts(cast(Sam2Predictor, baseline.promptable), classes, seed=seed, num_images=num_images // 2)
         for classes in (BASE_CLASSES, NOVEL_CLASSES)
     )
     return {
@@ -166,7 +167,7 @@ def as_text(figures: Mapping[str, Any]) -> str:
     )
 
 
-def build_baseline(config: Path | str = CONFIG) -> Sam2MatchingBaseline_noAMG:
+def build_baseline(config: Path | str = CONFIG) -> MatchingPipeline:
     """Build the baseline that a YAML describes.
 
     Raises:
@@ -181,13 +182,11 @@ def build_baseline(config: Path | str = CONFIG) -> Sam2MatchingBaseline_noAMG:
         ) from error
     if settings.get("name") != "matching_baseline_noAMG":
         raise ConfigError(f"{config} is not of matching_baseline_noAMG", remedy=f"give a YAML like {CONFIG}")
-    baseline = as_config(MatcherConfig, settings, "model_cfg").build()
-    assert isinstance(baseline, Sam2MatchingBaseline_noAMG)
-    return baseline
+    return MatchingPipeline(as_config(MatcherConfig, settings, "model_cfg"))
 
 
 def fill_memories(
-    baseline: Sam2MatchingBaseline_noAMG, root: Path, *, seed: int, shots: Sequence[int], size: int = _SIZE
+    baseline: MatchingPipeline, root: Path, *, seed: int, shots: Sequence[int], size: int = _SIZE
 ) -> Memories:
     """Draw references of the novel classes and fill a memory for each number of them.
 
@@ -218,7 +217,7 @@ def fill_memories(
 
 
 def measure(
-    baseline: Sam2MatchingBaseline_noAMG,
+    baseline: MatchingPipeline,
     memories: Sequence[Memories],
     paths: ShapesPaths,
     *,
@@ -253,7 +252,7 @@ def measure(
         size = (image.shape[1], image.shape[2])
         for (draw, count, colour), found in results.items():
             bank = (memories[draw].colour if colour else memories[draw].encoder)[count]
-            instances = baseline.match_with(bank, features[colour], proposals, size)
+            instances = baseline.match(features[colour], proposals, size, bank)
             prediction = to_prediction(instances, _CLASS_NAMES, far_pixel=baseline.protocol.far_pixel)
             found += prediction.to_coco(image_id, category_ids)
         for (count, colour), hits in right.items():
@@ -291,7 +290,7 @@ def _mask_ap(dataset: CocoDataset, results: Sequence[Result]) -> float:
     return report.overall["AP"]
 
 
-def _seconds_per_image(baseline: Sam2MatchingBaseline_noAMG, paths: ShapesPaths) -> float:
+def _seconds_per_image(baseline: MatchingPipeline, paths: ShapesPaths) -> float:
     """Return the median time of a whole prediction."""
     records = load_coco(paths.targets_json).images[:_TIMED_IMAGES]
     images = [_read(paths.image_dir, record) for record in records]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from no_time_to_train.data.synthetic.dataset import BASE_CLASSES
-from no_time_to_train.proposers.base import MaskPredictions
-from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter, build_sam2
+from no_time_to_train.proposers.sam2.predictor import MaskPredictions, Sam2Predictor, build_sam2
 from no_time_to_train.training.quickstart.prompt_scores import innermost_pixel, score_prompts
 from tests.tiny import write_config
 
@@ -25,13 +24,13 @@ def test_the_innermost_pixel() -> None:
 
 
 @pytest.fixture
-def sam2(tmp_path: Path) -> Sam2Segmenter:
+def sam2(tmp_path: Path) -> Sam2Predictor:
     with pytest.warns(UserWarning, match="random weights"):
         return build_sam2(write_config(tmp_path / "sam2"), random_init=True)
 
 
 def test_an_oracle_scores_high_and_the_choice_is_the_predicted_one(
-    sam2: Sam2Segmenter, monkeypatch: pytest.MonkeyPatch
+    sam2: Sam2Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A SAM2 that knows the scenes: its second mask is right, and its boxes are asked for a single mask."""
     from no_time_to_train.data.synthetic.dataset import render_scene
@@ -63,7 +62,7 @@ def test_an_oracle_scores_high_and_the_choice_is_the_predicted_one(
     assert scores.top_scored == [0.0] * len(scores.box)
 
 
-def test_the_same_seed_gives_the_same_scores(sam2: Sam2Segmenter) -> None:
+def test_the_same_seed_gives_the_same_scores(sam2: Sam2Predictor) -> None:
     first, second = (score_prompts(sam2, BASE_CLASSES, seed=1, num_images=2, size=64) for _ in range(2))
     assert first == second
     assert all(0 <= value <= 1 for value in first.best_of_3 + first.box)

@@ -16,8 +16,8 @@ from no_time_to_train.data.images import load_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.synthetic.dataset import write_shapes
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.proposers.base import SelectedMasks
+from no_time_to_train.models.pipeline import MatchingPipeline
+from no_time_to_train.proposers.base import MaskProposals
 from no_time_to_train.training.quickstart.report import build_baseline, fill_memories, measure
 from tests.tiny import write_config
 
@@ -91,7 +91,7 @@ def test_nothing_to_measure_is_refused(config: Path, capsys: pytest.CaptureFixtu
 class Knowing:
     """Stands for the models: its features are colours of classes, its masks the true ones."""
 
-    def __init__(self, baseline: Sam2MatchingBaseline_noAMG, truth: Path, images: Path) -> None:
+    def __init__(self, baseline: MatchingPipeline, truth: Path, images: Path) -> None:
         self.baseline = baseline
         dataset = load_coco(truth)
         self.answers: dict[bytes, tuple[Tensor, Tensor]] = {}
@@ -105,10 +105,10 @@ class Knowing:
     def _answer(self, image: UInt8[Tensor, "3 H W"]) -> tuple[Tensor, Tensor]:
         return self.answers[image.permute(1, 2, 0).contiguous().numpy().tobytes()]
 
-    def propose(self, images: list[Tensor], patches: list[Tensor]) -> list[SelectedMasks]:
+    def propose(self, images: list[Tensor], patches: list[Tensor]) -> list[MaskProposals]:
         del patches
         answers = [self._answer(image)[0] for image in images]
-        return [SelectedMasks(masks.float() * 20 - 10, torch.ones(len(masks))) for masks in answers]
+        return [MaskProposals(masks.float() * 20 - 10, torch.ones(len(masks))) for masks in answers]
 
     def encode(self, image: UInt8[Tensor, "3 H W"]) -> Tensor:
         masks, labels = self._answer(image)

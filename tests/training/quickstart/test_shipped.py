@@ -14,6 +14,7 @@ from no_time_to_train.data.synthetic.dataset import BASE_CLASSES, write_shapes
 from no_time_to_train.encoders.torch_encoder import build_encoder
 from no_time_to_train.training.quickstart.prompt_scores import score_prompts
 from no_time_to_train.training.quickstart.report import build_baseline, fill_memories, measure
+from tests.tiny import sam2_of
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = [ROOT / "checkpoints" / "quickstart" / name for name in ("encoder", "sam2")]
@@ -63,6 +64,6 @@ def test_they_find_new_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert figures.ap[5] > 45
     assert figures.ap[5] > 1.5 * figures.ap_colour[5]
     assert figures.accuracy[5] > 0.8
-    scores = score_prompts(baseline.sam2, BASE_CLASSES, seed=11, num_images=4)
+    scores = score_prompts(sam2_of(baseline), BASE_CLASSES, seed=11, num_images=4)
     assert sum(scores.best_of_3) / len(scores.best_of_3) > 0.75
     assert sum(scores.box) / len(scores.box) > 0.75

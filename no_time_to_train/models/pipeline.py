@@ -1,93 +1,80 @@
-"""What the two matching baselines share: encoder, SAM2, and a memory of references."""
+"""The method: encoder, proposals and a memory of references, put together as the settings say.
+
+Source: no-time-to-train, arXiv 2507.02798. With protocol `published`, results are those of its code at 214fc79 for
+`matching_baseline_noAMG`; the Fidelity page of the documentation has the evidence and the limits. Its code of
+`matching_baseline` is not imitated: it adds its mean feature to the memory at every image that it matches, normalizes
+targets twice, and takes features from before the encoder's last norm.
+"""
 
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
-from no_time_to_train.configs.pipeline import (
-    EncoderConfigArgs,
-    FeatureCacheConfig,
-    MemoryBankConfig,
-    Precision,
-    ProtocolName,
-    as_config,
-)
+from no_time_to_train.configs.pipeline import AmgConfig, MatcherConfig
 from no_time_to_train.data.datasets import ReferenceItem
 from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.encoders.preprocessing import encoder_size, image_tensor
 from no_time_to_train.encoders.torch_encoder import ONNX, build_encoder, is_file_of_weights
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
-from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import PositionalDebias
+from no_time_to_train.matching.instances import match_mask_pairs
 from no_time_to_train.matching.memory_bank import foreground_mean
 from no_time_to_train.matching.resizing import resize_masks
-from no_time_to_train.models.cache.feature_cache import FeatureCache
+from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.feature_extractor import ImageFeatures
-from no_time_to_train.models.protocols import protocol_of
-from no_time_to_train.proposers.base import ImageEmbedding, Prompts, SelectedMasks
-from no_time_to_train.proposers.sam2.predictor import Sam2Segmenter, build_sam2
+from no_time_to_train.models.protocols import Protocol, protocol_of
+from no_time_to_train.proposers.automatic import AutomaticMaskGenerator
+from no_time_to_train.proposers.base import MaskProposals, MaskProposer, PromptableModel, Prompts, scale_boxes
+from no_time_to_train.proposers.factory import build_promptable
+from no_time_to_train.proposers.grid import GridProposer
+from no_time_to_train.proposers.prior_guided import GuidedProposer
 
 log = logging.getLogger(__name__)
 
 
-class MatchingBaseline(nn.Module, ABC):
-    """References into memory, masks of a target matched with it.
+class MatchingPipeline(nn.Module):
+    """References into memory; masks that are proposed for a target matched with it.
 
     Args:
-        sam2_cfg_file: Meta's name of a SAM2 configuration, or a Hugging Face folder.
-        sam2_ckpt_path: SAM2's weights; None takes those of the folder.
-        encoder_cfg: Which encoder, and at which size.
-        encoder_ckpt_path: The encoder's weights; None looks under `checkpoints/`.
-        memory_bank_cfg: How references become memory.
-        random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
-        precision: What images are encoded and embedded in; prompts and matching stay in fp32.
-        feature_cache: Where features are kept from run to run.
-        protocol: Whose rules around the matching step, see `protocols`.
+        config: All settings.
 
     Attributes:
+        config: All settings.
         encoder: The feature encoder.
-        sam2: The mask generator.
+        promptable: The model that draws masks, such as SAM2.
+        proposer: What it is asked on an image.
         protocol: The rules around the matching step.
         memory: The bank in use; None until `start_memory` or `use_memory`.
+
+    Raises:
+        NoTimeToTrainError: Weights are missing or do not fit, or a name is unknown.
     """
 
-    def __init__(
-        self,
-        sam2_cfg_file: str,
-        sam2_ckpt_path: Path | str | None = None,
-        *,
-        encoder_cfg: EncoderConfigArgs | Mapping[str, Any],
-        encoder_ckpt_path: Path | str | None = None,
-        memory_bank_cfg: MemoryBankConfig | Mapping[str, Any] | None = None,
-        random_init: bool = False,
-        precision: Precision = "fp32",
-        feature_cache: FeatureCacheConfig | Mapping[str, Any] | None = None,
-        protocol: ProtocolName = "improved",
-    ) -> None:
+    def __init__(self, config: MatcherConfig) -> None:
         super().__init__()
-        self.protocol = protocol_of(protocol)
-        if precision not in get_args(Precision):
-            raise ConfigError(f"precision is {precision!r}, expected fp32 or bf16", remedy="correct it in the YAML")
-        cache_cfg = as_config(FeatureCacheConfig, feature_cache, "feature_cache")
+        self.config = config
+        self.protocol = protocol_of(config.protocol)
+        cache_cfg = config.feature_cache
         # A folder that cannot be written to is known before weights are read.
         cache = None if cache_cfg.folder is None else FeatureCache(Path(cache_cfg.folder), int(1e9 * cache_cfg.max_gb))
-        self.encoder_cfg = as_config(EncoderConfigArgs, encoder_cfg, "encoder_cfg")
-        self.memory_bank_cfg = as_config(MemoryBankConfig, memory_bank_cfg, "memory_bank_cfg")
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.encoder = _encoder(self.encoder_cfg, encoder_ckpt_path, random_init=random_init, dtype=dtype)
-        self.sam2: Sam2Segmenter = build_sam2(sam2_cfg_file, sam2_ckpt_path, random_init=random_init)
-        self.sam2.embed_in(dtype)
-        self.features = ImageFeatures(self.encoder, self.sam2, self.encoder_cfg.resize_policy, cache, self.protocol)
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.encoder = _encoder(config, dtype)
+        self.promptable = build_promptable(
+            config.sam2_cfg_file, config.sam2_ckpt_path, rules=self.protocol.prompting, random_init=config.random_init
+        )
+        self.promptable.set_precision(dtype)
+        self.proposer = build_proposer(config, self.promptable, self.protocol)
+        policy = config.encoder_cfg.resize_policy
+        self.features = ImageFeatures(self.encoder, self.promptable, policy, cache, self.protocol)
         self.memory: MemoryBank | None = None
-        debias = self.memory_bank_cfg.debias
+        debias = config.memory_bank_cfg.debias
         self._debias = PositionalDebias(self._encode_blank, debias.components) if debias.enabled else None
 
     def predict(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
@@ -104,7 +91,7 @@ class MatchingBaseline(nn.Module, ABC):
             ConfigError: No memory is in use.
             EmptyClassError: A class of the memory has no reference.
         """
-        self._filled_memory()
+        self._require_memory()
         patches = self.encode_batch(images)
         proposals = self.propose(images, patches)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -112,41 +99,70 @@ class MatchingBaseline(nn.Module, ABC):
 
     def propose(
         self, images: Sequence[UInt8[Tensor, "3 _ _"]], patches: Sequence[Float[Tensor, "_ _ D"]]
-    ) -> list[SelectedMasks]:
-        """Let SAM2 propose masks for images, of which the patch features are given."""
-        return self.features.proposals(
-            images, self._proposal_key(), lambda index, embedding: self.propose_one(embedding, patches[index])
-        )
+    ) -> list[MaskProposals]:
+        """Propose masks for images, of which the patch features are given."""
+        key, memory = self.proposer.settings, self.memory
+        if self.proposer.uses_memory:
+            memory = self._require_memory()
+            # Where prompts go depends on the references, and on all that makes features of the image.
+            key += f" {content_key(memory.prototypes)} {self.memory_fingerprint}"
+        return self.features.proposals(images, key, self.proposer, patches, memory)
 
-    @abstractmethod
     def match(
-        self, patches: Float[Tensor, "h w D"], proposals: SelectedMasks, image_size: tuple[int, int]
+        self,
+        patches: Float[Tensor, "h w D"],
+        proposals: MaskProposals,
+        image_size: tuple[int, int],
+        memory: MemoryBank | None = None,
     ) -> Instances:
-        """Match proposals with the memory, by the features of the same image, whose height and width are given."""
+        """Match proposals with a memory.
 
-    @abstractmethod
-    def propose_one(self, embedding: ImageEmbedding, patches: Float[Tensor, "h w D"]) -> SelectedMasks:
-        """Propose masks for one image."""
-
-    @abstractmethod
-    def _proposal_key(self) -> str:
-        """Name all that decides the proposals beside image and weights."""
+        Args:
+            patches: Patch features of the image.
+            proposals: Of the same image.
+            image_size: Its height and width.
+            memory: By features of the same kind; the memory in use if None.
+        """
+        memory, sigma = memory or self._require_memory(), self.config.memory_bank_cfg.negative_sigma
+        masks, quality = proposals
+        if self.config.name == "matching_baseline":
+            # Automatic masks have no doubles, and each may be of several classes.
+            return match_mask_pairs(
+                patches,
+                masks,
+                memory,
+                image_size=image_size,
+                max_instances=self.config.max_instances or 100,
+                negative_sigma=sigma,
+            )
+        grid = self.config.grid
+        return match_masks(
+            patches,
+            masks,
+            quality,
+            memory,
+            image_size=image_size,
+            nms_threshold=grid.nms_thr,
+            max_instances=grid.num_out_instance,
+            negative_sigma=sigma,
+            pool=self.protocol.pool,
+        )
 
     @property
     def random_weights(self) -> list[str]:
         """Names of the models whose weights are random, so that what they give means nothing."""
-        models = {"encoder": self.encoder.random_weights, "SAM2": self.sam2.random_weights}
+        models = {"encoder": self.encoder.random_weights, self.promptable.kind: self.promptable.random_weights}
         return [name for name, random in models.items() if random]
 
     @property
     def memory_fingerprint(self) -> str:
         """Identity of all that decides the features in memory: weights, size, resizing, crop, protocol and so on."""
-        debias = self.memory_bank_cfg.debias
+        debias = self.config.memory_bank_cfg.debias
         parts = [
             self.encoder.fingerprint,
             f"{self.encoder.img_size}px",
-            self.encoder_cfg.resize_policy,
-            f"crop{self.memory_bank_cfg.crop_scale:g}",
+            self.config.encoder_cfg.resize_policy,
+            f"crop{self.config.memory_bank_cfg.crop_scale:g}",
         ]
         if debias.enabled:
             parts.append(f"debias{debias.components or 'default'}")
@@ -156,8 +172,8 @@ class MatchingBaseline(nn.Module, ABC):
 
     @property
     def normalizes_patches(self) -> bool:
-        """Return whether patch features are L2-normalised before they are averaged."""
-        return False
+        """Whether patch features are L2-normalised before they are averaged."""
+        return self.config.name == "matching_baseline"
 
     def start_memory(self, class_names: Sequence[str]) -> MemoryBank:
         """Begin an empty memory of these classes and return it."""
@@ -227,7 +243,7 @@ class MatchingBaseline(nn.Module, ABC):
             )
         x1, y1, x2, y2 = self.window_of(box, (image.shape[1], image.shape[2]))
         patches = self._encode_window(image[:, y1:y2, x1:x2])
-        size = encoder_size(y2 - y1, x2 - x1, self.encoder, self.encoder_cfg.resize_policy)
+        size = encoder_size(y2 - y1, x2 - x1, self.encoder, self.config.encoder_cfg.resize_policy)
         inside = mask[y1:y2, x1:x2].to(patches.device)
         return patches, self.protocol.mask_weights(inside, size, (patches.shape[0], patches.shape[1]))
 
@@ -241,7 +257,7 @@ class MatchingBaseline(nn.Module, ABC):
         self, box: tuple[float, float, float, float], image_size: tuple[int, int]
     ) -> tuple[int, int, int, int]:
         """Return what is cut out around a reference's box (x, y, width, height): x1, y1, x2, y2, the last excluded."""
-        return self.protocol.window(box, *image_size, self.memory_bank_cfg.crop_scale)
+        return self.protocol.window(box, *image_size, self.config.memory_bank_cfg.crop_scale)
 
     def reference_mean(
         self,
@@ -254,7 +270,7 @@ class MatchingBaseline(nn.Module, ABC):
 
         Args:
             image: RGB.
-            mask: The object, at the image's size; None lets SAM2 draw it.
+            mask: The object, at the image's size; None has it drawn by its box.
             box: Its box: x, y, width and height in pixels.
             name: What to call it in errors.
 
@@ -278,22 +294,33 @@ class MatchingBaseline(nn.Module, ABC):
 
     @torch.inference_mode()
     def mask_of_box(self, image: UInt8[Tensor, "3 H W"], box: tuple[float, float, float, float]) -> Bool[Tensor, "H W"]:
-        """Let SAM2 draw the mask of a reference that is given as a box only (x, y, width, height in pixels)."""
+        """Draw the mask of a reference that is given as a box only (x, y, width, height in pixels)."""
         height, width = image.shape[1:]
         x, y, box_width, box_height = box
         corners = torch.tensor([[x, y, x + box_width, y + box_height]], device=self._device)
-        (embedding,) = self.features.embeddings([image])
-        prompts = Prompts(boxes=self.sam2.scale_boxes(corners, (height, width)))
-        logits = self.sam2.best_masks(embedding, prompts).mask_logits
-        (full,) = resize_masks(logits, (height, width))
+        full = self._drawn(image, Prompts(boxes=scale_boxes(self.promptable, corners, (height, width))))
         inside = torch.zeros_like(full)
         x1, y1 = min(max(0, math.floor(x)), width - 1), min(max(0, math.floor(y)), height - 1)
         x2, y2 = max(x1 + 1, math.ceil(x + box_width)), max(y1 + 1, math.ceil(y + box_height))
         inside[y1:y2, x1:x2] = full[y1:y2, x1:x2]
         if not inside.any():
-            # SAM2 saw nothing: what the user gave is the box.
+            # Nothing was drawn: what the user gave is the box.
             inside[y1:y2, x1:x2] = True
         return inside
+
+    @torch.inference_mode()
+    def mask_of_points(
+        self, image: UInt8[Tensor, "3 H W"], points: Sequence[tuple[float, float]]
+    ) -> Bool[Tensor, "H W"]:
+        """Draw the object that lies under all points (x and y in pixels)."""
+        size = (image.shape[1], image.shape[2])
+        placed = torch.tensor([list(points)], device=self._device)
+        return self._drawn(image, Prompts(points=self.promptable.scale_points(placed, size)))
+
+    def _drawn(self, image: UInt8[Tensor, "3 H W"], prompts: Prompts) -> Bool[Tensor, "H W"]:
+        (embedding,) = self.features.embeddings([image])
+        logits = self.promptable.best_masks(self.promptable.prepare(embedding), prompts).mask_logits
+        return resize_masks(logits, (image.shape[1], image.shape[2]))[0]
 
     def _encode_blank(self, height: int, width: int) -> Float[Tensor, "h w D"]:
         """Encode an image of the mean colour on a patch grid of that size."""
@@ -303,7 +330,7 @@ class MatchingBaseline(nn.Module, ABC):
             blank: Tensor = self.encoder(pixels).patches[0].float()
         return blank
 
-    def _filled_memory(self) -> MemoryBank:
+    def _require_memory(self) -> MemoryBank:
         if self.memory is None:
             raise ConfigError(
                 "there is no memory of references to match with",
@@ -316,14 +343,26 @@ class MatchingBaseline(nn.Module, ABC):
         return self.encoder.device
 
 
-def _encoder(
-    config: EncoderConfigArgs, ckpt_path: Path | str | None, *, random_init: bool, dtype: torch.dtype
-) -> Encoder:
-    if config.name.startswith(ONNX) or is_file_of_weights(config.name):
-        return build_encoder(config.name, ckpt_path, img_size=config.img_size, dtype=dtype)
-    entry = resolve_encoder(config.name, prefer_plus=config.prefer_plus)
-    if ckpt_path is None:
-        ckpt_path = weights_at_hand(entry)
-        if ckpt_path is not None:
-            log.info("weights of %s: %s", entry.name, ckpt_path)
-    return build_encoder(entry.name, ckpt_path, img_size=config.img_size, random_init=random_init, dtype=dtype)
+# The name of the first release.
+MatchingBaseline = MatchingPipeline
+
+
+def build_proposer(config: MatcherConfig, model: PromptableModel, protocol: Protocol) -> MaskProposer:
+    """Choose what a promptable model is asked, as the settings say."""
+    if config.name == "matching_baseline":
+        return AutomaticMaskGenerator(model, config.sam2_amg_cfg or AmgConfig())
+    if config.grid.prompt_selection == "prior":
+        return GuidedProposer(model, config.grid)
+    return GridProposer(model, config.grid, protocol.points)
+
+
+def _encoder(config: MatcherConfig, dtype: torch.dtype) -> Encoder:
+    encoder, path = config.encoder_cfg, config.encoder_ckpt_path
+    if encoder.name.startswith(ONNX) or is_file_of_weights(encoder.name):
+        return build_encoder(encoder.name, path, img_size=encoder.img_size, dtype=dtype)
+    entry = resolve_encoder(encoder.name, prefer_plus=encoder.prefer_plus)
+    if path is None:
+        path = weights_at_hand(entry)
+        if path is not None:
+            log.info("weights of %s: %s", entry.name, path)
+    return build_encoder(entry.name, path, img_size=encoder.img_size, random_init=config.random_init, dtype=dtype)
