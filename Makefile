@@ -30,6 +30,7 @@ test-fast: setup
 check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/python .ci/licences.py > /dev/null
 	$(BIN)/python -m pytest --quiet --doctest-modules --override-ini "testpaths=no_time_to_train docs_tools"
