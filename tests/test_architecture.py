@@ -11,6 +11,8 @@ import grimp
 import pytest
 from importlinter.cli import lint_imports
 
+from no_time_to_train.io.messages import EXTRAS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "no_time_to_train"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -97,9 +99,9 @@ for module in modules:
 """
 
 
-def test_rooms_below_the_line_are_imported_without_torch() -> None:
+def test_rooms_below_the_line_are_imported_without_extras() -> None:
     """Other packages are seen here too: `safetensors.torch`, for one, imports torch."""
-    pure, forbidden = modules_without_torch(), CONTRACTS["torch-free"]["forbidden_modules"]
+    pure, forbidden = modules_without_torch(), EXTRAS.keys() | CONTRACTS["torch-free"]["forbidden_modules"]
     assert "no_time_to_train.data.coco" in pure
     command = [sys.executable, "-c", _BLOCKED, ",".join(forbidden), ",".join(pure)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,10 +3,11 @@
 import difflib
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.errors import MissingExtraError, NoTimeToTrainError
 from no_time_to_train.io.redact import printable, redact
 
 if TYPE_CHECKING:
@@ -25,6 +26,23 @@ _NOISE = (
     "Problem with given class_path",
 )
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+# The libraries that come with extras, by the names that are imported.
+EXTRAS = {
+    "cv2": "draw",
+    "matplotlib": "draw",
+    "supervision": "draw",
+    "faster_coco_eval": "eval",
+    "equinox": "jax",
+    "jax": "jax",
+    "jax2onnx": "jax",
+    "onnx_ir": "jax",
+    "torch": "torch",
+    "torchvision": "torch",
+    "transformers": "torch",
+    "lightning": "train",
+    "torchmetrics": "train",
+}
 
 
 def can_be_written(text: str) -> bool:
@@ -93,6 +111,25 @@ def _in_words(text: str) -> str:
 
 def _option(key: re.Match[str]) -> str:
     return f"--{key[1].replace('_', '-')}"
+
+
+def missing_extra(error: BaseException, command: str) -> MissingExtraError | None:
+    """Return what to tell a user whose installation lacks an extra, and None if that is not what is wrong.
+
+    Args:
+        error: As an import raised it.
+        command: The command that needs the library.
+
+    Examples:
+        >>> print(missing_extra(ModuleNotFoundError(name="jax2onnx"), "ntt export"))
+        ntt export needs jax2onnx, which is not installed (pip install "no-time-to-train[jax]")
+    """
+    name = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in EXTRAS or sys.modules.get(name) is not None:
+        return None
+    return MissingExtraError(
+        f"{command} needs {name}, which is not installed", remedy=f'pip install "no-time-to-train[{EXTRAS[name]}]"'
+    )
 
 
 def first_of(names: Sequence[str], most: int = 10) -> str:
