@@ -172,7 +172,9 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
             _Requests.first = signal.SIGINT
         if _Requests.first is None and "--debug" not in sys.argv:
             command = " ".join([prog, *(arg for arg in sys.argv[1:2] if not arg.startswith("-"))])
-            short = f"{prog}: {_out_of_memory(error)}" if is_out_of_memory(error) else missing_extra(error, command)
+            short: object = missing_extra(str(error), command) if isinstance(error, ImportError) else None
+            if is_out_of_memory(error):
+                short = f"{prog}: {_out_of_memory(error)}"
             if short is not None:
                 print(f"error: {short}", file=sys.stderr)
                 return BAD_INPUT
