@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from no_time_to_train.io.messages import EXTRAS
 
@@ -93,3 +94,9 @@ def test_what_needs_an_extra_says_which(
         program, module, extra = needed
         line = f'error: {program} needs {module}, which is not installed (pip install "no-time-to-train[{extra}]")'
         assert (done.returncode, done.stderr.splitlines()) == (2, [line])
+
+
+def test_pre_commit_downloads_nothing() -> None:
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]
+    assert {hook["language"] for hook in repos[0]["hooks"]} == {"system"}
