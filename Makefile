@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	SAM2_BUILD_CUDA=0 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt \
-	  --build-constraint constraints.txt --editable '.[dev]'
+	  --build-constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 
 demo: setup
@@ -30,6 +30,7 @@ test-fast: setup
 check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/python .ci/licences.py > /dev/null
 	$(BIN)/python -m pytest --quiet --doctest-modules --override-ini "testpaths=no_time_to_train docs_tools"
@@ -70,7 +71,7 @@ gpu-check:
 
 # Pins the newest versions that pyproject.toml allows: names and versions only.
 constraints:
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra all --extra dev \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
 	echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
 

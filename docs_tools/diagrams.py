@@ -3,11 +3,13 @@
 import html
 import itertools
 import math
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
 WIDTH = 960
 _LINE = 16
 _MOST_IN_A_ROW = 6
@@ -22,28 +24,36 @@ text { font: 13px system-ui, sans-serif; fill: #1d2b2a; text-anchor: middle }
 .arrow { fill: none; stroke: #55686a; stroke-width: 1.5; marker-end: url(#head) }
 """.strip()
 
-# The folders and modules, from the top floor to the ground, each with what it does.
-FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
-    (("__main__", "python -m no_time_to_train"),),
-    (("cli", "ntt, and run_lightening.py by YAML"),),
-    (("training", "distillation; the shipped models"),),
-    (("pl_wrapper", "the main job for Lightning"),),
-    (("batch", "many images: journal, results, report"),),
-    (("segmenter", "the Python API"), ("parity", "torch, Equinox and ONNX compared")),
-    (("export", "ONNX, through JAX"),),
-    (("models", "the two baselines"),),
-    (("proposers", "SAM2: prompts to masks"),),
-    (("encoders", "images to features; torch, ONNX"), ("jax_models", "DINOv3 as Equinox modules; JAX")),
-    (("results", "COCO datasets, AP, drawings"), ("runtime", "ONNX Runtime")),
-    (
-        ("matching", "memory and matching"),
-        ("weights", "files, layouts, fetching"),
-        ("data", "images, COCO, references"),
-    ),
-    (("configs", "encoders, settings, limits"),),
-    (("io", "files, parsers, redaction, signals"),),
-    (("errors", "what failed, and what mends it"),),
-)
+# What each folder and module does.
+NOTES = {
+    "__main__": "python -m no_time_to_train",
+    "cli": "ntt, and run_lightening.py by YAML",
+    "training": "distillation; the shipped models",
+    "pl_wrapper": "the main job for Lightning",
+    "batch": "many images: journal, results, report",
+    "segmenter": "the Python API",
+    "parity": "torch, Equinox and ONNX compared",
+    "export": "ONNX, through JAX",
+    "models": "the two baselines",
+    "proposers": "SAM2: prompts to masks",
+    "encoders": "images to features; torch, ONNX",
+    "jax_models": "DINOv3 as Equinox modules; JAX",
+    "results": "COCO datasets, AP, drawings",
+    "runtime": "ONNX Runtime",
+    "matching": "memory and matching",
+    "weights": "files, layouts, fetching",
+    "data": "images, COCO, references",
+    "configs": "encoders, settings, limits",
+    "io": "files, parsers, redaction, signals",
+    "errors": "what failed, and what mends it",
+}
+
+
+def read_floors() -> list[list[str]]:
+    """Return the floors that the import contract holds, from the top floor to the ground."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return [floor.split(" | ") for floor in layers]
 
 
 @dataclass(frozen=True)
@@ -107,13 +117,13 @@ class Box:
 def floors() -> str:
     """Draw which part may import which: each only from floors below its own."""
     parts, y = [], 40
-    for floor in FLOORS:
+    for floor in read_floors():
         # Rows of a floor with many boxes are closer to each other than floors are.
         boxes = math.ceil(len(floor) / math.ceil(len(floor) / _MOST_IN_A_ROW))
         for row in (floor[begin : begin + boxes] for begin in range(0, len(floor), boxes)):
             width = (WIDTH - 40 - 12 * (len(row) - 1)) // len(row)
-            for index, (name, note) in enumerate(row):
-                parts += Box(20 + index * (width + 12), y, width, name, (note,), "work").drawn()
+            for index, name in enumerate(row):
+                parts += Box(20 + index * (width + 12), y, width, name, (NOTES[name],), "work").drawn()
             y += 54
         y += 8
     lane = '<text class="lane" x="20" y="26">A file imports only from floors below its own</text>'

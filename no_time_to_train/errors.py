@@ -27,6 +27,10 @@ class NoTimeToTrainError(Exception):
         return f"{self.message} ({self.remedy})"
 
 
+class MissingExtraError(NoTimeToTrainError, ImportError):
+    """A library that is not installed, because it comes with an extra of this package."""
+
+
 class UnknownEncoderError(NoTimeToTrainError, KeyError):
     """A name that is in no registry entry."""
 

@@ -1,66 +1,54 @@
-"""The floors of the house: a room imports only from floors below its own."""
+"""The house: import contracts, sizes of files and folders, what can be imported without torch, what loads little."""
 
-import ast
+import functools
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import grimp
 import pytest
+from importlinter.cli import lint_imports
 
-PACKAGE = Path(__file__).parents[1] / "no_time_to_train"
+from no_time_to_train.io.messages import EXTRAS
 
-# From the ground up. Rooms of one floor may not import each other.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("io",),
-    ("configs",),
-    ("matching", "weights", "data"),
-    ("results", "runtime"),
-    ("encoders", "jax_models"),
-    ("proposers",),
-    ("models",),
-    ("export",),
-    ("segmenter", "parity"),
-    ("batch",),
-    ("pl_wrapper",),
-    ("training",),
-    ("cli",),
-    ("__main__",),
-)
-HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "no_time_to_train"
+FILES = sorted(PACKAGE.rglob("*.py"))
+CONTRACTS: dict[str, dict[str, Any]] = {
+    contract["id"]: contract
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+}
+# Deeper than _DEEPEST today. A folder that becomes shallower has to leave this table.
+_DEEPEST = 5
+_STILL_DEEPER = {"data": 6, "models": 6, "proposers.sam2": 6, "weights.hub": 9}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def import_graph() -> grimp.ImportGraph:
+    return grimp.build_graph(
+        "no_time_to_train", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return the rooms that a file imports, also within functions."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("no_time_to_train.")}
+def test_contracts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    status = lint_imports(config_filenames=(str(ROOT / "pyproject.toml"),), no_cache=True, no_logo=True)
+    assert status == 0, capsys.readouterr().out
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if room_of(path) != "__init__")
-
-
-def test_every_room_has_a_floor() -> None:
-    assert {room_of(path) for path in FILES} == set(HEIGHT)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_come_from_below(path: Path) -> None:
-    room = room_of(path)
-    wrong = {other for other in imports_of(path) - {room} if HEIGHT[other] >= HEIGHT[room]}
-    assert not wrong
+def test_the_contracts_are_about_every_room() -> None:
+    """A new room has a floor (the contract is exhaustive), and a decision on torch, JAX and Lightning."""
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__", "__main__"}
+    named = {
+        rule: {module.split(".")[1] for module in CONTRACTS[rule]["source_modules"]} for rule in ("torch-free", "jax")
+    }
+    above = {"cli", "training"}  # They use everything.
+    with_jax = {"export", "jax_models", "parity"}
+    assert named["torch-free"] | named["jax"] | above | with_jax == rooms
 
 
 def test_no_folder_is_full() -> None:
-    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    folders = {path.parent for path in FILES}
     full = {str(folder): count for folder in folders if (count := len(list(folder.glob("*.py")))) > 12}
     assert not full
 
@@ -68,6 +56,56 @@ def test_no_folder_is_full() -> None:
 def test_no_file_is_long() -> None:
     long = {str(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def longest_chain(graph: grimp.ImportGraph, folder: str) -> tuple[str, ...]:
+    """Return the longest chain of imports among the modules of one folder."""
+    siblings = graph.find_children(folder)
+
+    @functools.cache
+    def below(module: str) -> tuple[str, ...]:
+        chains = [below(other) for other in graph.find_modules_directly_imported_by(module) & siblings]
+        return (module, *max(chains, key=len, default=()))
+
+    return max(map(below, sorted(siblings)), key=len, default=())
+
+
+def test_folders_are_not_deep() -> None:
+    graph = import_graph()
+    folders = {module.rpartition(".")[0] for module in graph.modules if module.count(".") > 1}
+    chains = {folder.partition(".")[2]: longest_chain(graph, folder) for folder in folders}
+    deep = {folder: chain for folder, chain in chains.items() if len(chain) > _DEEPEST}
+    assert {folder: len(chain) for folder, chain in deep.items()} == _STILL_DEEPER, deep
+
+
+def modules_without_torch() -> list[str]:
+    """Return the modules below the line that import nothing forbidden, however many modules away."""
+    graph, contract = import_graph(), CONTRACTS["torch-free"]
+    # On request only. A module is imported after the packages that it is in.
+    graph.remove_import(importer="no_time_to_train", imported="no_time_to_train.segmenter")
+    for module in [module for module in graph.modules if module.startswith("no_time_to_train.")]:
+        graph.add_import(importer=module, imported=module.rpartition(".")[0])
+    below = {module for room in contract["source_modules"] for module in (room, *graph.find_descendants(room))}
+    impure = [graph.find_downstream_modules(name) for name in contract["forbidden_modules"] if name in graph.modules]
+    return sorted(below.difference(*impure))
+
+
+_BLOCKED = """
+import importlib, sys
+forbidden, modules = (argument.split(",") for argument in sys.argv[1:])
+sys.modules.update(dict.fromkeys(forbidden))
+for module in modules:
+    importlib.import_module(module)
+"""
+
+
+def test_rooms_below_the_line_are_imported_without_extras() -> None:
+    """Other packages are seen here too: `safetensors.torch`, for one, imports torch."""
+    pure, forbidden = modules_without_torch(), EXTRAS.keys() | CONTRACTS["torch-free"]["forbidden_modules"]
+    assert "no_time_to_train.data.coco" in pure
+    command = [sys.executable, "-c", _BLOCKED, ",".join(forbidden), ",".join(pure)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -100,20 +138,3 @@ def test_what_is_asked_for_often_loads_nothing_large(code: str) -> None:
     code_and_told = f"import contextlib\nwith contextlib.suppress(SystemExit):\n    {code}\n{told}"
     done = subprocess.run([sys.executable, "-c", code_and_told], check=True, capture_output=True, text=True)
     assert done.stderr.strip() == "set()"
-
-
-def packages_of(path: Path) -> set[str]:
-    """Return the names of the packages that a file imports, also within functions."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-    return names
-
-
-def test_jax_and_torch_keep_to_their_rooms() -> None:
-    with_jax = {room_of(path) for path in FILES if packages_of(path) & {"jax", "equinox"}}
-    assert with_jax == {"jax_models", "export", "parity"}
-    assert not [path for path in FILES if room_of(path) == "jax_models" and "torch" in packages_of(path)]

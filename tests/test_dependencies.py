@@ -3,9 +3,16 @@
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
+
+import pytest
+import yaml
+
+from no_time_to_train.io.messages import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,9 +31,14 @@ def _imported() -> dict[str, str]:
     return found
 
 
-def _declared() -> set[str]:
+def _declared() -> dict[str, set[str]]:
+    """Return the packages of each extra, and of the base under an empty name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {_normal(re.split(r"[\[<>=!~;, ]", entry, maxsplit=1)[0]) for entry in project["dependencies"]}
+    layers = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {
+        extra: {_normal(re.split(r"[\[<>=!~;, ]", entry, maxsplit=1)[0]) for entry in entries} - {"no-time-to-train"}
+        for extra, entries in layers.items()
+    }
 
 
 def _normal(name: str) -> str:
@@ -34,6 +46,7 @@ def _normal(name: str) -> str:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
+    """Of the base, or of the extra that the error of a missing library names."""
     distributions, declared = importlib.metadata.packages_distributions(), _declared()
     foreign = {
         module: path
@@ -44,6 +57,46 @@ def test_every_import_is_a_declared_dependency() -> None:
     missing = {
         f"{module} ({path})"
         for module, path in foreign.items()
-        if not declared & {_normal(name) for name in distributions.get(module, [module])}
+        if not declared[EXTRAS.get(module, "")] & {_normal(name) for name in distributions.get(module, [module])}
     }
     assert not missing
+
+
+_COMMANDS = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(",")))
+sys.argv = sys.argv[1:]
+run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+run(sys.argv[0], run_name="__main__")
+"""
+_PREDICT = ["predict", "--images", ".", "--memory", "memory.safetensors", "--output", "out"]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "command", "needed"),
+    [
+        (EXTRAS, ["no_time_to_train", "--help"], None),
+        (EXTRAS, ["no_time_to_train", "fetch", "--help"], None),
+        (EXTRAS, ["no_time_to_train", *_PREDICT], ("ntt predict", "torch", "torch")),
+        (EXTRAS, ["no_time_to_train", "compare", "--encoder", "dinov3_small"], ("ntt compare", "torch", "torch")),
+        (["jax"], ["no_time_to_train", "export", "dinov3_small"], ("ntt export", "jax", "jax")),
+        (["lightning"], [str(ROOT / "run_lightening.py")], ("run_lightening.py", "lightning", "train")),
+    ],
+)
+def test_what_needs_an_extra_says_which(
+    blocked: Iterable[str], command: list[str], needed: tuple[str, str, str] | None
+) -> None:
+    run = [sys.executable, "-c", _COMMANDS, ",".join(blocked), *command]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    if needed is None:
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        program, module, extra = needed
+        line = f'error: {program} needs {module}, which is not installed (pip install "no-time-to-train[{extra}]")'
+        assert (done.returncode, done.stderr.splitlines()) == (2, [line])
+
+
+def test_pre_commit_downloads_nothing() -> None:
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]
+    assert {hook["language"] for hook in repos[0]["hooks"]} == {"system"}

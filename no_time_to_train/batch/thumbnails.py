@@ -3,7 +3,6 @@
 import io
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
@@ -46,6 +45,8 @@ class Picture:
         Returns:
             Empty for a mask without foreground.
         """
+        import cv2  # of the extra `draw`
+
         padded = np.pad(mask.astype(np.uint8), 1)
         contours, _ = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         # Contours run through the centres of pixels, and one pixel was put before the first.

@@ -28,19 +28,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from no_time_to_train.cli.checkpoint_paths import names_in, refuse_elsewhere
+from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
 from no_time_to_train.cli.option_names import check_kinds, check_names
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
-from no_time_to_train.io.messages import CHECK_PATH, in_one_line
 from no_time_to_train.io.paths import check_local, without_home
-from no_time_to_train.io.process import (
-    Stopped,
-    check_arguments,
-    is_out_of_memory,
-    is_program,
-    parse_in_this_process,
-    program,
-)
+from no_time_to_train.io.process import BAD_INPUT, Stopped, is_program, program
 from no_time_to_train.io.redact import printable
 from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
@@ -212,48 +205,37 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None:
         return program(main, "run_lightening.py")
     _silence_advertising()
-    given = list(args)
-    debug = "--debug" in given
-    given = [arg for arg in given if arg != "--debug"]
-    if not _names_subcommand(given):
-        given.insert(0, "test")
     try:
-        parse_in_this_process()
-        check_arguments(given)
-        _check_configurations(given)
-        with warnings.catch_warnings(), quiet_writers(), ExitStack() as held:
-            # They are the command line's own, with the default subcommand filled in.
-            warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-            if is_program():
-                warnings.showwarning = _show_warning
-                # Lightning's, of what it calls in other libraries: under `python -W error` they would end every run.
-                warnings.filterwarnings("ignore", message="(?!no_time_to_train)", category=DeprecationWarning)
-            NttLightningCLI(
-                LightningModule,
-                LightningDataModule,
-                trainer_class=Trainer,
-                trainer_defaults={"callbacks": [Signals(), SoleRun(held)]},
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                save_config_callback=SaveWholeConfig,
-                parser_kwargs=_parser_kwargs(),
-                args=given,
-            )
-    except Exception as error:
-        message = _one_line(error)
-        # `program` answers the others, with statuses of their own.
-        if debug or message is None or isinstance(error, BrokenPipeError) or is_out_of_memory(error):
-            raise
-        print(f"error: {without_home(message)}", file=sys.stderr, flush=True)
-        _let_the_first_process_speak()
-        return 2
+        status = run_command(_run, args, _one_line)
     except Stopped:
         _let_the_first_process_speak()
         raise
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    if status == BAD_INPUT:
+        _let_the_first_process_speak()
+    return status
+
+
+def _run(args: list[str]) -> None:
+    given = args if _names_subcommand(args) else ["test", *args]
+    _check_configurations(given)
+    with warnings.catch_warnings(), quiet_writers(), ExitStack() as held:
+        # They are the command line's own, with the default subcommand filled in.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+        if is_program():
+            warnings.showwarning = _show_warning
+            # Lightning's, of what it calls in other libraries: under `python -W error` they would end every run.
+            warnings.filterwarnings("ignore", message="(?!no_time_to_train)", category=DeprecationWarning)
+        NttLightningCLI(
+            LightningModule,
+            LightningDataModule,
+            trainer_class=Trainer,
+            trainer_defaults={"callbacks": [Signals(), SoleRun(held)]},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveWholeConfig,
+            parser_kwargs=_parser_kwargs(),
+            args=given,
+        )
 
 
 def _let_the_first_process_speak() -> None:

@@ -7,7 +7,6 @@ is imported before a command needs it.
 import inspect
 import json
 import re
-import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,13 +17,13 @@ from typing import Any, get_args, get_origin
 from no_time_to_train.cli import weights as weights_commands
 from no_time_to_train.cli.compare import compare
 from no_time_to_train.cli.data import sample_references_command
+from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
 from no_time_to_train.cli.export import export
 from no_time_to_train.cli.predict import predict
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
-from no_time_to_train.io.messages import CHECK_PATH, in_one_line, nearest
-from no_time_to_train.io.paths import check_local, in_home, without_home
-from no_time_to_train.io.process import check_arguments, is_out_of_memory, parse_in_this_process, program
-from no_time_to_train.io.redact import remember_link
+from no_time_to_train.io.messages import nearest
+from no_time_to_train.io.paths import check_local, in_home
+from no_time_to_train.io.process import program
 
 
 def write_shapes(
@@ -115,7 +114,8 @@ def main(args: Sequence[str] | None = None) -> int:
             _check_names(args, command, error)
             raise
 
-    return _run(run, spelled, prog="ntt")
+    prog = f"ntt {given[0]}" if command else "ntt"
+    return run_command(run, spelled, lambda error: _in_one_line(error, prog))
 
 
 def fetcher_main(args: Sequence[str] | None = None) -> int:
@@ -145,30 +145,14 @@ def fetcher_main(args: Sequence[str] | None = None) -> int:
         options = parser.parse_args(given)
         weights_commands.fetcher(options.config, options.model, quiet=options.quiet, json=options.json)
 
-    return _run(run, list(args), prog=parser.prog)
+    return run_command(run, args, lambda error: _in_one_line(error, "dinov3-fetcher"))
 
 
-def _run(command: Callable[[list[str]], Any], args: list[str], *, prog: str) -> int:
-    """Run a command on its arguments, and turn what goes wrong into one line and an exit status."""
-    debug = "--debug" in args
-    for arg in args:
-        remember_link(arg)
-    try:
-        parse_in_this_process()
-        check_arguments(args)
-        status = command([arg for arg in args if arg != "--debug"])
-    except (NoTimeToTrainError, ArgumentError, OSError) as error:
-        # `program` answers these, with statuses of their own.
-        if debug or isinstance(error, BrokenPipeError) or is_out_of_memory(error):
-            raise
-        named = [prog, *args[:1]] if args and args[0] in COMMANDS else [prog]
-        remedy = f"{' '.join(named)} --help lists what there is" if isinstance(error, ArgumentError) else CHECK_PATH
-        print(f"error: {without_home(in_one_line(error, remedy))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing is half-written, and the same command can be run again", file=sys.stderr)
-        return 130
-    return status if isinstance(status, int) else 0
+def _in_one_line(error: Exception, prog: str) -> str | None:
+    """Return what a user needs of an error in one line, or None if it is not the user's to mend."""
+    if isinstance(error, ArgumentError):
+        return in_one_line(error, f"{prog} --help lists what there is")
+    return in_one_line(error, CHECK_PATH) if isinstance(error, NoTimeToTrainError | OSError) else None
 
 
 def _check_names(args: Sequence[str], command: Callable[..., Any] | None, error: ArgumentError) -> None:

@@ -100,9 +100,10 @@ def predict(
     from no_time_to_train.batch.report import ReferenceFiles, write_report
     from no_time_to_train.batch.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
     from no_time_to_train.batch.run_locks import sole_run
+    from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line
     from no_time_to_train.cli.predictor import build_segmenter, choose_models, name_run
     from no_time_to_train.io.file_stamps import FileStamp
-    from no_time_to_train.io.messages import CHECK_PATH, in_one_line, plain_console
+    from no_time_to_train.io.messages import plain_console
     from no_time_to_train.io.redact import printable
     from no_time_to_train.matching import MemoryBank
 

@@ -16,8 +16,7 @@ from no_time_to_train.errors import AnnotationError, MaskSizeError
 # without limit. No real annotation lies this many image sizes outside of its image.
 _FARTHEST_IN_IMAGE_SIZES = 10
 _FARTHEST_PIXEL = 10**7  # Times five, this fits the 32 bits in which pycocotools counts.
-# Masks are encoded together up to this many pixels of their boxes.
-_PIXELS_AT_ONCE = 2**21
+_MASKS_AT_ONCE = 16
 _REMEDY = "correct this annotation, or remove its segmentation so that its box is used"
 
 
@@ -123,21 +122,12 @@ def encode_masks(masks: Bool[np.ndarray, "N H W"]) -> list[dict[str, Any]]:
         RLE as in pycocotools 2.0 (``common/maskApi.c``): runs down the columns, background first.
     """
     _, height, width = masks.shape
-    texts: list[str] = []
-    strips: list[Bool[np.ndarray, "columns rows"]] = []
-    corners: list[tuple[int, int]] = []
-    pending = 0
-    for mask in masks:
-        strip, corner = _strip(mask)
-        if pending and pending + strip.size > _PIXELS_AT_ONCE:
-            texts += _compressed(*_runs_in(strips, corners, height, width))
-            strips, corners, pending = [], [], 0
-        strips.append(strip)
-        corners.append(corner)
-        pending += strip.size
-    if strips:
-        texts += _compressed(*_runs_in(strips, corners, height, width))
-    return [{"size": [height, width], "counts": text} for text in texts]
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(masks), _MASKS_AT_ONCE):
+        changes = [_changes(mask) for mask in masks[start : start + _MASKS_AT_ONCE]]
+        places = [place + index * height * width for index, place in enumerate(changes)]
+        found += encode_changes(np.concatenate(places), np.array([len(place) for place in places]), height, width)
+    return found
 
 
 def encode_changes(
@@ -158,45 +148,23 @@ def encode_changes(
     return [{"size": [height, width], "counts": text} for text in texts]
 
 
-def _strip(mask: Bool[np.ndarray, "H W"]) -> tuple[Bool[np.ndarray, "columns rows"], tuple[int, int]]:
-    """Cut out a mask's box, columns first and each with background at its end, and say the first column and row."""
+def _changes(mask: Bool[np.ndarray, "H W"]) -> Int64[np.ndarray, " changes"]:
+    """Return the pixels, counted down the columns, that differ from the one before; before the first is background.
+
+    Only the mask's box is read, with the background after its rows and columns; where it reaches the last row, from
+    which a run may go on in the next column, whole columns are.
+    """
+    height = len(mask)
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
-        return np.zeros((1, 1), dtype=bool), (0, 0)
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
+        return rows
+    bottom = int(rows[-1]) + 2
+    top, bottom = (int(rows[0]), bottom) if bottom <= height else (0, height)
     columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    strip = np.zeros((right - left, bottom - top + 1), dtype=bool)
-    strip[:, :-1] = mask[top:bottom, left:right].T
-    return strip, (left, top)
-
-
-def _runs_in(
-    strips: Sequence[Bool[np.ndarray, "columns rows"]], corners: Sequence[tuple[int, int]], height: int, width: int
-) -> tuple[Int64[np.ndarray, " runs"], Int64[np.ndarray, " N"]]:
-    """Return the lengths of all masks' runs, one mask after the other, and how many each has."""
-    flat = np.concatenate([np.zeros(1, dtype=bool), *(strip.reshape(-1) for strip in strips)])
-    # Every run ends within its column, so that starts and ends alternate.
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    sizes = np.array([strip.size for strip in strips])
-    masks = np.searchsorted(sizes.cumsum(), edges, side="right")
-    lengths = np.array([strip.shape[1] for strip in strips])[masks]
-    columns, rows = np.divmod(edges - (sizes.cumsum() - sizes)[masks], lengths)
-    first = np.array(corners)[masks]
-    places = (masks * width + columns + first[:, 0]) * height + rows + first[:, 1]
-    # A run that reaches the last row goes on in the next column's first.
-    joined = np.flatnonzero((places[1:-1:2] == places[2::2]) & (masks[1:-1:2] == masks[2::2]))
-    kept = np.ones(len(places), dtype=bool)
-    kept[2 * joined + 1] = kept[2 * joined + 2] = False
-    places, masks = places[kept], masks[kept]
-    numbers = np.bincount(masks, minlength=len(strips))
-    # The background after the last run, which is left out where that one ends with the image.
-    closing = (np.arange(len(strips)) + 1) * height * width
-    behind = numbers.cumsum()
-    open_ended = np.append(places, -1)[behind - 1] != closing
-    open_ended |= numbers == 0
-    places = np.insert(places, behind[open_ended], closing[open_ended])
-    return np.diff(places, prepend=0), numbers + open_ended
+    left = int(columns[0])
+    flat = mask[top:bottom, left : int(columns[-1]) + 2].T.reshape(-1)
+    column, row = np.divmod(np.flatnonzero(np.diff(flat, prepend=False)), bottom - top)
+    return (column + left) * height + row + top
 
 
 def _compressed(runs: Int64[np.ndarray, " runs"], numbers: Int64[np.ndarray, " N"]) -> list[str]:

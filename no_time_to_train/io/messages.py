@@ -1,30 +1,34 @@
-"""What a user reads of an error: one line, with a remedy."""
+"""Words for what a user reads: names, numbers, what is missing, and how text is printed."""
 
 import difflib
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from no_time_to_train.errors import NoTimeToTrainError
-from no_time_to_train.io.redact import printable, redact
+from no_time_to_train.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-CHECK_PATH = "check the path, its permissions and the space that is left"
-# What Python's tempfile says where neither TMPDIR nor the usual folders can be written to.
-_NO_TEMPORARY_FOLDER = "No usable temporary directory"
-_NOISE = (
-    "Does not validate against any",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a <class 'NoneType'>",
-    "Expected a <class 'collections.abc.Mapping'>",
-    "Problem with given class_path",
-)
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+# The libraries that come with extras, by the names that are imported.
+EXTRAS = {
+    "cv2": "draw",
+    "matplotlib": "draw",
+    "supervision": "draw",
+    "faster_coco_eval": "eval",
+    "equinox": "jax",
+    "jax": "jax",
+    "jax2onnx": "jax",
+    "onnx_ir": "jax",
+    "torch": "torch",
+    "torchvision": "torch",
+    "transformers": "torch",
+    "lightning": "train",
+    "torchmetrics": "train",
+}
 
 
 def can_be_written(text: str) -> bool:
@@ -51,48 +55,25 @@ def plain_console() -> "Console":
     return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
-def in_one_line(error: BaseException, remedy: str) -> str:
-    """Return what a user needs of an error.
+def missing_extra(said: str, needed_by: str) -> MissingExtraError | None:
+    """Return what to tell a user whose installation lacks an extra, and None if that is not what is wrong.
 
     Args:
-        error: One of this package, which has its own remedy; or of jsonargparse, which reports every branch of every
-            union that it tried, of which the keys on the way, the leaf and the value matter; or any other.
-        remedy: For those that have none.
+        said: What the import said.
+        needed_by: The command or the setting that needs the library.
+
+    Examples:
+        >>> print(missing_extra("No module named 'jax2onnx'", "ntt export"))
+        ntt export needs jax2onnx, which is not installed (pip install "no-time-to-train[jax]")
     """
-    own = _own(error)
-    if own is not None:
-        return printable(" ".join(str(own).split()))
-    if _NO_TEMPORARY_FOLDER in str(error):
-        remedy = "set TMPDIR to a folder that you may write to"
-    keys: list[str] = []
-    leaves: list[str] = []
-    got = ""
-    for line in (line.strip().removeprefix("- ") for line in str(error).splitlines()):
-        key = re.fullmatch(r'Parser key "(.+)":(.*)', line)
-        if key:
-            keys.append(key[1])
-            line = key[2].strip()
-        if line.startswith("Given value: ") and not re.match(r"Given value: (Namespace\(|\{)", line):
-            # The innermost comes first; of an option of a class, jsonargparse tells its own pair of name and value.
-            value = re.sub(r"^NestedArg\(key=.*?, val=(.*)\)$", r"\1", line.removeprefix("Given value: "))
-            got = got or f", got {redact(value):.60}"
-        elif line and not line.startswith(_NOISE):
-            leaves.append(line)
-    place = f"{'.'.join(keys)}: " if keys else ""
-    what = _in_words("; ".join(leaves))
-    return printable(f"{place}{what}{'' if ', got ' in what else got} ({remedy})")
-
-
-def _in_words(text: str) -> str:
-    """Say the types that jsonargparse names in a user's words."""
-    text = re.sub(r"Expected a <class '([\w.]+)'>", lambda kind: f"expected {_KINDS.get(kind[1], kind[1])}", text)
-    text = re.sub(r"Expected a typing\.Literal\[([^]]*)\]", r"expected one of \1", text)
-    text = re.sub(r"(?<=are required: ).+", lambda keys: re.sub(r"[\w-]+\.(\w+)", _option, keys[0]), text)
-    return text.replace(". Got value: ", ", got ")
-
-
-def _option(key: re.Match[str]) -> str:
-    return f"--{key[1].replace('_', '-')}"
+    # The second is what is said of a module that was blocked.
+    found = re.search(r"(?:No module named '|import of )(\w+)", said)
+    if found is None or found[1] not in EXTRAS or sys.modules.get(found[1]) is not None:
+        return None
+    return MissingExtraError(
+        f"{needed_by} needs {found[1]}, which is not installed",
+        remedy=f'pip install "no-time-to-train[{EXTRAS[found[1]]}]"',
+    )
 
 
 def first_of(names: Sequence[str], most: int = 10) -> str:
@@ -116,13 +97,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """
     found = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {found[0]}? " if found else ""
-
-
-def _own(error: BaseException | None) -> NoTimeToTrainError | None:
-    """Find the error of this package that another library's was raised from."""
-    while error is not None and not isinstance(error, NoTimeToTrainError):
-        error = None if isinstance(error, OSError) else error.__cause__ or error.__context__
-    return error
 
 
 def small_number(value: float | None) -> str:

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, TextIO, cast
 
 from no_time_to_train.errors import ConfigError, DataNotFoundError, NoTimeToTrainError, OutputError
+from no_time_to_train.io.messages import missing_extra
 from no_time_to_train.io.redact import redact, remember_link
 
 BAD_INPUT = 2
@@ -169,9 +170,14 @@ def program(main: Callable[[list[str]], int], prog: str) -> int:
         _Requests.answered = True
         if _Requests.first is None and isinstance(error, KeyboardInterrupt):
             _Requests.first = signal.SIGINT
-        if _Requests.first is None and is_out_of_memory(error) and "--debug" not in sys.argv:
-            print(f"error: {prog}: {_out_of_memory(error)}", file=sys.stderr)
-            return BAD_INPUT
+        if _Requests.first is None and "--debug" not in sys.argv:
+            command = " ".join([prog, *(arg for arg in sys.argv[1:2] if not arg.startswith("-"))])
+            short: object = missing_extra(str(error), command) if isinstance(error, ImportError) else None
+            if is_out_of_memory(error):
+                short = f"{prog}: {_out_of_memory(error)}"
+            if short is not None:
+                print(f"error: {short}", file=sys.stderr)
+                return BAD_INPUT
         if _Requests.first is None:
             raise
         status = 1

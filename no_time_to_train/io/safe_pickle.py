@@ -8,7 +8,6 @@ the opcodes are looked through first, and only those go on that plain values nee
 import io
 import pickle
 import pickletools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ MAX_OPCODES = 4_000_000  # About ten to a reference; more would take minutes or 
 _REMEDY = "use a COCO JSON subset instead, or save the pickle anew from plain dicts, lists and integers"
 
 _NO_OPERATION = {"PROTO", "FRAME"}
-_STRUCTURE = {"STOP", "MARK"}
 _INTEGERS = {"INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1"}
-_SCALARS = _INTEGERS | {"NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT"}
-_TEXT = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
-_CONTAINERS = {"EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT", "APPEND", "APPENDS", "SETITEM", "SETITEMS"}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
-_NAMES = {"GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"}
-_ALLOWED = _NO_OPERATION | _STRUCTURE | _SCALARS | _TEXT | _TUPLES | _CONTAINERS | _PUTS | _GETS | _NAMES
+_OTHERS = """
+STOP MARK NONE NEWTRUE NEWFALSE FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES
+EMPTY_TUPLE EMPTY_LIST EMPTY_DICT LIST DICT APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+_ALLOWED = {*_NO_OPERATION, *_INTEGERS, *_TUPLES, *_PUTS, *_GETS, *_OTHERS.split()}
 
 
 def read_plain_pickle(path: Path) -> Any:
@@ -101,63 +99,53 @@ def _check_opcodes(data: bytes) -> None:
 class _PlainUnpickler(pickle.Unpickler):
     """Hands out stand-ins of this module for the few names that plain values come with."""
 
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+    def find_class(self, module: str, name: str) -> type:
         stand_in = _STAND_INS.get((module, name))
         if stand_in is None:
             raise _RefusedError(f"it asks for {module}.{name}, which is neither a plain container nor a number")
         return stand_in
 
 
+# A pickle sets the attributes of what has no `__setstate__`; the classes themselves must stay as they are.
+
+
 class _OrderedDict:
-    """Stands in for collections.OrderedDict. Like the others it has no attributes that a pickle could set."""
+    """Stands in for collections.OrderedDict."""
 
-    __slots__ = ()
+    __setstate__ = None
 
-    def __call__(self, *arguments: Any) -> dict[Any, Any]:
+    def __new__(cls, *arguments: Any) -> dict[Any, Any]:  # type: ignore[misc] # a plain value in its place
         if arguments:
             raise _RefusedError("it fills an OrderedDict by a call")  # Python 3 fills it item by item.
         return {}
 
 
 class _IntegerType:
-    """Stands in for a numpy dtype, for integers only."""
+    """Stands in for numpy.dtype, for integers only."""
 
-    __slots__ = ("big_endian", "signed", "size")
-
-    def __init__(self, code: Any) -> None:
+    def __init__(self, code: Any, *_: Any) -> None:
         if code not in [kind + size for kind in "iu" for size in "1248"]:
             raise _RefusedError(f"it asks for numpy's type {code!r:.40}, which is not an integer")
-        self.size = int(code[1])
-        self.signed = code[0] == "i"
-        self.big_endian = False
+        self.code, self.order = code, "<"
 
     def __setstate__(self, state: Any) -> None:
-        self.big_endian = state[1] == ">"
-
-
-class _NumpyDtype:
-    """Stands in for numpy.dtype."""
-
-    __slots__ = ()
-
-    def __call__(self, code: Any, *_: Any) -> _IntegerType:
-        return _IntegerType(code)
+        self.order = state[1]
 
 
 class _NumpyScalar:
     """Stands in for numpy's constructor of scalars."""
 
-    __slots__ = ()
+    __setstate__ = None
 
-    def __call__(self, kind: Any, data: Any) -> int:
-        if not isinstance(kind, _IntegerType) or not isinstance(data, bytes) or len(data) != kind.size:
+    def __new__(cls, kind: Any, data: Any) -> int:  # type: ignore[misc] # a plain value in its place
+        if not isinstance(kind, _IntegerType) or not isinstance(data, bytes) or len(data) != int(kind.code[1]):
             raise _RefusedError("it holds a numpy scalar that is not an integer")
-        return int.from_bytes(data, "big" if kind.big_endian else "little", signed=kind.signed)
+        return int.from_bytes(data, "big" if kind.order == ">" else "little", signed=kind.code[0] == "i")
 
 
-_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): _OrderedDict(),
-    ("numpy", "dtype"): _NumpyDtype(),
-    ("numpy.core.multiarray", "scalar"): _NumpyScalar(),  # numpy 1
-    ("numpy._core.multiarray", "scalar"): _NumpyScalar(),  # numpy 2
+_STAND_INS: dict[tuple[str, str], type] = {
+    ("collections", "OrderedDict"): _OrderedDict,
+    ("numpy", "dtype"): _IntegerType,
+    ("numpy.core.multiarray", "scalar"): _NumpyScalar,  # numpy 1
+    ("numpy._core.multiarray", "scalar"): _NumpyScalar,  # numpy 2
 }

@@ -1,9 +1,12 @@
 """The same images by several backends, and how far their features are apart."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import combinations
 from typing import Any
 
@@ -11,11 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from no_time_to_train import __version__
 from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.io.messages import finite
 from no_time_to_train.parity.backends import AnyEncoder, Backend, backend_of
+from no_time_to_train.parity.reference_values import KnownAnswer
 from no_time_to_train.parity.stage_errors import StageDrift, measure_stages
 
 # How far tokens of two backends may be apart, by precision and device. The backend itself is of no account: torch, JAX
@@ -25,6 +30,7 @@ from no_time_to_train.parity.stage_errors import StageDrift, measure_stages
 # Between two encoders in fp32 on CPUs, in units of the largest feature where that is above 1: 3e-6 is the most that was
 # seen, and the mildest mistake known, GELU's tanh form, costs 1e-4 (6e-4 in features of 5).
 FP32_TOLERANCE = 1e-5
+_PACKAGES = ("torch", "transformers", "jax", "equinox", "onnx", "onnxruntime", "jax2onnx")
 
 
 @dataclass(frozen=True)
@@ -313,3 +319,78 @@ def _others(faults: Sequence[StageDrift], first: StageDrift, depth: int) -> str:
         return f"; so do all {len(alike)} blocks there: look at what they share, the RoPE periods"
     named = ", ".join(fault.place for fault in others[:3]) + (" and more" if len(others) > 3 else "")
     return f"; so are {len(others)} other stages: {named}" if len(others) > 1 else f"; so is {named}"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the backends.
+
+    Attributes:
+        name: `torch`, `eqx` or `onnx`, with a number where there are several.
+        source: Where it came from.
+        precision: fp32, bf16, fp16 or int8.
+        device: cpu or cuda.
+        fingerprint: Identity of its architecture and weights.
+    """
+
+    name: str
+    source: str
+    precision: str
+    device: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was found for images of one size and number.
+
+    Attributes:
+        title: The size and batch, and the images.
+        report: What was found.
+        pictures: PNG files by their names, with what they show.
+    """
+
+    title: str
+    report: ParityReport
+    pictures: Mapping[str, tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that a comparison found.
+
+    Attributes:
+        encoder: The registry's name.
+        backends: What was compared; the first is the reference.
+        cases: A size and batch each.
+        known_answer: For the photograph that answers are published for.
+    """
+
+    encoder: str
+    backends: tuple[Compared, ...]
+    cases: tuple[Case, ...]
+    known_answer: KnownAnswer | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Return whether every verdict holds."""
+        return all(case.report.ok for case in self.cases) and (self.known_answer is None or self.known_answer.ok)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the pictures in plain types."""
+        known = self.known_answer
+        return {
+            "ok": self.ok,
+            "encoder": self.encoder,
+            "backends": [vars(backend) for backend in self.backends],
+            "known_answer": None if known is None else finite(vars(known) | {"ok": known.ok, "summary": str(known)}),
+            "versions": versions(),
+            "cases": [{"title": case.title, **case.report.to_dict()} for case in self.cases],
+        }
+
+
+def versions() -> dict[str, str]:
+    """Return what the comparison ran on."""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    own = {"python": platform.python_version(), "machine": machine, "no_time_to_train": __version__}
+    return own | {name: version(name) for name in _PACKAGES}

@@ -18,8 +18,7 @@ from no_time_to_train.errors import ConfigError, WeightsNotFoundError
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models.load import load_eqx_encoder, named_weights
 from no_time_to_train.parity.backends import AnyEncoder, Backend, backend_of
-from no_time_to_train.parity.compare import ParityReport, compare_features
-from no_time_to_train.parity.html_report import Case, Compared, Result
+from no_time_to_train.parity.compare import Case, Compared, ParityReport, Result, compare_features
 from no_time_to_train.parity.inputs import denormalised, noise_of, pixels_of
 from no_time_to_train.parity.plots import draw_cosines, draw_features, draw_stages
 from no_time_to_train.parity.reference_values import KnownAnswer, check_known_answer

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from no_time_to_train.io.messages import small_number
 from no_time_to_train.io.redact import printable
-from no_time_to_train.parity.html_report import Result
+from no_time_to_train.parity.compare import Result
 from no_time_to_train.parity.stage_errors import StageDrift
 
 _WIDTH = 200

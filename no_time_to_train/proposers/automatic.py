@@ -4,10 +4,10 @@ Everything is done on whole tensors of logits at the decoder's resolution. Crops
 Meta's generator offers, are left out: the original decodes the whole image only.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 from torchvision.ops import nms
 
 from no_time_to_train.configs.pipeline import AmgConfig
@@ -134,24 +134,11 @@ def _sure_masks(
 
 
 def _region_areas(masks: Bool[Tensor, "N Hm Wm"]) -> Int[Tensor, "N Hm Wm"]:
-    """Give every true pixel the number of pixels in its 8-connected region, and every false one 0.
+    """Give every true pixel the number of pixels in its 8-connected region, and every false one 0."""
+    import cv2  # of the extra `draw`, and slow to import
 
-    Each pixel starts with its own number and takes the largest among its neighbours, then that of the pixel which bears
-    this number, until nothing changes. The second step halves distances, so that long regions need few rounds.
-    """
-    count, height, width = masks.shape
-    if count == 0:
-        return masks.long()
-    flat = masks.flatten(1)
-    numbers = torch.arange(1, height * width + 1, device=masks.device) * flat
-    while True:
-        # float32 holds whole numbers up to 2^24, and max pooling takes no integers.
-        around = functional.max_pool2d(numbers.float().view(count, 1, height, width), 3, stride=1, padding=1)
-        spread = around.long().view(count, -1) * flat
-        spread = spread.gather(1, (spread - 1).clamp(min=0)) * flat
-        if torch.equal(spread, numbers):
-            break
-        numbers = spread
-    sizes = torch.zeros(count, height * width + 1, dtype=torch.long, device=masks.device)
-    sizes.scatter_add_(1, numbers, flat.long())
-    return (sizes.gather(1, numbers) * flat).view(masks.shape)
+    areas = np.empty(masks.shape, dtype=np.int64)
+    for mask, area in zip(masks.cpu().numpy(), areas, strict=True):
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        area[:] = np.where(mask, stats[regions, cv2.CC_STAT_AREA], 0)
+    return torch.from_numpy(areas).to(masks.device)

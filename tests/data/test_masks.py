@@ -67,12 +67,12 @@ def test_encodings_are_pycocotools(mask: Bool[np.ndarray, "H W"]) -> None:
     assert encode_mask(mask) == encoded_by_pycocotools(mask)
 
 
-@pytest.mark.parametrize("at_once", [1, 40, 2**21])
+@pytest.mark.parametrize("at_once", [1, 7, 40])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 12), (40, 30), (300, 200)])
 def test_masks_encoded_together_are_pycocotools(
     at_once: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(masks_module, "_PIXELS_AT_ONCE", at_once)
+    monkeypatch.setattr(masks_module, "_MASKS_AT_ONCE", at_once)
     rng = np.random.default_rng(0)
     height, width = shape
     masks = rng.random((40, *shape)) < rng.random((40, 1, 1)) ** 2

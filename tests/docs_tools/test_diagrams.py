@@ -5,15 +5,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from docs_tools.diagrams import DRAWINGS, FLOORS, IMAGES, WIDTH
-from tests.test_architecture import FLOORS as FLOORS_OF_THE_TESTS
+from docs_tools.diagrams import DRAWINGS, IMAGES, NOTES, WIDTH, read_floors
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_the_floors_are_those_that_the_tests_hold() -> None:
-    drawn = [{name for name, _ in floor} for floor in FLOORS]
-    assert drawn == [set(floor) for floor in reversed(FLOORS_OF_THE_TESTS)]
+def test_every_room_has_a_note() -> None:
+    assert set(NOTES) == {room for floor in read_floors() for room in floor}
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

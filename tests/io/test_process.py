@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.io.messages import CHECK_PATH, in_one_line
 from no_time_to_train.io.process import check_arguments, is_out_of_memory
 from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
 

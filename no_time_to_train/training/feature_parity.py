@@ -18,12 +18,12 @@ from no_time_to_train.configs.image_size import grid_size
 from no_time_to_train.encoders.live_weights import find_live_encoder, tensors_in, write_live
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError, ParityError
-from no_time_to_train.export.callback import OnnxExportCallback
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.export.verify import natural_noise, normalised
 from no_time_to_train.jax_models.load import EqxEncoder, load_eqx_encoder
 from no_time_to_train.parity.compare import ParityReport, compare_features
 from no_time_to_train.runtime.onnx_session import read_onnx_file
+from no_time_to_train.training.onnx_export import OnnxExportCallback
 
 Backend = Literal["onnx", "eqx"]
 _BACKENDS: tuple[Backend, ...] = ("onnx", "eqx")

@@ -19,8 +19,8 @@ from no_time_to_train.encoders.live_weights import find_live_encoder
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import ConfigError, ExportError
-from no_time_to_train.export.callback import OnnxExportCallback
 from no_time_to_train.runtime.onnx_session import read_onnx_file
+from no_time_to_train.training.onnx_export import OnnxExportCallback
 from no_time_to_train.weights.source import Architecture
 
 CONFIGS = Path(__file__).parents[2] / "pl_configs"
@@ -312,7 +312,7 @@ def test_by_yaml(tmp_path: Path) -> None:
     config["trainer"]["callbacks"] = [
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoint},
         {
-            "class_path": "no_time_to_train.export.callback.OnnxExportCallback",
+            "class_path": "no_time_to_train.training.onnx_export.OnnxExportCallback",
             "init_args": {"on_error": "raise", "image_size": [64, 96], "batch_size": 2, "keep_last": 1},
         },
     ]

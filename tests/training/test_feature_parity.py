@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from no_time_to_train.cli.lightning import main
 from no_time_to_train.errors import ConfigError, ParityError
-from no_time_to_train.export.callback import OnnxExportCallback
-from no_time_to_train.parity.callback import FeatureParityCallback
 from no_time_to_train.runtime.onnx_session import read_onnx_file
-from tests.export.test_callback import CONFIGS, Regression
+from no_time_to_train.training.feature_parity import FeatureParityCallback
+from no_time_to_train.training.onnx_export import OnnxExportCallback
 from tests.parity.planted import scale_in_file
+from tests.training.test_onnx_export import CONFIGS, Regression
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
@@ -197,7 +197,7 @@ def test_settings_and_modules_that_make_no_sense(tmp_path: Path) -> None:
 def test_two_processes_end_alike(on_failure: str, tmp_path: Path) -> None:
     """The first compares, and no process waits for another for ever."""
     callback = {
-        "class_path": "no_time_to_train.parity.callback.FeatureParityCallback",
+        "class_path": "no_time_to_train.training.feature_parity.FeatureParityCallback",
         "init_args": {"on_failure": on_failure, "backends": ["eqx"], "tolerance": 0.0},
     }
     config = small_training(tmp_path, [callback])
@@ -217,11 +217,11 @@ def test_both_callbacks_by_yaml(tmp_path: Path) -> None:
     callbacks = [
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoint},
         {
-            "class_path": "no_time_to_train.export.callback.OnnxExportCallback",
+            "class_path": "no_time_to_train.training.onnx_export.OnnxExportCallback",
             "init_args": {"on_error": "raise", "asynchronous": True},
         },
         {
-            "class_path": "no_time_to_train.parity.callback.FeatureParityCallback",
+            "class_path": "no_time_to_train.training.feature_parity.FeatureParityCallback",
             "init_args": {"on_failure": "raise", "backends": ["onnx", "eqx"]},
         },
     ]
