@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from no_time_to_train.matching.threads import one_thread
+from no_time_to_train.matching.single_thread import single_threaded
 
 
-@one_thread()
+@single_threaded()
 def mask_boxes(masks: Bool[Tensor, "N H W"] | Float[Tensor, "N H W"]) -> Int[Tensor, "N 4"]:
     """Return the first and the last column and row that each mask touches, as x1, y1, x2, y2 in pixels.
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from no_time_to_train.matching.threads import one_thread
+from no_time_to_train.matching.single_thread import single_threaded
 
 
 class _Limits(NamedTuple):
@@ -179,7 +179,7 @@ class TiledMasks:
         image_size: Height and width of the image, in pixels.
     """
 
-    @one_thread()
+    @single_threaded()
     def __init__(self, mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> None:
         self.mask_logits = mask_logits
         self.image_size = image_size
@@ -205,7 +205,7 @@ class TiledMasks:
                     masks = _interpolate(logits.float(), row, column)
                     yield Tile(row.pixels, column.pixels, every[i, j].nonzero()[:, 0], crossing, masks)
 
-    @one_thread()
+    @single_threaded()
     def resized(self, chosen: Int[Tensor, " K"]) -> Bool[Tensor, "K H W"]:
         """Return the chosen masks at the image's size."""
         masks = torch.zeros((len(chosen), *self.image_size), dtype=torch.bool, device=self.mask_logits.device)
@@ -215,7 +215,7 @@ class TiledMasks:
             part.index_copy_(0, tile.cut, tile.masks)
         return masks
 
-    @one_thread()
+    @single_threaded()
     def intersections(self, chosen: Int[Tensor, " K"]) -> Float[Tensor, "K K"]:
         """Return how many pixels each two of the chosen masks share at the image's size; on the diagonal, their own.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from no_time_to_train.errors import EncoderMismatchError
 from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.memory_bank import MemoryBank
-from no_time_to_train.matching.threads import one_thread
+from no_time_to_train.matching.single_thread import single_threaded
 
 # Of masks that a GPU brings to the patch grid together: 256 MB in float32.
 _MOST_PIXELS = 2**26
@@ -26,7 +26,7 @@ def interpolation_matrix(
     return F.interpolate(identity, size=(target, source), mode="bilinear", antialias=True)[0, 0]
 
 
-@one_thread()
+@single_threaded()
 def pool_masks(
     patches: Float[Tensor, "h w D"], masks: Bool[Tensor, "N Hm Wm"] | Float[Tensor, "N Hm Wm"]
 ) -> Float[Tensor, "N D"]:
