@@ -28,7 +28,7 @@ from no_time_to_train.data.references import load_negative_references, load_refe
 from no_time_to_train.encoders.devices import checked_device
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError
 from no_time_to_train.matching import Instances, MemoryBank
-from no_time_to_train.matching.resizing import resize_masks
+from no_time_to_train.matching.tiled_masks import resize_masks
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.sam2.predictor import Prompts
@@ -381,7 +381,8 @@ class Segmenter:
         (embedding,) = self.baseline.features.embeddings([pixels])
         prompts = Prompts(points=sam2.scale_points(torch.tensor([points], device=sam2.device), size))
         logits = sam2.best_masks(embedding, prompts).mask_logits
-        return resize_masks(logits, size)[0].cpu()
+        mask: Tensor = resize_masks(logits, size)[0]
+        return mask.cpu()
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

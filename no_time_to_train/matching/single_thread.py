@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -28,5 +29,6 @@ def single_threaded() -> Iterator[None]:
 
 
 @cache
-def _openmp() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="openmp")
+def _openmp() -> Any:
+    controller: Any = ThreadpoolController  # it has no types
+    return controller().select(user_api="openmp")

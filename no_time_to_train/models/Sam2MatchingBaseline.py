@@ -20,7 +20,7 @@ from no_time_to_train.configs.pipeline import (
     as_config,
 )
 from no_time_to_train.matching import Instances
-from no_time_to_train.matching.instances import match_mask_pairs
+from no_time_to_train.matching.instances import match_all_mask_class_pairs
 from no_time_to_train.models.baseline import MatchingBaseline
 from no_time_to_train.proposers.automatic import AmgConfig, AutomaticMaskGenerator
 from no_time_to_train.proposers.base import ImageEmbedding, SelectedMasks
@@ -88,7 +88,7 @@ class Sam2MatchingBaseline(MatchingBaseline):
         self, patches: Float[Tensor, "h w D"], proposals: SelectedMasks, image_size: tuple[int, int]
     ) -> Instances:
         """Match proposals with the memory, by the features of the same image, whose height and width are given."""
-        return match_mask_pairs(
+        return match_all_mask_class_pairs(
             patches,
             proposals.mask_logits,
             self._filled_memory(),

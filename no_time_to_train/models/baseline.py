@@ -27,7 +27,7 @@ from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError,
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.matching.debias import PositionalDebias
 from no_time_to_train.matching.memory_bank import foreground_mean
-from no_time_to_train.matching.resizing import resize_masks
+from no_time_to_train.matching.tiled_masks import resize_masks
 from no_time_to_train.models.cache.feature_cache import FeatureCache
 from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.models.protocols import protocol_of
@@ -268,7 +268,8 @@ class MatchingBaseline(nn.Module, ABC):
                 f"{name} has no foreground in its box {list(box)}",
                 remedy="correct this reference's mask or box, or remove it",
             )
-        return foreground_mean(patches, on_grid).cpu()
+        mean: Tensor = foreground_mean(patches, on_grid)
+        return mean.cpu()
 
     @torch.inference_mode()
     def mask_of_box(self, image: UInt8[Tensor, "3 H W"], box: tuple[float, float, float, float]) -> Bool[Tensor, "H W"]:

@@ -5,15 +5,15 @@ from torch import Tensor
 
 from no_time_to_train.errors import EmptyClassError, EncoderMismatchError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
-from no_time_to_train.matching.instances import Pool, match_mask_pairs, merge_factors
-from no_time_to_train.matching.resizing import intersections
+from no_time_to_train.matching.instances import Pool, match_all_mask_class_pairs, overlap_decay
+from no_time_to_train.matching.interpolation import interpolation_matrix
 from no_time_to_train.matching.similarity import (
-    class_cosines,
-    interpolation_matrix,
-    negative_factors,
+    class_similarity,
+    negative_penalty,
     pool_masks,
     pool_upsampled,
 )
+from no_time_to_train.matching.tiled_masks import intersections
 
 RED, GREEN, BLUE = torch.eye(3)
 
@@ -44,7 +44,7 @@ def two_halves() -> Tensor:
 def test_interpolation_matrix_is_torchs_interpolation(source: int, target: int) -> None:
     image = torch.randn(source, 9)
     resized = F.interpolate(image[None, None], size=(target, 9), mode="bilinear", antialias=True)[0, 0]
-    torch.testing.assert_close(interpolation_matrix(source, target) @ image, resized)
+    torch.testing.assert_close(interpolation_matrix(source, target, image) @ image, resized)
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (8, 24)])
@@ -88,10 +88,10 @@ def test_nms_keeps_the_higher_predicted_iou_within_a_class_only() -> None:
 def test_a_mask_within_a_better_one_of_its_class_loses_its_score() -> None:
     shared = intersections(boxes_to_logits((0, 0, 8, 8), (0, 0, 4, 4), (4, 4, 12, 12)), (16, 16))
     pooled = F.normalize(torch.tensor([[1.0, 0, 0], [1, 1, 0], [1, 0, 0]]), dim=1)
-    factors = merge_factors(shared, pooled, torch.tensor([0, 0, 0]))
+    factors = overlap_decay(shared, pooled, torch.tensor([0, 0, 0]))
     expected = [1, (1 - 2**-0.5) ** 0.5, (1 - 16 / 64) ** 0.5]
     torch.testing.assert_close(factors, torch.tensor(expected))
-    assert merge_factors(shared, pooled, torch.tensor([0, 1, 2])).tolist() == [1, 1, 1]
+    assert overlap_decay(shared, pooled, torch.tensor([0, 1, 2])).tolist() == [1, 1, 1]
 
 
 def test_a_mask_that_resembles_no_class_is_left_out_and_lowers_no_score() -> None:
@@ -119,7 +119,7 @@ def test_negative_references_take_score_away() -> None:
     bank.add(0, (BLUE * 7)[None, None], torch.ones(1, 1), negative=True)
     bank.add(0, (-BLUE)[None, None], torch.ones(1, 1), negative=True)
     pooled = torch.tensor([[0.6, 0.0, 0.8], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
-    factors = negative_factors(pooled, class_cosines(pooled, bank), bank, sigma=0.5)
+    factors = negative_penalty(pooled, class_similarity(pooled, bank), bank, sigma=0.5)
     # The best of both negatives counts, against the positive cosine; what is no nearer to them keeps its score.
     torch.testing.assert_close(factors[0, 0], torch.exp(torch.tensor(-(0.8 - 0.6) / 0.5)))
     assert factors[1:, 0].tolist() == [1, 1]
@@ -136,13 +136,13 @@ def test_a_negative_reference_changes_the_class() -> None:
 
 def test_pairs_are_scored_between_zero_and_one() -> None:
     logits = boxes_to_logits((1, 1, 7, 15), (9, 1, 15, 15))
-    found = match_mask_pairs(two_halves(), logits, bank_of(RED, GREEN), image_size=(16, 16), max_instances=3)
+    found = match_all_mask_class_pairs(two_halves(), logits, bank_of(RED, GREEN), image_size=(16, 16), max_instances=3)
     assert found.labels[:2].sort().values.tolist() == [0, 1]
     # A bilinear seam of one patch is between the halves; a pure half scores (1 + 1) / 2, the other class (0 + 1) / 2.
     assert found.scores[:2].min() > 0.98
     assert 0.5 <= found.scores[2] < 0.7
     assert len(found) == 3
-    assert len(match_mask_pairs(two_halves(), logits[:0], bank_of(RED), image_size=(9, 9))) == 0
+    assert len(match_all_mask_class_pairs(two_halves(), logits[:0], bank_of(RED), image_size=(9, 9))) == 0
 
 
 def test_autocast_changes_nothing() -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -200,3 +201,43 @@ def test_wrong_references_are_refused() -> None:
         bank.add(0, torch.ones(2, 2, 4), torch.zeros(2, 2))
     with pytest.raises(ConfigError, match="different names"):
         MemoryBank(["a", "a"], 2, "e")
+
+
+def test_a_bank_of_arrays_is_the_same_as_of_tensors(tmp_path: Path) -> None:
+    bank, arrays = filled(), MemoryBank(["boat", "bird"], 4, "encoder-1", encoder_name="dinov3_small", image_size=592)
+    for mean, class_index, negative in bank.rows():
+        arrays.add_mean(class_index, mean.numpy(), negative)
+    assert isinstance(arrays.prototypes, np.ndarray)
+    # The mean of up to three rows, in float32.
+    torch.testing.assert_close(torch.from_numpy(arrays.prototypes), bank.prototypes, atol=1e-6, rtol=0)
+    arrays.save(tmp_path / "arrays.safetensors")
+    loaded = MemoryBank.load(tmp_path / "arrays.safetensors", encoder_fingerprint="encoder-1")
+    for name in ("means", "classes", "negative"):
+        assert torch.equal(getattr(loaded, name), getattr(bank, name))
+    moved = arrays.to("cpu")
+    assert moved is arrays
+    assert moved.finalized
+    assert torch.equal(moved.means, bank.means)
+    assert torch.equal(moved.negative_directions[0], bank.negative_directions[0])
+
+
+def test_a_bank_keeps_the_kind_of_its_first_reference() -> None:
+    bank = MemoryBank(["boat"], 4, "e")
+    assert isinstance(bank.means, torch.Tensor)
+    bank.add(0, np.ones((1, 2, 4)), torch.ones(1, 2))
+    bank.add(0, torch.full((1, 2, 4), 3.0, requires_grad=True), np.array([[True, False]]))
+    assert bank.rows()[1][0].tolist() == [3, 3, 3, 3]
+    assert (bank.means.dtype, bank.classes.dtype, bank.negative.dtype) == (np.float32, np.int64, np.bool)
+
+
+@pytest.mark.parametrize("name", ["means", "classes", "negative"])
+def test_tensors_of_other_types_are_refused(name: str, tmp_path: Path) -> None:
+    bank, path = filled(), tmp_path / "bank.safetensors"
+    bank.save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.int32):
+        tensors = {part: getattr(bank, part) for part in ("means", "classes", "negative")}
+        save_file(tensors | {name: tensors[name].to(dtype)}, path, metadata)
+        with pytest.raises(WeightsFormatError, match="no whole memory bank: its tensors are of types"):
+            MemoryBank.load(path)

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from no_time_to_train.matching import resizing
-from no_time_to_train.matching.resizing import TiledMasks, intersections, resize_masks
-from no_time_to_train.matching.similarity import interpolation_matrix
+from no_time_to_train.matching import tiled_masks
+from no_time_to_train.matching.interpolation import interpolation_matrix
+from no_time_to_train.matching.tiled_masks import TiledMasks, intersections, resize_masks
 
 # Larger and smaller than the logits, not square, and a single row, column and pixel.
 SIZES = [(33, 21), (16, 16), (8, 12), (7, 5), (1, 1), (200, 3), (1, 90), (90, 1), (97, 133)]
@@ -44,7 +44,7 @@ def reference(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return resized logits, and whether they are 0 but for rounding."""
     # Axis by axis: torch 2.15 antialiases wrongly to a width of 1.
     rows, columns = (
-        interpolation_matrix(source, target, dtype=torch.float64)
+        interpolation_matrix(source, target, logits.double())
         for source, target in zip(logits.shape[1:], size, strict=True)
     )
     resized = rows @ logits.double() @ columns.T
@@ -57,7 +57,7 @@ def reference(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def test_masks_and_what_they_share_are_exact(
     make: object, side: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(resizing._LIMITS, "cpu", resizing._Limits(side, 2**24))
+    monkeypatch.setitem(tiled_masks._LIMITS, "cpu", tiled_masks._Limits(side, 2**24))
     assert callable(make)
     for shape in ((16, 12), (20, 41), (1, 7), (33, 1), (1, 1)):
         logits = make(*shape)
@@ -101,7 +101,7 @@ def test_a_choice_of_masks_in_any_order() -> None:
 def test_many_masks_and_large_images_have_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = discs(64, 64)
     whole = intersections(logits, (150, 170))
-    monkeypatch.setitem(resizing._LIMITS, "cpu", resizing._Limits(32, 6 * 30 * 30))
+    monkeypatch.setitem(tiled_masks._LIMITS, "cpu", tiled_masks._Limits(32, 6 * 30 * 30))
     tiled = TiledMasks(logits, (150, 170))
     elements = [tile.masks.numel() for tile in tiled.tiles(torch.arange(6))]
     # Rows and columns of pixels do not divide evenly between tiles.
