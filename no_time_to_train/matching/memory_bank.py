@@ -1,7 +1,7 @@
 """The memory bank: one mean feature per reference, one prototype per class."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,24 +174,18 @@ class MemoryBank:
             WeightsFormatError: The references of a class have no direction: all zero, or too large to normalize.
         """
         counts = self.counts()
-        empty = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
-        if empty:
-            shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+        if empty := self._names_where([not count for count in counts]):
             raise EmptyClassError(
-                f"{len(empty)} of {len(self.class_names)} classes have no reference: {shown}",
+                f"{len(empty)} of {len(self.class_names)} classes have no reference: {_listed(empty)}",
                 remedy="add a reference for each class, or leave the class out",
             )
         positive = ~self.negative
         sums = sum_by_class(self.means[positive], self.classes[positive], len(counts))
         means = sums / as_like(np.asarray(counts, dtype=np.float32), sums)[:, None]
-        useless = [
-            name for name, fits in zip(self.class_names, _have_direction(means).tolist(), strict=True) if not fits
-        ]
-        if useless:
-            shown = ", ".join(useless[:10]) + (", ..." if len(useless) > 10 else "")
+        if useless := self._names_where(~_have_direction(means)):
             raise WeightsFormatError(
                 f"the references of {len(useless)} of {len(self.class_names)} classes have a mean feature that is zero "
-                f"or too large to normalize: {shown}",
+                f"or too large to normalize: {_listed(useless)}",
                 remedy="fill the memory again, and check the encoder's weights with ntt inspect",
             )
         self._prototypes = normalize(means)
@@ -342,6 +336,9 @@ class MemoryBank:
             bank.finalize()
         return bank
 
+    def _names_where(self, chosen: Iterable[Any]) -> list[str]:
+        return [name for name, is_chosen in zip(self.class_names, chosen, strict=True) if is_chosen]
+
     def _consolidate(self) -> None:
         """Move what was added one by one into the buffers, at once."""
         if not self._pending:
@@ -352,6 +349,10 @@ class MemoryBank:
         self.classes = xp.concat([self.classes, as_like(np.asarray(classes), self.means)])
         self.negative = xp.concat([self.negative, as_like(np.asarray(negative), self.means)])
         self._pending.clear()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def foreground_mean(patches: Float[Array, "h w D"], mask: Array) -> Float[Array, " D"]:

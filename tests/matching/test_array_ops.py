@@ -59,6 +59,7 @@ def test_rows_are_normalized_alike() -> None:
     expected = torch.nn.functional.normalize(rows, dim=1)
     assert torch.equal(normalize(rows), expected)
     alike(expected, normalize(rows.numpy()), atol=1e-7)
+    torch.testing.assert_close(normalize(torch.tensor([[3e-13, 4e-13]])), torch.tensor([[0.3, 0.4]]))
 
 
 def test_one_kind_becomes_the_other() -> None:

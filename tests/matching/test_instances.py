@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from no_time_to_train.errors import EmptyClassError, EncoderMismatchError, MaskSizeError
-from no_time_to_train.matching import Instances, MemoryBank, match_masks
+from no_time_to_train.matching import Instances, MemoryBank, match_masks, similarity
 from no_time_to_train.matching.instances import Pool, match_all_mask_class_pairs, overlap_decay
 from no_time_to_train.matching.interpolation import interpolation_matrix
 from no_time_to_train.matching.similarity import (
@@ -184,3 +184,99 @@ def test_pooling_is_exchangeable() -> None:
     )
     assert found.labels.tolist() == [1] * len(found)
     assert len(found) > 0
+
+
+def steps(count: int) -> Tensor:
+    """Make features of one row that are the nearer to red the further to the right."""
+    angles = torch.linspace(1.2, 0.1, count)
+    return torch.stack([angles.cos(), angles.sin(), torch.zeros(count)], dim=1)[None]
+
+
+def test_suppression_leaves_eight_times_what_is_wanted() -> None:
+    """The ninth by predicted IoU, which resembles the class most, is not among the eight that may be the best."""
+    logits = boxes_to_logits(*((4 * index, 0, 4 * index + 4, 36) for index in range(9)), size=36)
+    quality = torch.linspace(0.9, 0.1, 9)
+    for wanted, best in ((1, 7), (2, 8)):
+        found = match_masks(steps(9), logits, quality, bank_of(RED), image_size=(36, 36), max_instances=wanted)
+        assert len(found) == wanted
+        assert found.boxes[0].tolist() == [4 * best, 0, 4 * best + 3, 35]
+
+
+def test_a_hundred_instances_unless_told_otherwise() -> None:
+    logits = boxes_to_logits(*((4 * i, 4 * j, 4 * i + 2, 4 * j + 2) for i in range(11) for j in range(10)), size=44)
+    patches, bank = RED.expand(4, 4, 3), bank_of(RED)
+    assert len(match_masks(patches, logits, torch.rand(110), bank, image_size=(44, 44))) == 100
+    assert len(match_all_mask_class_pairs(patches, logits, bank, image_size=(44, 44))) == 100
+
+
+@pytest.mark.parametrize(("width", "kept"), [(26, 2), (27, 1)])
+def test_half_an_overlap_is_too_much(width: int, kept: int) -> None:
+    """Boxes span 51 and `width` columns, of which the far ones have no area: IoUs of 25 / 50 and 26 / 50."""
+    logits = boxes_to_logits((0, 0, 51, 51), (0, 0, width, 51), size=64)
+    found = match_masks(two_halves(), logits, torch.tensor([0.8, 0.9]), bank_of(RED), image_size=(64, 64))
+    assert len(found) == kept
+
+
+def test_a_negative_reference_weighs_by_its_sigma() -> None:
+    patches, bank = torch.tensor([0.6, 0.0, 0.8]).expand(4, 4, 3), bank_of(RED)
+    bank.add(0, BLUE[None, None], torch.ones(1, 1), negative=True)
+    logits, difference = boxes_to_logits((2, 2, 9, 9)), torch.tensor(0.8 - 0.6)
+    for options, sigma in (({}, 0.8), ({"negative_sigma": 0.3}, 0.3)):
+        found = match_masks(patches, logits, torch.ones(1), bank, image_size=(16, 16), **options)
+        torch.testing.assert_close(found.scores[0], 0.6 * torch.exp(-difference / sigma))
+        found = match_all_mask_class_pairs(patches, logits, bank, image_size=(16, 16), **options)
+        torch.testing.assert_close(found.scores[0], 0.8 * torch.exp(-difference / sigma))
+    pooled = patches[0, :1]
+    factors = negative_penalty(pooled, class_similarity(pooled, bank), bank)
+    torch.testing.assert_close(factors[0, 0], torch.exp(-difference / 0.8))
+
+
+def test_pairs_of_pure_features_have_exact_scores() -> None:
+    logits = boxes_to_logits((0, 0, 1, 16), (3, 3, 5, 5))
+    found = match_all_mask_class_pairs(RED.expand(4, 4, 3), logits, bank_of(GREEN, RED), image_size=(16, 16))
+    assert found.scores.tolist() == [1, 1, 0.5, 0.5]
+    assert found.labels.tolist() == [1, 1, 0, 0]
+    assert found.boxes.tolist() == [[0, 0, 0, 15], [3, 3, 4, 4], [0, 0, 0, 15], [3, 3, 4, 4]]
+
+
+def test_a_mask_of_the_first_column_and_one_that_is_empty() -> None:
+    logits = torch.cat([torch.full((1, 16, 16), -1.0), boxes_to_logits((0, 0, 1, 16), (0, 0, 16, 1))])
+    found = match_masks(RED.expand(4, 4, 3), logits, torch.tensor([1, 0.9, 0.8]), bank_of(RED), image_size=(16, 16))
+    assert found.boxes.tolist() == [[0, 0, 0, 15], [0, 0, 15, 0]]
+    # The second shares one pixel of its 16 with the first.
+    torch.testing.assert_close(found.scores, torch.tensor([1, (1 - 1 / 16) ** 0.5]))
+
+
+def test_a_mask_without_a_pixel_in_the_image_takes_no_place() -> None:
+    logits = boxes_to_logits((3, 3, 4, 4), (8, 0, 16, 16))
+    logits[0, 3, 3] = 0.1
+    for count in (1, 5):
+        found = match_masks(
+            RED.expand(4, 4, 3),
+            logits,
+            torch.tensor([0.9, 0.5]),
+            bank_of(RED),
+            image_size=(2, 2),
+            max_instances=count,
+        )
+        assert found.boxes.tolist() == [[1, 0, 1, 1]]
+    pairs = match_all_mask_class_pairs(RED.expand(4, 4, 3), logits, bank_of(RED), image_size=(2, 2))
+    assert pairs.boxes.tolist() == [[1, 0, 1, 1]]
+
+
+def test_a_single_pixel_within_another_mask_loses_all() -> None:
+    factors = overlap_decay(torch.tensor([[4.0, 1.0], [1.0, 1.0]]), RED.expand(2, 3), torch.tensor([0, 0]))
+    assert factors.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("most", [1, 150, 2**26])
+def test_masks_are_pooled_together_as_one_by_one(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU does it."""
+    monkeypatch.setattr(similarity, "_MOST_PIXELS", most)
+    for count in (0, 1, 7):
+        masks = torch.rand(count, 9, 8) > 0.5
+        masks[:, 0, 0] = True
+        rows, columns = torch.rand(9, 3), torch.rand(8, 4)
+        together = similarity._grid_weights_together(masks, rows, columns)
+        for one, other in zip(together, similarity._grid_weights(masks, rows, columns), strict=True):
+            torch.testing.assert_close(one, other)

@@ -1,5 +1,7 @@
 """Tiles against whole float masks at the image's size."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,10 @@ from torch import Tensor
 
 from no_time_to_train.matching import tiled_masks
 from no_time_to_train.matching.interpolation import interpolation_matrix
-from no_time_to_train.matching.tiled_masks import TiledMasks, intersections, resize_masks
+from no_time_to_train.matching.tiled_masks import TiledMasks, intersections, pixel_reach, resize_masks
 
 # Larger and smaller than the logits, not square, and a single row, column and pixel.
-SIZES = [(33, 21), (16, 16), (8, 12), (7, 5), (1, 1), (200, 3), (1, 90), (90, 1), (97, 133)]
+SIZES = [(33, 21), (16, 16), (7, 5), (1, 1), (70, 3), (1, 60), (47, 53)]
 
 
 def noise(height: int, width: int) -> Tensor:
@@ -52,7 +54,7 @@ def reference(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("make", [noise, single_logits, discs, all_and_nothing])
-@pytest.mark.parametrize("side", [1, 3, 8, 32])
+@pytest.mark.parametrize("side", [1, 6, 32])
 @pytest.mark.parametrize("size", SIZES)
 def test_masks_and_what_they_share_are_exact(
     make: object, side: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -107,6 +109,32 @@ def test_many_masks_and_large_images_have_smaller_tiles(monkeypatch: pytest.Monk
     # Rows and columns of pixels do not divide evenly between tiles.
     assert 0 < max(elements) <= 2 * 6 * 30 * 30
     assert torch.equal(tiled.intersections(torch.arange(6)), whole)
+
+
+def test_tiles_are_halved_until_they_fit() -> None:
+    def sides(*shapes: tuple[int, int, int], size: tuple[int, int] = (1, 1)) -> list[int]:
+        return [tiled_masks._tile_side(torch.empty(shape, dtype=torch.bool), size) for shape in shapes]
+
+    # 2**24 pixels of all masks, of tiles of 32 x 32 logits at first.
+    assert sides((2**14, 1, 1), (2**14 + 1, 1, 1), (2**16 + 1, 1, 1)) == [32, 16, 8]
+    assert sides((1, 2, 8), (4, 2, 8), (4, 1, 8), size=(2**8, 2**10)) == [32, 16, 8]
+    assert sides((1, 1, 1), size=(2**13, 2**12)) == [1]
+    assert tiled_masks._tile_side(torch.empty(1, 256, 256, device="meta"), (480, 640)) == 32
+
+
+def test_a_step_without_a_pixel_is_no_tile() -> None:
+    tiled = TiledMasks(torch.ones(1, 70, 80), (1, 3))
+    assert [(row.pixels, row.logits) for row in tiled.rows] == [(slice(0, 1), slice(0, 32 + 69))]
+    assert [column.pixels for column in tiled.columns] == [slice(0, 2), slice(2, 3)]
+    assert [(tile.rows, tile.columns, tile.area) for tile in tiled.tiles(torch.tensor([0]))] == [
+        (slice(0, 1), slice(0, 2), 2),
+        (slice(0, 1), slice(2, 3), 1),
+    ]
+
+
+@pytest.mark.parametrize(("size", "reach"), [((480, 640), 1), ((256, 256), 1), ((480, 64), 7), ((100, 256), 5)])
+def test_the_reach_of_a_pixel(size: Any, reach: int) -> None:
+    assert pixel_reach((256, 256), size) == reach
 
 
 def test_uniform_tiles_are_not_resized() -> None:
