@@ -1,3 +1,4 @@
+import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -78,3 +79,17 @@ def test_threads_that_overlap_keep_their_own_numbers() -> None:
         thread.join(10)
     assert numbers == {"first": [1, 2], "second": [1, 4]}
     assert torch.get_num_threads() == USUAL
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL")
+def test_mkls_products_are_single_threaded_too() -> None:
+    def threads_of_mkl() -> int:
+        match = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+        assert match
+        return int(match[1])
+
+    assert threads_of_mkl() == USUAL
+    with single_threaded():
+        assert threads_of_mkl() == 1
+        assert in_new_thread(lambda: torch.get_num_threads() and threads_of_mkl()) == USUAL
+    assert threads_of_mkl() == USUAL
