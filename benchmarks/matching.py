@@ -23,7 +23,7 @@ from torchvision.ops import batched_nms, masks_to_boxes
 
 from no_time_to_train.data.prediction import Result
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
-from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
+from no_time_to_train.matching.similarity import class_similarity, negative_penalty, pool_masks
 from no_time_to_train.models.predictions import to_prediction
 
 
@@ -181,11 +181,12 @@ def measure_bank(repeats: int, dim: int = 1024) -> dict[str, float]:
     contrasted = random_bank(_LVIS_CLASSES, dim, negatives=1)
 
     def with_negatives() -> Tensor:
-        cosines = class_cosines(pooled, contrasted)
-        return cosines * negative_factors(pooled, cosines, contrasted)
+        cosines = class_similarity(pooled, contrasted)
+        scores: Tensor = cosines * negative_penalty(pooled, cosines, contrasted)
+        return scores
 
-    positive, negative = in_turn(lambda: class_cosines(pooled, bank), with_negatives, repeats)
-    held = [*bank.buffers(), bank.prototypes]
+    positive, negative = in_turn(lambda: class_similarity(pooled, bank), with_negatives, repeats)
+    held = [bank.means, bank.classes, bank.negative, bank.prototypes]
     return {
         "bank_bytes": sum(tensor.numel() * tensor.element_size() for tensor in held),
         "cosines_s": statistics.median(positive),

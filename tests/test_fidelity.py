@@ -18,7 +18,7 @@ from no_time_to_train.data.images import load_image
 from no_time_to_train.data.references import load_references
 from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.matching.boxes import mask_boxes
-from no_time_to_train.matching.similarity import class_cosines, pool_masks
+from no_time_to_train.matching.similarity import class_similarity, pool_masks
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.base import Prompts
 from tests.golden_files import BESIDE, shared
@@ -105,7 +105,7 @@ def test_stages_of_matching_are_alike(baseline: Sam2MatchingBaseline_noAMG, name
     torch.testing.assert_close(masks.predicted_iou, expected["predicted_iou_kept"], atol=1e-5, rtol=0)
     largest = expected["mask_logits_kept"].abs().max().item()
     torch.testing.assert_close(masks.mask_logits, expected["mask_logits_kept"], atol=1e-4 * largest, rtol=0)
-    cosines = class_cosines(F.normalize(pool_masks(patches, masks.mask_logits), dim=1), memory)
+    cosines = class_similarity(F.normalize(pool_masks(patches, masks.mask_logits), dim=1), memory)
     torch.testing.assert_close(cosines, expected["similarity"], atol=1e-5, rtol=0)
     boxes = mask_boxes(masks.mask_logits).float()
     kept = batched_nms(boxes, masks.predicted_iou, cosines.clamp(min=0).argmax(dim=1), 0.5)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.timing import Bench, graphed
 from benchmarks.matching import match_plainly, random_bank
 from benchmarks.speed import ask_peer
-from no_time_to_train.matching import Instances, MemoryBank, precision, resizing, similarity
+from no_time_to_train.matching import Instances, MemoryBank, precision, similarity, tiled_masks
 from no_time_to_train.matching.instances import match_masks
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
@@ -205,7 +205,7 @@ def prompts(bench: Bench) -> dict[str, Any]:
     prepared, figures = sam2.prepare(embedding), dict[str, Any]()
     figures["prepare, ms"] = bench.milliseconds(lambda: sam2.prepare(embedding))
     before, kind = dict(prompting._PORTIONS), bench.device.type
-    guarded, exact = precision._BACKENDS, sam2.best_masks(prepared, Prompts(points))
+    guarded, exact = precision.backends, sam2.best_masks(prepared, Prompts(points))
     for at_once in (64, 128, 256, 512):
         prompting._PORTIONS[kind] = prompting._Portion(at_once, 4096)
         spent = bench.milliseconds(partial(sam2.best_masks, prepared, Prompts(points), batch_size=at_once), repeats=3)
@@ -215,13 +215,13 @@ def prompts(bench: Bench) -> dict[str, Any]:
         )
         figures[f"ours, {at_once} at a time, nothing drawn, ms"] = spent
         with matmul_precision("high"):
-            precision._BACKENDS = ()
+            precision.backends = tuple
             spent = bench.milliseconds(
                 partial(sam2.best_masks, prepared, Prompts(points), batch_size=at_once), repeats=3
             )
             figures[f"ours, {at_once} at a time, were TF32 let in, ms"] = spent
             rounded = sam2.best_masks(prepared, Prompts(points), batch_size=at_once)
-            precision._BACKENDS = guarded
+            precision.backends = guarded
         largest = exact.mask_logits.abs().max()
         figures["difference that TF32 would make"] = float(
             (rounded.mask_logits - exact.mask_logits).abs().max() / largest
@@ -256,7 +256,8 @@ def _asked_all(sam2: Sam2Predictor, embedding: Embedding, batches: Sequence[Tens
 
 
 def _shared(logits: Tensor, size: tuple[int, int], kept: Tensor) -> Tensor:
-    return resizing.TiledMasks(logits, size).intersections(kept)
+    shared: Tensor = tiled_masks.TiledMasks(logits, size).intersections(kept)
+    return shared
 
 
 @torch.inference_mode()
@@ -271,13 +272,13 @@ def matching(bench: Bench) -> dict[str, Any]:
     figures["pool, ms"] = bench.milliseconds(lambda: similarity.pool_masks(patches, logits))
     for name, size in (("640x480", (480, 640)), ("4000x3000", (3000, 4000))):
         if bench.is_gpu:
-            own = resizing._LIMITS["cuda"]
-            for limits in (resizing._Limits(32, 2**24), own, resizing._Limits(256, 2**30)):
-                resizing._LIMITS["cuda"] = limits
+            own = tiled_masks._LIMITS["cuda"]
+            for limits in (tiled_masks._Limits(32, 2**24), own, tiled_masks._Limits(256, 2**30)):
+                tiled_masks._LIMITS["cuda"] = limits
                 figures[f"pixels shared by 800, {name}, tiles of {limits.side} and {limits.elements:.0e}, ms"] = (
                     bench.milliseconds(partial(_shared, logits, size, kept), repeats=3)
                 )
-            resizing._LIMITS["cuda"] = own
+            tiled_masks._LIMITS["cuda"] = own
         figures[f"match, {name}, ms"] = bench.milliseconds(
             partial(match_masks, patches, logits, quality, memory, image_size=size), repeats=3
         )

@@ -54,6 +54,8 @@ MOVED = {
     "leftovers": "io.stale_files",
     "lightning_cli": "cli.lightning",
     "limits": "configs.limits",
+    "matching.resizing": "matching.tiled_masks",
+    "matching.threads": "matching.single_thread",
     "messages": "io.messages",
     "models.attention_parts": "proposers.sam2.attention_ops",
     "models.baseline": "models.pipeline",

@@ -1,4 +1,4 @@
-"""The matching core: memory bank, similarity, instances. Pure torch, no Lightning, no files but its own bank."""
+"""The matching core: memory bank, similarity, instances. Torch tensors or NumPy arrays, no files but its own bank."""
 
 from no_time_to_train.matching.instances import Instances, match_masks
 from no_time_to_train.matching.memory_bank import MemoryBank

@@ -1,14 +1,13 @@
 """Boxes of masks."""
 
-import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from no_time_to_train.matching.threads import one_thread
+from no_time_to_train.matching.array_ops import Array, array_namespace, device
+from no_time_to_train.matching.single_thread import single_threaded
 
 
-@one_thread()
-def mask_boxes(masks: Bool[Tensor, "N H W"] | Float[Tensor, "N H W"]) -> Int[Tensor, "N 4"]:
+@single_threaded()
+def mask_boxes(masks: Bool[Array, "N H W"] | Float[Array, "N H W"]) -> Int[Array, "N 4"]:
     """Return the first and the last column and row that each mask touches, as x1, y1, x2, y2 in pixels.
 
     Args:
@@ -17,11 +16,12 @@ def mask_boxes(masks: Bool[Tensor, "N H W"] | Float[Tensor, "N H W"]) -> Int[Ten
     Returns:
         Boxes, the far pixels included; of a mask without foreground (W, H, -1, -1).
     """
-    values = masks.view(torch.uint8) if masks.dtype == torch.bool else masks
+    xp = array_namespace(masks)
+    values = masks.view(xp.uint8) if masks.dtype == xp.bool else masks
     ends = []
-    for dim, size in ((1, masks.shape[2]), (2, masks.shape[1])):
-        touched = values.amax(dim=dim) > 0
-        places = torch.arange(size, device=masks.device)
-        ends += [places.where(touched, size).amin(dim=1), places.where(touched, -1).amax(dim=1)]
+    for axis, size in ((1, masks.shape[2]), (2, masks.shape[1])):
+        touched = xp.max(values, axis=axis) > 0
+        places = xp.arange(size, device=device(masks))
+        ends += [xp.min(xp.where(touched, places, size), axis=1), xp.max(xp.where(touched, places, -1), axis=1)]
     left, right, top, bottom = ends
-    return torch.stack([left, top, right, bottom], dim=1)
+    return xp.stack([left, top, right, bottom], axis=1)

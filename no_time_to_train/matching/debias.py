@@ -9,13 +9,11 @@ Source: INSID3, arXiv 2603.28480 (500 components at 1024 dimensions and 1024 px)
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
 
 from no_time_to_train.configs.pipeline import DebiasConfig
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.matching.array_ops import Array, array_namespace, as_float, as_like, normalize
 from no_time_to_train.matching.precision import full_precision
 
 __all__ = ["DebiasConfig", "PositionalDebias", "positional_basis"]
@@ -32,12 +30,12 @@ class PositionalDebias:
         components: As in `DebiasConfig`.
     """
 
-    encode_blank: Callable[[int, int], Float[Tensor, "h w D"]]
+    encode_blank: Callable[[int, int], Float[Array, "h w D"]]
     components: int | None = None
-    _bases: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    _bases: dict[tuple[int, int], Array] = field(default_factory=dict, repr=False)
 
     @full_precision()
-    def __call__(self, patches: Float[Tensor, "h w D"]) -> Float[Tensor, "h w D"]:
+    def __call__(self, patches: Float[Array, "h w D"]) -> Float[Array, "h w D"]:
         """Return L2-normalised features without their positional component.
 
         Raises:
@@ -46,12 +44,12 @@ class PositionalDebias:
         grid = (patches.shape[0], patches.shape[1])
         if grid not in self._bases:
             self._bases[grid] = positional_basis(self.encode_blank(*grid), self.components)
-        basis = self._bases[grid].to(patches.device)
-        features = F.normalize(patches.float(), dim=-1)
-        return F.normalize(features - (features @ basis.T) @ basis, dim=-1)
+        basis = as_like(self._bases[grid], patches)
+        features = normalize(as_float(patches))
+        return normalize(features - (features @ basis.T) @ basis)
 
 
-def positional_basis(blank: Float[Tensor, "h w D"], components: int | None = None) -> Float[Tensor, "K D"]:
+def positional_basis(blank: Float[Array, "h w D"], components: int | None = None) -> Float[Array, "K D"]:
     """Return the leading directions of a blank image's features, orthonormal, strongest first.
 
     Args:
@@ -62,8 +60,9 @@ def positional_basis(blank: Float[Tensor, "h w D"], components: int | None = Non
     Raises:
         ConfigError: None, or more than D - 1.
     """
-    flat = F.normalize(blank.float().flatten(0, 1), dim=-1)
-    dim = flat.shape[1]
+    xp = array_namespace(blank)
+    height, width, dim = blank.shape
+    flat = normalize(xp.reshape(as_float(blank), (height * width, dim)))
     wanted = round(_COMPONENTS_PER_DIM * dim) if components is None else components
     if not 0 < wanted < dim:
         raise ConfigError(
@@ -71,6 +70,5 @@ def positional_basis(blank: Float[Tensor, "h w D"], components: int | None = Non
             remedy="lower debias.components, or leave it out for the published proportion",
         )
     count = min(wanted, len(flat) - 1)
-    _, _, directions = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False)
-    leading: Tensor = directions[:count]
-    return leading
+    _, _, directions = xp.linalg.svd(flat - xp.mean(flat, axis=0), full_matrices=False)
+    return directions[:count]

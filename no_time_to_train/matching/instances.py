@@ -6,25 +6,31 @@ tests/matching/test_golden.py, outputs agree with its code at 214fc79.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import torch
-import torch.nn.functional as F
+from array_api_compat import to_device
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from torchvision.ops import batched_nms
 
 from no_time_to_train.errors import MaskSizeError
+from no_time_to_train.matching.array_ops import (
+    Array,
+    array_namespace,
+    as_float,
+    batched_nms,
+    default_namespace,
+    device,
+    normalize,
+)
 from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.memory_bank import MemoryBank
-from no_time_to_train.matching.precision import full_precision
-from no_time_to_train.matching.resizing import TiledMasks
-from no_time_to_train.matching.similarity import class_cosines, negative_factors, pool_masks
+from no_time_to_train.matching.precision import inference
+from no_time_to_train.matching.similarity import class_similarity, negative_penalty, pool_masks
+from no_time_to_train.matching.tiled_masks import TiledMasks
 
 _NMS_KEEP_FACTOR = 8
 
 # Takes patch features and the logits of masks; gives the mean of the features over each mask.
-Pool: TypeAlias = Callable[[Float[Tensor, "h w D"], Float[Tensor, "N Hm Wm"]], Float[Tensor, "N D"]]
+Pool: TypeAlias = Callable[[Float[Array, "h w D"], Float[Array, "N Hm Wm"]], Float[Array, "N D"]]
 
 
 @dataclass(frozen=True)
@@ -38,35 +44,41 @@ class Instances:
         labels: Indices into the memory bank's class names.
     """
 
-    masks: Bool[Tensor, "M H W"]
-    boxes: Float[Tensor, "M 4"]
-    scores: Float[Tensor, " M"]
-    labels: Int[Tensor, " M"]
+    masks: Bool[Array, "M H W"]
+    boxes: Float[Array, "M 4"]
+    scores: Float[Array, " M"]
+    labels: Int[Array, " M"]
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def to(self, device: torch.device | str) -> "Instances":
+    def to(self, device: Any) -> "Instances":
         """Return the same instances on another device."""
-        return Instances(*(value.to(device) for value in (self.masks, self.boxes, self.scores, self.labels)))
+        return Instances(*(to_device(value, device) for value in (self.masks, self.boxes, self.scores, self.labels)))
 
     @classmethod
-    def empty(cls, image_size: tuple[int, int], device: torch.device | str = "cpu") -> "Instances":
-        """Return no instances, for an image of that height and width."""
+    def empty(cls, image_size: tuple[int, int], device: Any = "cpu", *, xp: Any = None) -> "Instances":
+        """Return no instances, for an image of that height and width.
+
+        Args:
+            image_size: Height and width in pixels.
+            device: Of the arrays.
+            xp: Namespace of the arrays; torch's if it has been imported, and NumPy's otherwise, when None.
+        """
+        xp = default_namespace() if xp is None else xp
         return cls(
-            masks=torch.zeros((0, *image_size), dtype=torch.bool, device=device),
-            boxes=torch.zeros((0, 4), device=device),
-            scores=torch.zeros(0, device=device),
-            labels=torch.zeros(0, dtype=torch.long, device=device),
+            masks=xp.zeros((0, *image_size), dtype=xp.bool, device=device),
+            boxes=xp.zeros((0, 4), dtype=xp.float32, device=device),
+            scores=xp.zeros(0, dtype=xp.float32, device=device),
+            labels=xp.zeros(0, dtype=xp.int64, device=device),
         )
 
 
-@torch.inference_mode()
-@full_precision()
+@inference()
 def match_masks(
-    patches: Float[Tensor, "h w D"],
-    mask_logits: Float[Tensor, "N Hm Wm"],
-    predicted_iou: Float[Tensor, " N"],
+    patches: Float[Array, "h w D"],
+    mask_logits: Float[Array, "N Hm Wm"],
+    predicted_iou: Float[Array, " N"],
     memory: MemoryBank,
     *,
     image_size: tuple[int, int],
@@ -106,33 +118,32 @@ def match_masks(
             f"{tuple(predicted_iou.shape)}, expected (N, Hm, Wm) and (N,)",
             remedy="give one predicted IoU per mask",
         )
+    xp = array_namespace(mask_logits)
     boxes, logits, filled = _with_foreground(mask_logits)
-    quality = predicted_iou[filled].float()
-    pooled = F.normalize(pool(patches, logits), dim=1)
+    pooled = normalize(pool(patches, logits))
     # Without any mask too, a bank of another encoder or with an empty class is refused here.
-    cosines = class_cosines(pooled, memory)
-    if not len(logits):
-        return Instances.empty(image_size, mask_logits.device)
-    factors = negative_factors(pooled, cosines, memory, sigma=negative_sigma)
-    scores, labels = (cosines.clamp(min=0) * factors).max(dim=1)
-    ranked = batched_nms(boxes.float(), quality, labels, nms_threshold)[: _NMS_KEEP_FACTOR * max_instances]
+    cosines = class_similarity(pooled, memory)
+    per_class = cosines.clip(min=0) * negative_penalty(pooled, cosines, memory, sigma=negative_sigma)
+    scores, labels = xp.max(per_class, axis=1), xp.argmax(per_class, axis=1)
+    ranked = batched_nms(as_float(boxes), as_float(predicted_iou[filled]), labels, nms_threshold)
+    ranked = ranked[: _NMS_KEEP_FACTOR * max_instances]
     # Without a positive cosine the label is only the first class, whose objects these masks must not touch below.
     ranked = ranked[scores[ranked] > 0]
     if not len(ranked):
-        return Instances.empty(image_size, mask_logits.device)
+        return Instances.empty(image_size, device(mask_logits), xp=xp)
     tiled = TiledMasks(logits, image_size)
     shared = tiled.intersections(ranked)
-    merged = scores[ranked] * merge_factors(shared, pooled[ranked], labels[ranked])
+    merged = scores[ranked] * overlap_decay(shared, pooled[ranked], labels[ranked])
     # What has no pixel at the image's size takes no place among the best.
-    best = merged.masked_fill(shared.diagonal() == 0, -1).argsort(descending=True, stable=True)[:max_instances]
+    order = xp.argsort(xp.where(shared.diagonal() == 0, -1.0, merged), descending=True, stable=True)
+    best = order[:max_instances]
     return _visible(tiled.resized(ranked[best]), merged[best], labels[ranked][best])
 
 
-@torch.inference_mode()
-@full_precision()
-def match_mask_pairs(
-    patches: Float[Tensor, "h w D"],
-    mask_logits: Float[Tensor, "N Hm Wm"],
+@inference()
+def match_all_mask_class_pairs(
+    patches: Float[Array, "h w D"],
+    mask_logits: Float[Array, "N Hm Wm"],
     memory: MemoryBank,
     *,
     image_size: tuple[int, int],
@@ -156,23 +167,23 @@ def match_mask_pairs(
         EncoderMismatchError: The features are of another width than the bank's.
         EmptyClassError: A class of the bank has no reference.
     """
+    xp = array_namespace(mask_logits)
     _, logits, _ = _with_foreground(mask_logits)
-    pooled = F.normalize(pool_masks(patches, logits), dim=1)
-    cosines = class_cosines(pooled, memory)
-    if not len(logits):
-        return Instances.empty(image_size, mask_logits.device)
-    factors = negative_factors(pooled, cosines, memory, sigma=negative_sigma)
-    scores, pairs = ((cosines + 1) / 2 * factors).flatten().sort(descending=True, stable=True)
-    pairs = pairs[:max_instances]
-    rows, labels = pairs // cosines.shape[1], pairs % cosines.shape[1]
-    distinct, positions = torch.unique(rows, return_inverse=True)
-    full = TiledMasks(logits, image_size).resized(distinct)[positions]
-    return _visible(full, scores[:max_instances], labels)
+    pooled = normalize(pool_masks(patches, logits))
+    cosines = class_similarity(pooled, memory)
+    per_class = (cosines + 1) / 2 * negative_penalty(pooled, cosines, memory, sigma=negative_sigma)
+    scores, classes = xp.reshape(per_class, (-1,)), cosines.shape[1]
+    best = xp.argsort(scores, descending=True, stable=True)[:max_instances]
+    distinct, positions = xp.unique_inverse(best // classes)
+    return _visible(TiledMasks(logits, image_size).resized(distinct)[positions], scores[best], best % classes)
 
 
-def merge_factors(
-    shared: Float[Tensor, "K K"], pooled: Float[Tensor, "K D"], labels: Int[Tensor, " K"]
-) -> Float[Tensor, " K"]:
+match_all_mask_class_pairs = match_all_mask_class_pairs  # its name in the first release
+
+
+def overlap_decay(
+    shared: Float[Array, "K K"], pooled: Float[Array, "K D"], labels: Int[Array, " K"]
+) -> Float[Array, " K"]:
     """Return by what each mask's score is multiplied for its overlap with the masks ranked before it.
 
     Args:
@@ -180,27 +191,28 @@ def merge_factors(
         pooled: Their L2-normalised features.
         labels: Their classes; only masks of one class count against each other.
     """
-    within = shared / shared.diagonal().clamp(min=1)[:, None]
-    alike = (pooled @ pooled.T).clamp(min=0)
+    xp = array_namespace(shared)
+    within = shared / shared.diagonal().clip(min=1)[:, None]
+    alike = (pooled @ pooled.T).clip(min=0)
     counts = labels[:, None] == labels[None, :]
-    overlap = (within * alike * counts).tril(diagonal=-1).amax(dim=1)
-    return (1 - overlap).clamp(min=0).sqrt()
+    overlap = xp.max(xp.tril(within * alike * counts, k=-1), axis=1)
+    return xp.sqrt((1 - overlap).clip(min=0))
 
 
 def _with_foreground(
-    mask_logits: Float[Tensor, "N Hm Wm"],
-) -> tuple[Int[Tensor, "M 4"], Float[Tensor, "M Hm Wm"], Int[Tensor, " M"]]:
+    mask_logits: Float[Array, "N Hm Wm"],
+) -> tuple[Int[Array, "M 4"], Float[Array, "M Hm Wm"], Int[Array, " M"]]:
     """Return the boxes, the logits and the indices of the masks that have foreground."""
     boxes = mask_boxes(mask_logits)
-    filled = (boxes[:, 2] >= 0).nonzero()[:, 0]
+    filled = array_namespace(boxes).nonzero(boxes[:, 2] >= 0)[0]
     # Candidates are tens of megabytes, which are copied only where some have to go.
     return boxes[filled], mask_logits if len(filled) == len(mask_logits) else mask_logits[filled], filled
 
 
-def _visible(masks: Bool[Tensor, "M H W"], scores: Float[Tensor, " M"], labels: Int[Tensor, " M"]) -> Instances:
+def _visible(masks: Bool[Array, "M H W"], scores: Float[Array, " M"], labels: Int[Array, " M"]) -> Instances:
     """Leave out the masks that have no pixel at the image's size, and box the others."""
     boxes = mask_boxes(masks)
     visible = boxes[:, 2] >= 0
     if not visible.all():
         masks, boxes, scores, labels = masks[visible], boxes[visible], scores[visible], labels[visible]
-    return Instances(masks=masks, boxes=boxes.float(), scores=scores, labels=labels)
+    return Instances(masks=masks, boxes=as_float(boxes), scores=scores, labels=labels)

@@ -1,16 +1,14 @@
 """The memory bank: one mean feature per reference, one prototype per class."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from safetensors.numpy import save
 
 from no_time_to_train.errors import (
     ConfigError,
@@ -26,15 +24,31 @@ from no_time_to_train.io.atomic import write_bytes_atomic
 from no_time_to_train.io.messages import can_be_written
 from no_time_to_train.io.paths import open_regular
 from no_time_to_train.io.strict_json import parse_json
+from no_time_to_train.matching.array_ops import (
+    Array,
+    array_namespace,
+    as_float,
+    as_like,
+    default_namespace,
+    is_numpy,
+    normalize,
+    sum_by_class,
+    to_numpy,
+)
 
 _FORMAT = "no_time_to_train memory bank 1"
+# As safetensors names their types.
+_TENSORS = {"means": "F32", "classes": "I64", "negative": "BOOL"}
 
 
-class MemoryBank(nn.Module):
+class MemoryBank:
     """References of a set of classes, kept as the mean of each one's foreground patch features.
 
     Feature maps are not kept: 1203 classes with 10 references of 1024 dimensions are 49 MB. Classes may have different
     numbers of references.
+
+    It holds arrays of the kind that its first reference is of. Empty, and from a file, it holds torch tensors where
+    torch has been imported, and NumPy arrays otherwise; matching takes either.
 
     Args:
         class_names: One name per class, in the order of the class indices.
@@ -48,16 +62,12 @@ class MemoryBank(nn.Module):
 
     Examples:
         >>> bank = MemoryBank(["boat"], embed_dim=2, encoder_fingerprint="an-encoder")
-        >>> patches = torch.tensor([[[3.0, 0.0], [0.0, 9.0]]])
-        >>> bank.add(0, patches, torch.tensor([[True, False]]))
+        >>> patches = np.array([[[3.0, 0.0], [0.0, 9.0]]])
+        >>> bank.add(0, patches, np.array([[True, False]]))
         >>> bank.finalize()
         >>> bank.prototypes
-        tensor([[1., 0.]])
+        array([[1., 0.]], dtype=float32)
     """
-
-    means: Float[Tensor, "R D"]
-    classes: Int[Tensor, " R"]
-    negative: Bool[Tensor, " R"]
 
     def __init__(
         self,
@@ -68,7 +78,6 @@ class MemoryBank(nn.Module):
         encoder_name: str = "",
         image_size: int | None = None,
     ) -> None:
-        super().__init__()
         if not class_names or len(set(class_names)) != len(class_names):
             raise ConfigError(
                 f"a memory bank needs classes with different names, got {list(class_names)}",
@@ -79,14 +88,30 @@ class MemoryBank(nn.Module):
         self.encoder_fingerprint = encoder_fingerprint
         self.encoder_name = encoder_name
         self.image_size = image_size
-        self._pending: list[tuple[Tensor, int, bool]] = []
-        self._prototypes: Tensor | None = None
-        self._negative_directions: tuple[Tensor, Tensor] | None = None
-        self.register_buffer("means", torch.empty(0, embed_dim))
-        self.register_buffer("classes", torch.empty(0, dtype=torch.long))
-        self.register_buffer("negative", torch.empty(0, dtype=torch.bool))
+        self._pending: list[tuple[Array, int, bool]] = []
+        self._prototypes: Array | None = None
+        self._negative_directions: tuple[Array, Array] | None = None
+        self._clear(default_namespace())
 
-    def add(self, class_index: int, patches: Float[Tensor, "h w D"], mask: Tensor, negative: bool = False) -> None:
+    def _clear(self, xp: Any) -> None:
+        self.means: Float[Array, "R D"] = xp.empty((0, self.embed_dim), dtype=xp.float32)
+        self.classes: Int[Array, " R"] = xp.empty(0, dtype=xp.int64)
+        self.negative: Bool[Array, " R"] = xp.empty(0, dtype=xp.bool)
+
+    def to(self, device: Any) -> "MemoryBank":
+        """Move the bank to a device, as torch tensors, and return it."""
+        import torch
+
+        self._consolidate()
+        like = torch.empty(0, device=device)
+        self.means, self.classes, self.negative = (
+            as_like(part, like) for part in (self.means, self.classes, self.negative)
+        )
+        self._prototypes = None if self._prototypes is None else as_like(self._prototypes, like)
+        self._negative_directions = None
+        return self
+
+    def add(self, class_index: int, patches: Float[Array, "h w D"], mask: Array, negative: bool = False) -> None:
         """Add a reference of a class.
 
         Args:
@@ -111,7 +136,7 @@ class MemoryBank(nn.Module):
                 f"features of shape {tuple(patches.shape)}, expected (h, w, {self.embed_dim})",
                 remedy="use the encoder that this memory bank was made for",
             )
-        if mask.shape != patches.shape[:2]:
+        if tuple(mask.shape) != tuple(patches.shape[:2]):
             raise MaskSizeError(
                 f"a mask of shape {tuple(mask.shape)} on a patch grid of {tuple(patches.shape[:2])}",
                 remedy="resize the mask to the patch grid",
@@ -121,23 +146,26 @@ class MemoryBank(nn.Module):
                 f"a reference of class {self.class_names[class_index]!r} has no foreground on its patch grid",
                 remedy="give a mask that covers at least one patch",
             )
-        self.add_mean(class_index, foreground_mean(patches, mask.to(patches.device)).detach(), negative)
+        self.add_mean(class_index, foreground_mean(patches, as_like(mask, patches)), negative)
 
-    def add_mean(self, class_index: int, mean: Float[Tensor, " D"], negative: bool = False) -> None:
+    def add_mean(self, class_index: int, mean: Float[Array, " D"], negative: bool = False) -> None:
         """Add a reference of which the mean foreground feature is known already.
 
         Raises:
             EncoderMismatchError: It is not as wide as the bank's.
         """
-        if mean.shape != (self.embed_dim,):
+        if tuple(mean.shape) != (self.embed_dim,):
             raise EncoderMismatchError(
                 f"a mean feature of shape {tuple(mean.shape)}, expected ({self.embed_dim},)",
                 remedy="use the encoder that this memory bank was made for",
             )
-        self._pending.append((mean.to(self.means.device), class_index, bool(negative)))
+        if not self._pending and not len(self.means) and is_numpy(mean) != is_numpy(self.means):
+            self._clear(array_namespace(mean))
+        self._pending.append((as_like(mean, self.means), class_index, bool(negative)))
         self._prototypes = None
         self._negative_directions = None
 
+    @np.errstate(over="ignore", invalid="ignore")
     def finalize(self) -> None:
         """Compute the prototypes: the L2-normalised mean of each class's references' means.
 
@@ -145,30 +173,22 @@ class MemoryBank(nn.Module):
             EmptyClassError: A class has no positive reference.
             WeightsFormatError: The references of a class have no direction: all zero, or too large to normalize.
         """
-        self._consolidate()
-        positive = ~self.negative
-        counts = torch.bincount(self.classes[positive], minlength=len(self.class_names))
-        empty = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if not count]
-        if empty:
-            shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+        counts = self.counts()
+        if empty := self._names_where([not count for count in counts]):
             raise EmptyClassError(
-                f"{len(empty)} of {len(self.class_names)} classes have no reference: {shown}",
+                f"{len(empty)} of {len(self.class_names)} classes have no reference: {_listed(empty)}",
                 remedy="add a reference for each class, or leave the class out",
             )
-        sums = torch.zeros(len(self.class_names), self.embed_dim, device=self.means.device)
-        sums.index_add_(0, self.classes[positive], self.means[positive])
-        means = sums / counts[:, None]
-        useless = [
-            name for name, fits in zip(self.class_names, _have_direction(means).tolist(), strict=True) if not fits
-        ]
-        if useless:
-            shown = ", ".join(useless[:10]) + (", ..." if len(useless) > 10 else "")
+        positive = ~self.negative
+        sums = sum_by_class(self.means[positive], self.classes[positive], len(counts))
+        means = sums / as_like(np.asarray(counts, dtype=np.float32), sums)[:, None]
+        if useless := self._names_where(~_have_direction(means)):
             raise WeightsFormatError(
                 f"the references of {len(useless)} of {len(self.class_names)} classes have a mean feature that is zero "
-                f"or too large to normalize: {shown}",
+                f"or too large to normalize: {_listed(useless)}",
                 remedy="fill the memory again, and check the encoder's weights with ntt inspect",
             )
-        self._prototypes = F.normalize(means, dim=1)
+        self._prototypes = normalize(means)
 
     @property
     def finalized(self) -> bool:
@@ -176,36 +196,35 @@ class MemoryBank(nn.Module):
         return self._prototypes is not None
 
     @property
-    def prototypes(self) -> Float[Tensor, "C D"]:
+    def prototypes(self) -> Float[Array, "C D"]:
         """One L2-normalised feature per class; the bank is finalised when it is not yet."""
-        if self._prototypes is None or self._prototypes.device != self.means.device:
+        if self._prototypes is None:
             self.finalize()
         assert self._prototypes is not None
         return self._prototypes
 
     @property
-    def negative_references(self) -> tuple[Float[Tensor, "Rn D"], Int[Tensor, " Rn"]]:
+    def negative_references(self) -> tuple[Float[Array, "Rn D"], Int[Array, " Rn"]]:
         """The means of the negative references, not normalised, and their classes."""
         self._consolidate()
         return self.means[self.negative], self.classes[self.negative]
 
     @property
-    def negative_directions(self) -> tuple[Float[Tensor, "Rn D"], Int[Tensor, " Rn"]]:
+    def negative_directions(self) -> tuple[Float[Array, "Rn D"], Int[Array, " Rn"]]:
         """The means of the negative references, L2-normalised, and their classes; computed once."""
-        kept = self._negative_directions
-        if kept is None or kept[0].device != self.means.device:
+        if self._negative_directions is None:
             means, classes = self.negative_references
-            self._negative_directions = kept = F.normalize(means, dim=1), classes
-        return kept
+            self._negative_directions = normalize(means), classes
+        return self._negative_directions
 
     def counts(self, *, negative: bool = False) -> list[int]:
         """Return the number of references per class, positive or negative ones."""
         self._consolidate()
         chosen = self.classes[self.negative if negative else ~self.negative]
-        counts: list[int] = torch.bincount(chosen, minlength=len(self.class_names)).tolist()
+        counts: list[int] = np.bincount(to_numpy(chosen), minlength=len(self.class_names)).tolist()
         return counts
 
-    def rows(self) -> list[tuple[Float[Tensor, " D"], int, bool]]:
+    def rows(self) -> list[tuple[Float[Array, " D"], int, bool]]:
         """Return each reference's mean, class index and whether it is negative, in the order in which they came."""
         self._consolidate()
         return list(zip(self.means, self.classes.tolist(), self.negative.tolist(), strict=True))
@@ -244,7 +263,9 @@ class MemoryBank(nn.Module):
             "encoder_name": self.encoder_name,
             "image_size": json.dumps(self.image_size),
         }
-        tensors = {name: getattr(self, name).contiguous().cpu() for name in ("means", "classes", "negative")}
+        tensors = {
+            name: np.ascontiguousarray(to_numpy(getattr(self, name))) for name in ("means", "classes", "negative")
+        }
         # Its own `save_file` writes beside the file too, under names that say nothing of who left them.
         write_bytes_atomic(Path(path), save(tensors, metadata))
 
@@ -275,15 +296,18 @@ class MemoryBank(nn.Module):
                 f"the memory bank {path} cannot be read: {error.strerror or error}", remedy="check its permissions"
             ) from error
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise WeightsFormatError(
                         f"{path} is no memory bank, its format is {metadata.get('format')!r}",
                         remedy="give a file that test_mode fill_memory wrote",
                     )
+                kinds = {name: file.get_slice(name).get_dtype() for name in _TENSORS}
+                if kinds != _TENSORS:
+                    raise ValueError(f"its tensors are of types {kinds}, expected {_TENSORS}")
                 # Files are memory-mapped: a copy keeps the bank whole when the file is written anew.
-                means, classes, negative = (file.get_tensor(name).clone() for name in ("means", "classes", "negative"))
+                means, classes, negative = (np.array(file.get_tensor(name)) for name in _TENSORS)
             class_names, image_size = (
                 parse_json(metadata["class_names"]),
                 parse_json(metadata.get("image_size", "null")),
@@ -305,39 +329,47 @@ class MemoryBank(nn.Module):
                 f"{path} is no whole memory bank: {error}",
                 remedy="fill it again with test_mode fill_memory, or give ntt predict its --references",
             ) from error
-        bank.means, bank.classes, bank.negative = means, classes, negative
+        bank.means, bank.classes, bank.negative = (as_like(part, bank.means) for part in (means, classes, negative))
         if encoder_fingerprint is not None:
             bank.check_encoder(encoder_fingerprint, embed_dim)
         if all(bank.counts()):
             bank.finalize()
         return bank
 
+    def _names_where(self, chosen: Iterable[Any]) -> list[str]:
+        return [name for name, is_chosen in zip(self.class_names, chosen, strict=True) if is_chosen]
+
     def _consolidate(self) -> None:
         """Move what was added one by one into the buffers, at once."""
         if not self._pending:
             return
-        device = self.means.device
+        xp = array_namespace(self.means)
         means, classes, negative = zip(*self._pending, strict=True)
-        self.means = torch.cat([self.means, torch.stack([mean.to(device) for mean in means])])
-        self.classes = torch.cat([self.classes, torch.tensor(classes, device=device)])
-        self.negative = torch.cat([self.negative, torch.tensor(negative, device=device)])
+        self.means = xp.concat([self.means, as_float(xp.stack(means))])
+        self.classes = xp.concat([self.classes, as_like(np.asarray(classes), self.means)])
+        self.negative = xp.concat([self.negative, as_like(np.asarray(negative), self.means)])
         self._pending.clear()
 
 
-def foreground_mean(patches: Float[Tensor, "h w D"], mask: Tensor) -> Float[Tensor, " D"]:
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def foreground_mean(patches: Float[Array, "h w D"], mask: Array) -> Float[Array, " D"]:
     """Return the mean of the patch features over a mask, in float32.
 
     Args:
         patches: On their grid.
         mask: On the same grid, (h, w), with some foreground: which patches count, or in float how much each does.
     """
-    if not mask.is_floating_point():
-        return patches[mask.bool()].float().mean(dim=0)
-    weights = mask.float().flatten()
-    return weights @ patches.float().flatten(0, 1) / weights.sum()
+    xp = array_namespace(patches)
+    if xp.isdtype(mask.dtype, ("bool", "integral")):
+        return xp.mean(as_float(patches[xp.astype(mask, xp.bool)]), axis=0)
+    weights = xp.reshape(as_float(mask), (-1,))
+    return weights @ xp.reshape(as_float(patches), (len(weights), patches.shape[2])) / xp.sum(weights)
 
 
-def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tensor) -> None:
+def _check_rows(class_names: Any, means: np.ndarray, classes: np.ndarray, negative: np.ndarray) -> None:
     """Refuse what a file of memory says if it is not what `MemoryBank.save` writes.
 
     Raises:
@@ -347,23 +379,21 @@ def _check_rows(class_names: Any, means: Tensor, classes: Tensor, negative: Tens
         raise ValueError(f"its class names are {class_names!r:.60}, expected one or more")
     if not can_be_written("".join(class_names)):
         raise ValueError(f"its class names have half of a surrogate pair, which is not text: {class_names!r:.60}")
-    kinds = (means.dtype, classes.dtype, negative.dtype)
-    if kinds != (torch.float32, torch.int64, torch.bool):
-        raise ValueError(f"its tensors are of types {', '.join(map(str, kinds))}")
     if any(not name for name in class_names):
         raise ValueError("a class has an empty name")
     if means.ndim != 2 or not means.shape[1] or classes.shape != (len(means),) or negative.shape != (len(means),):
         raise ValueError(f"its tensors are of shapes {[tuple(part.shape) for part in (means, classes, negative)]}")
     if ((classes < 0) | (classes >= len(class_names))).any():
         raise ValueError(f"a reference is of none of its {len(class_names)} classes")
-    if not means.isfinite().all():
+    if not np.isfinite(means).all():
         raise ValueError("it holds NaN or infinite features")
     if not _have_direction(means).all():
         raise ValueError("it holds features that are all zero, or too large to normalize")
 
 
-def _have_direction(rows: Float[Tensor, "R D"]) -> Bool[Tensor, " R"]:
+@np.errstate(over="ignore")
+def _have_direction(rows: Float[Array, "R D"]) -> Bool[Array, " R"]:
     """Return for each row whether it can be L2-normalized: its length is finite and not zero."""
-    lengths = torch.linalg.vector_norm(rows, dim=1)
-    fits: Tensor = lengths.isfinite() & (lengths > 0)
-    return fits
+    xp = array_namespace(rows)
+    lengths = xp.linalg.vector_norm(rows, axis=1)
+    return xp.isfinite(lengths) & (lengths > 0)

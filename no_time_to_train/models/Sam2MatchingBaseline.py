@@ -13,12 +13,20 @@ class Sam2MatchingBaseline(MatchingPipeline):
     Args:
         sam2_cfg_file: Meta's name of a SAM2 configuration, or a Hugging Face folder.
         sam2_ckpt_path: SAM2's weights; None takes those of the folder.
+        sam2_amg_cfg: Settings of the automatic mask generator.
         settings: More of `MatcherConfig`'s settings by name, as dataclasses or mappings; `encoder_cfg` is needed.
 
     Raises:
         NoTimeToTrainError: Weights are missing or do not fit, or a name or a setting is unknown.
     """
 
-    def __init__(self, sam2_cfg_file: str, sam2_ckpt_path: Path | str | None = None, **settings: Any) -> None:
-        settings |= {"name": "matching_baseline", "sam2_cfg_file": sam2_cfg_file, "sam2_ckpt_path": sam2_ckpt_path}
+    def __init__(
+        self, sam2_cfg_file: str, sam2_ckpt_path: Path | str | None = None, sam2_amg_cfg: Any = None, **settings: Any
+    ) -> None:
+        settings |= {
+            "name": "matching_baseline",
+            "sam2_cfg_file": sam2_cfg_file,
+            "sam2_ckpt_path": sam2_ckpt_path,
+            "sam2_amg_cfg": sam2_amg_cfg,
+        }
         super().__init__(MatcherConfig.from_settings(**settings))

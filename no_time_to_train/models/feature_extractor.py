@@ -14,7 +14,7 @@ from no_time_to_train.encoders.cuda_graphs import Replayed
 from no_time_to_train.encoders.feature_checks import check_features
 from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.matching.resizing import pixel_reach
+from no_time_to_train.matching.tiled_masks import pixel_reach
 from no_time_to_train.models.cache.entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.cache.mask_codec import pack_masks, unpack_masks

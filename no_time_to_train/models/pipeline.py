@@ -24,9 +24,9 @@ from no_time_to_train.encoders.torch_encoder import ONNX, build_encoder, is_file
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import PositionalDebias
-from no_time_to_train.matching.instances import match_mask_pairs
+from no_time_to_train.matching.instances import match_all_mask_class_pairs
 from no_time_to_train.matching.memory_bank import foreground_mean
-from no_time_to_train.matching.resizing import resize_masks
+from no_time_to_train.matching.tiled_masks import resize_masks
 from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.models.protocols import Protocol, protocol_of
@@ -127,7 +127,7 @@ class MatchingPipeline(nn.Module):
         masks, quality = proposals
         if self.config.name == "matching_baseline":
             # Automatic masks have no doubles, and each may be of several classes.
-            return match_mask_pairs(
+            return match_all_mask_class_pairs(
                 patches,
                 masks,
                 memory,
@@ -285,7 +285,8 @@ class MatchingPipeline(nn.Module):
                 f"{name} has no foreground in its box {list(box)}",
                 remedy="correct this reference's mask or box, or remove it",
             )
-        return foreground_mean(patches, on_grid).cpu()
+        mean: Tensor = foreground_mean(patches, on_grid)
+        return mean.cpu()
 
     def mean_of(self, item: ReferenceItem) -> Float[Tensor, " D"]:
         """Return what memory keeps of a reference that was read from files, see `reference_mean`."""

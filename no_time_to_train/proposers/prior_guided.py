@@ -16,7 +16,7 @@ from torch import Tensor
 from no_time_to_train.configs.pipeline import Sam2InferConfig
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.matching.precision import full_precision
-from no_time_to_train.matching.similarity import class_cosines, pool_masks
+from no_time_to_train.matching.similarity import class_similarity, pool_masks
 from no_time_to_train.proposers.base import Embedding, MaskProposals, PromptableModel, Prompts
 
 PromptFn = Callable[[Float[Tensor, "N 2"]], MaskProposals]
@@ -113,7 +113,7 @@ class PriorSearch:
     def _resemblance(self, patches: Float[Tensor, "h w D"], memory: MemoryBank) -> Float[Tensor, "side side"]:
         """Return the highest cosine with a class at each point of the grid."""
         height, width, _ = patches.shape
-        cosines = class_cosines(F.normalize(patches.flatten(0, 1), dim=1), memory).amax(dim=1)
+        cosines = class_similarity(F.normalize(patches.flatten(0, 1), dim=1), memory).amax(dim=1)
         size = (self.points_per_side, self.points_per_side)
         return F.interpolate(cosines.view(1, 1, height, width), size=size, mode="bilinear", antialias=True)[0, 0]
 
@@ -129,7 +129,7 @@ class PriorSearch:
         if not len(filled):
             return torch.zeros_like(resemblance, dtype=torch.bool)
         pooled = F.normalize(pool_masks(patches, filled), dim=1)
-        scores = class_cosines(pooled, memory).amax(dim=1)
+        scores: Tensor = class_similarity(pooled, memory).amax(dim=1)
         inside = F.interpolate(filled[:, None], size=resemblance.shape, mode="nearest-exact")[:, 0] > 0
         return (inside & (scores[:, None, None] >= resemblance - self.slack)).any(dim=0)
 

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from no_time_to_train.matching import match_masks
-from no_time_to_train.matching.resizing import intersections, resize_masks
 from no_time_to_train.matching.similarity import pool_masks
+from no_time_to_train.matching.tiled_masks import intersections, resize_masks
 from tests.matching.test_golden import fill_bank, load_case
-from tests.matching.test_resizing import discs
+from tests.matching.test_tiled_masks import discs
 
 
 @pytest.mark.parametrize("name", ["match_0", "match_1"])

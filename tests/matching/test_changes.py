@@ -1,5 +1,7 @@
+import tracemalloc
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,3 +22,15 @@ def test_masks_are_encoded_as_from_their_pixels(size: Any, together: int, monkey
 
 def test_no_masks_are_no_results() -> None:
     assert encode_changes(*mask_changes(torch.zeros(0, 4, 5, dtype=torch.bool)), 4, 5) == []
+
+
+def test_few_masks_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, peaks = np.ones((64, 40, 50), dtype=bool), []
+    for together in (3 * 2000, 64 * 2000):
+        monkeypatch.setattr(changes, "_TOGETHER", together)
+        tracemalloc.start()
+        mask_changes(masks)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # A few copies of 3 masks of 2000 bytes, 69 kB in all; of 64 masks.
+    assert peaks[0] < 120_000 < 256_000 < peaks[1]

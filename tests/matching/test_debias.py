@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError
+from no_time_to_train.matching import debias
 from no_time_to_train.matching.debias import PositionalDebias, positional_basis
 
 
@@ -57,6 +58,8 @@ def test_published_proportion_and_limits() -> None:
     # A thin image among others has fewer patches than components: all of its positions go.
     assert len(positional_basis(torch.randn(2, 3, 64), 6)) == 5
     assert len(positional_basis(torch.randn(1, 1, 64), 6)) == 0
+    assert debias._COMPONENTS_PER_DIM * 1024 == 500
+    assert [len(positional_basis(torch.randn(9, 9, 64), count)) for count in (1, 63)] == [1, 63]
     for wrong in (0, 64):
         with pytest.raises(ConfigError, match="expected 1 to 63"):
             positional_basis(torch.randn(20, 20, 64), wrong)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from no_time_to_train.matching.precision import _mkldnn, full_precision
+from no_time_to_train.matching.precision import backends, full_precision
 
 
 def _settings() -> list[str]:
-    return [torch.backends.cuda.matmul.fp32_precision, _mkldnn.matmul.fp32_precision]
+    return [backend.fp32_precision for backend in backends()]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.errors import ConfigError, EmptyClassError, EncoderMismatchError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.matching.instances import match_mask_pairs
+from no_time_to_train.matching.instances import match_all_mask_class_pairs
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
@@ -171,8 +171,8 @@ def test_automatic_prediction_is_its_parts(folder: Path) -> None:
     arguments: dict[str, Any] = {"image_size": (48, 64), "max_instances": 7}
     found = baseline.predict(image)
     assert len(found) > 0
-    assert same(found, match_mask_pairs(*inputs, **arguments, negative_sigma=0.1))
-    assert not same(found, match_mask_pairs(*inputs, **arguments, negative_sigma=0.8))
+    assert same(found, match_all_mask_class_pairs(*inputs, **arguments, negative_sigma=0.1))
+    assert not same(found, match_all_mask_class_pairs(*inputs, **arguments, negative_sigma=0.8))
 
 
 def test_dataclasses_say_what_mappings_say(folder: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from no_time_to_train.matching.resizing import pixel_reach, resize_masks
+from no_time_to_train.matching.tiled_masks import pixel_reach, resize_masks
 from no_time_to_train.models.cache.mask_codec import pack_masks, unpack_masks
 from no_time_to_train.proposers.base import MaskProposals
 

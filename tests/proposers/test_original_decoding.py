@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from no_time_to_train.matching.threads import one_thread
+from no_time_to_train.matching.single_thread import single_threaded
 from no_time_to_train.models.protocols import PROTOCOLS, PUBLISHED
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.base import Prompts
@@ -29,7 +29,7 @@ def test_masks_are_metas_to_the_last_bit(tmp_path: Path, count: int) -> None:
     embedding = {"features": predictor._features["image_embed"], "stride4": stride4, "stride8": stride8}
     points = torch.rand(count, 2) * IMAGE_SIZE
     # The original's copy of SAM2 turns fused attention off where there is no GPU.
-    with one_thread(), sdpa_kernel(SDPBackend.MATH):
+    with single_threaded(), sdpa_kernel(SDPBackend.MATH):
         masks, quality = meta_masks(predictor, points[:, None], torch.ones(count, 1, dtype=torch.int64))
         best, choice = quality.max(dim=1)
         # Between two of them, so that rounding changes none.

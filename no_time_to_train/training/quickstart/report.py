@@ -31,7 +31,7 @@ from no_time_to_train.data.synthetic.scenes import check_drawable
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.matching.similarity import class_cosines, pool_masks
+from no_time_to_train.matching.similarity import class_similarity, pool_masks
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
@@ -258,7 +258,7 @@ def measure(
         for (count, colour), hits in right.items():
             pooled = functional.normalize(pool_masks(features[colour], masks), dim=1)
             for memory in memories:
-                cosines = class_cosines(pooled, (memory.colour if colour else memory.encoder)[count])
+                cosines = class_similarity(pooled, (memory.colour if colour else memory.encoder)[count])
                 hits += (cosines.argmax(dim=1) == labels).float().tolist()
     ap = {key: 100 * _mask_ap(dataset, found) for key, found in results.items()}
 

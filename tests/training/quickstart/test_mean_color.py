@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from no_time_to_train.matching.similarity import class_cosines, pool_masks
+from no_time_to_train.matching.similarity import class_similarity, pool_masks
 from no_time_to_train.training.quickstart.mean_color import colour_bank, colour_patches, mean_colour
 
 
@@ -26,4 +26,4 @@ def test_the_colour_of_a_mask_is_found(wanted: int) -> None:
         bank.add_mean(index, mean_colour(image, mask))
     bank.finalize()
     pooled = torch.nn.functional.normalize(pool_masks(colour_patches(image), sides[wanted : wanted + 1]), dim=1)
-    assert int(class_cosines(pooled, bank).argmax()) == wanted
+    assert int(class_similarity(pooled, bank).argmax()) == wanted

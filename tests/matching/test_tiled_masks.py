@@ -1,16 +1,18 @@
 """Tiles against whole float masks at the image's size."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from no_time_to_train.matching import resizing
-from no_time_to_train.matching.resizing import TiledMasks, intersections, resize_masks
-from no_time_to_train.matching.similarity import interpolation_matrix
+from no_time_to_train.matching import tiled_masks
+from no_time_to_train.matching.interpolation import interpolation_matrix
+from no_time_to_train.matching.tiled_masks import TiledMasks, intersections, pixel_reach, resize_masks
 
 # Larger and smaller than the logits, not square, and a single row, column and pixel.
-SIZES = [(33, 21), (16, 16), (8, 12), (7, 5), (1, 1), (200, 3), (1, 90), (90, 1), (97, 133)]
+SIZES = [(33, 21), (16, 16), (7, 5), (1, 1), (70, 3), (1, 60), (47, 53)]
 
 
 def noise(height: int, width: int) -> Tensor:
@@ -44,7 +46,7 @@ def reference(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return resized logits, and whether they are 0 but for rounding."""
     # Axis by axis: torch 2.15 antialiases wrongly to a width of 1.
     rows, columns = (
-        interpolation_matrix(source, target, dtype=torch.float64)
+        interpolation_matrix(source, target, logits.double())
         for source, target in zip(logits.shape[1:], size, strict=True)
     )
     resized = rows @ logits.double() @ columns.T
@@ -52,12 +54,12 @@ def reference(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("make", [noise, single_logits, discs, all_and_nothing])
-@pytest.mark.parametrize("side", [1, 3, 8, 32])
+@pytest.mark.parametrize("side", [1, 6, 32])
 @pytest.mark.parametrize("size", SIZES)
 def test_masks_and_what_they_share_are_exact(
     make: object, side: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(resizing._LIMITS, "cpu", resizing._Limits(side, 2**24))
+    monkeypatch.setitem(tiled_masks._LIMITS, "cpu", tiled_masks._Limits(side, 2**24))
     assert callable(make)
     for shape in ((16, 12), (20, 41), (1, 7), (33, 1), (1, 1)):
         logits = make(*shape)
@@ -101,12 +103,38 @@ def test_a_choice_of_masks_in_any_order() -> None:
 def test_many_masks_and_large_images_have_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = discs(64, 64)
     whole = intersections(logits, (150, 170))
-    monkeypatch.setitem(resizing._LIMITS, "cpu", resizing._Limits(32, 6 * 30 * 30))
+    monkeypatch.setitem(tiled_masks._LIMITS, "cpu", tiled_masks._Limits(32, 6 * 30 * 30))
     tiled = TiledMasks(logits, (150, 170))
     elements = [tile.masks.numel() for tile in tiled.tiles(torch.arange(6))]
     # Rows and columns of pixels do not divide evenly between tiles.
     assert 0 < max(elements) <= 2 * 6 * 30 * 30
     assert torch.equal(tiled.intersections(torch.arange(6)), whole)
+
+
+def test_tiles_are_halved_until_they_fit() -> None:
+    def sides(*shapes: tuple[int, int, int], size: tuple[int, int] = (1, 1)) -> list[int]:
+        return [tiled_masks._tile_side(torch.empty(shape, dtype=torch.bool), size) for shape in shapes]
+
+    # 2**24 pixels of all masks, of tiles of 32 x 32 logits at first.
+    assert sides((2**14, 1, 1), (2**14 + 1, 1, 1), (2**16 + 1, 1, 1)) == [32, 16, 8]
+    assert sides((1, 2, 8), (4, 2, 8), (4, 1, 8), size=(2**8, 2**10)) == [32, 16, 8]
+    assert sides((1, 1, 1), size=(2**13, 2**12)) == [1]
+    assert tiled_masks._tile_side(torch.empty(1, 256, 256, device="meta"), (480, 640)) == 32
+
+
+def test_a_step_without_a_pixel_is_no_tile() -> None:
+    tiled = TiledMasks(torch.ones(1, 70, 80), (1, 3))
+    assert [(row.pixels, row.logits) for row in tiled.rows] == [(slice(0, 1), slice(0, 32 + 69))]
+    assert [column.pixels for column in tiled.columns] == [slice(0, 2), slice(2, 3)]
+    assert [(tile.rows, tile.columns, tile.area) for tile in tiled.tiles(torch.tensor([0]))] == [
+        (slice(0, 1), slice(0, 2), 2),
+        (slice(0, 1), slice(2, 3), 1),
+    ]
+
+
+@pytest.mark.parametrize(("size", "reach"), [((480, 640), 1), ((256, 256), 1), ((480, 64), 7), ((100, 256), 5)])
+def test_the_reach_of_a_pixel(size: Any, reach: int) -> None:
+    assert pixel_reach((256, 256), size) == reach
 
 
 def test_uniform_tiles_are_not_resized() -> None:

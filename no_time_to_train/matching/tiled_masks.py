@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from no_time_to_train.matching.threads import one_thread
+from no_time_to_train.matching.array_ops import Array, array_namespace, as_float, as_like, device, is_numpy, take
+from no_time_to_train.matching.interpolation import axis_weights
+from no_time_to_train.matching.single_thread import single_threaded
 
 
 class _Limits(NamedTuple):
@@ -50,9 +50,9 @@ class Tile(NamedTuple):
 
     rows: slice
     columns: slice
-    full: Int[Tensor, " F"]
-    cut: Int[Tensor, " C"]
-    masks: Bool[Tensor, "C rows columns"]
+    full: Int[Array, " F"]
+    cut: Int[Array, " C"]
+    masks: Bool[Array, "C rows columns"]
 
     @property
     def area(self) -> int:
@@ -72,40 +72,18 @@ class _Steps(NamedTuple):
 
     pixels: slice
     logits: slice
-    places: Int[Tensor, "K P"]
-    weights: Float[Tensor, "K P"]
+    places: Int[Array, "K P"]
+    weights: Float[Array, "K P"]
 
 
-def _tile_side(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> int:
+def _tile_side(mask_logits: Float[Array, "N Hm Wm"], image_size: tuple[int, int]) -> int:
     """Return the rows and columns of logits in a tile: fewer where masks are many or the image is large."""
     height, width = mask_logits.shape[1:]
     pixels_per_logit = math.prod(image_size) / (height * width)
-    side, elements = _LIMITS.get(mask_logits.device.type, _LIMITS["cpu"])
+    side, elements = _LIMITS.get(getattr(device(mask_logits), "type", "cpu"), _LIMITS["cpu"])
     while side > 1 and len(mask_logits) * pixels_per_logit * side**2 > elements:
         side //= 2
     return side
-
-
-def _axis_weights(source: int, target: int, device: torch.device) -> tuple[Int[Tensor, " P"], Float[Tensor, "K P"]]:
-    """Return for each pixel of an axis the first logit that it is made of, and the weights of that one and the next.
-
-    Args:
-        source: Logits along the axis.
-        target: Pixels along the axis.
-        device: Of the results.
-    """
-    scale = source / target
-    if scale <= 1:
-        place = ((torch.arange(target, device=device) + 0.5) * scale - 0.5).clamp(min=0)
-        before = place.long().clamp(max=source - 1)
-        return before, torch.stack([1 - (place - before), place - before])
-    # A triangle as wide as two pixels, cut at the border, as in torch's own interpolation.
-    center = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
-    first = (center - scale + 0.5).long().clamp(min=0)
-    last = (center + scale + 0.5).long().clamp(max=source)
-    places = first + torch.arange(int((last - first).max()))[:, None]
-    weights = (1 - ((places + 0.5 - center) / scale).abs()).clamp(min=0) * (places < last)
-    return first.to(device), (weights / weights.sum(dim=0)).float().to(device)
 
 
 def pixel_reach(mask_size: tuple[int, int], image_size: tuple[int, int]) -> int:
@@ -119,17 +97,16 @@ def pixel_reach(mask_size: tuple[int, int], image_size: tuple[int, int]) -> int:
         >>> pixel_reach((256, 256), (480, 640)), pixel_reach((256, 256), (480, 64))
         (1, 7)
     """
-    cpu = torch.device("cpu")
-    return max(len(_axis_weights(*axis, cpu)[1]) - 1 for axis in zip(mask_size, image_size, strict=True))
+    return max(len(axis_weights(*axis)[1]) - 1 for axis in zip(mask_size, image_size, strict=True))
 
 
-def _axis_steps(source: int, target: int, side: int, device: torch.device) -> list[_Steps]:
+def _axis_steps(source: int, target: int, side: int, like: Array) -> list[_Steps]:
     """Divide an axis of `target` pixels by the tiles of its `source` logits; steps without a pixel are left out."""
-    first, weights = _axis_weights(source, target, device)
+    first, weights = axis_weights(source, target)
     reach = len(weights) - 1
-    places = (first + torch.arange(reach + 1, device=device)[:, None]).clamp(max=source - 1)
-    starts = torch.arange(0, source + side, side, device=device)
-    bounds = torch.searchsorted(first, starts).tolist()
+    bounds = np.searchsorted(first, np.arange(0, source + side, side)).tolist()
+    places = as_like((first + np.arange(reach + 1)[:, None]).clip(max=source - 1), like)
+    weights = as_like(weights, like)
     return [
         _Steps(
             slice(low, high),
@@ -143,28 +120,34 @@ def _axis_steps(source: int, target: int, side: int, device: torch.device) -> li
 
 
 def _signs(
-    mask_logits: Float[Tensor, "N Hm Wm"], rows: list[_Steps], columns: list[_Steps]
-) -> tuple[Bool[Tensor, "rows columns N"], Bool[Tensor, "rows columns N"]]:
+    mask_logits: Float[Array, "N Hm Wm"], rows: list[_Steps], columns: list[_Steps]
+) -> tuple[Bool[Array, "rows columns N"], Bool[Array, "rows columns N"]]:
     """Return for each tile which masks have foreground among its logits, and which have nothing else."""
+    xp = array_namespace(mask_logits)
     most, least = [], []
     for row in rows:
         band = mask_logits[:, row.logits]
-        highest, lowest = band.amax(dim=1), band.amin(dim=1)
-        most.append(torch.stack([highest[:, column.logits].amax(dim=1) for column in columns]))
-        least.append(torch.stack([lowest[:, column.logits].amin(dim=1) for column in columns]))
-    return torch.stack(most) > 0, torch.stack(least) > 0
+        highest, lowest = xp.max(band, axis=1), xp.min(band, axis=1)
+        most.append(xp.stack([xp.max(highest[:, column.logits], axis=1) for column in columns]))
+        least.append(xp.stack([xp.min(lowest[:, column.logits], axis=1) for column in columns]))
+    return xp.stack(most) > 0, xp.stack(least) > 0
 
 
-def _interpolate(logits: Float[Tensor, "C h w"], row: _Steps, column: _Steps) -> Bool[Tensor, "C rows columns"]:
+def _interpolate(logits: Float[Array, "C h w"], row: _Steps, column: _Steps) -> Bool[Array, "C rows columns"]:
     """Resize a tile's logits and cut them at 0; products and sums alone, which round alike wherever a pixel is."""
     between = _interpolate_axis(logits, 2, column.places, column.weights)
-    return _interpolate_axis(between, 1, row.places, row.weights[:, :, None]).gt_(0).bool()
+    resized = _interpolate_axis(between, 1, row.places, row.weights[:, :, None])
+    # Torch compares in place in a quarter of the time.
+    return resized > 0 if is_numpy(resized) else resized.gt_(0).bool()
 
 
-def _interpolate_axis(logits: Tensor, dim: int, places: Int[Tensor, "K P"], weights: Tensor) -> Tensor:
-    total = logits.index_select(dim, places[0]).mul_(weights[0])
+def _interpolate_axis(logits: Array, axis: int, places: Int[Array, "K P"], weights: Array) -> Array:
+    total = take(logits, places[0], axis)
+    total *= weights[0]
     for place, weight in zip(places[1:], weights[1:], strict=True):
-        total.add_(logits.index_select(dim, place).mul_(weight))
+        part = take(logits, place, axis)
+        part *= weight
+        total += part
     return total
 
 
@@ -179,82 +162,90 @@ class TiledMasks:
         image_size: Height and width of the image, in pixels.
     """
 
-    @one_thread()
-    def __init__(self, mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> None:
+    @single_threaded()
+    def __init__(self, mask_logits: Float[Array, "N Hm Wm"], image_size: tuple[int, int]) -> None:
         self.mask_logits = mask_logits
         self.image_size = image_size
         side = _tile_side(mask_logits, image_size)
-        self.rows = _axis_steps(mask_logits.shape[1], image_size[0], side, mask_logits.device)
-        self.columns = _axis_steps(mask_logits.shape[2], image_size[1], side, mask_logits.device)
+        self.rows = _axis_steps(mask_logits.shape[1], image_size[0], side, mask_logits)
+        self.columns = _axis_steps(mask_logits.shape[2], image_size[1], side, mask_logits)
         self.some, self.every = _signs(mask_logits, self.rows, self.columns)
 
-    def tiles(self, chosen: Int[Tensor, " K"]) -> Iterator[Tile]:
+    def tiles(self, chosen: Int[Array, " K"]) -> Iterator[Tile]:
         """Yield the tiles in which any of the chosen masks may have foreground, in any order of these.
 
         Args:
             chosen: Indices of masks; the tiles' own indices are into these.
         """
+        xp = array_namespace(self.mask_logits)
         every = self.every[:, :, chosen]
         cut = self.some[:, :, chosen] & ~every
-        cuts, fulls = cut.sum(dim=2).tolist(), every.sum(dim=2).tolist()
+        cuts, fulls = xp.sum(cut, axis=2).tolist(), xp.sum(every, axis=2).tolist()
         for i, row in enumerate(self.rows):
             for j, column in enumerate(self.columns):
                 if cuts[i][j] or fulls[i][j]:
-                    crossing = cut[i, j].nonzero()[:, 0]
-                    logits = self.mask_logits[:, row.logits, column.logits].index_select(0, chosen[crossing])
-                    masks = _interpolate(logits.float(), row, column)
-                    yield Tile(row.pixels, column.pixels, every[i, j].nonzero()[:, 0], crossing, masks)
+                    crossing = xp.nonzero(cut[i, j])[0]
+                    logits = take(self.mask_logits[:, row.logits, column.logits], chosen[crossing], 0)
+                    masks = _interpolate(as_float(logits), row, column)
+                    yield Tile(row.pixels, column.pixels, xp.nonzero(every[i, j])[0], crossing, masks)
 
-    @one_thread()
-    def resized(self, chosen: Int[Tensor, " K"]) -> Bool[Tensor, "K H W"]:
+    @single_threaded()
+    def resized(self, chosen: Int[Array, " K"]) -> Bool[Array, "K H W"]:
         """Return the chosen masks at the image's size."""
-        masks = torch.zeros((len(chosen), *self.image_size), dtype=torch.bool, device=self.mask_logits.device)
+        xp = array_namespace(self.mask_logits)
+        masks = xp.zeros((len(chosen), *self.image_size), dtype=xp.bool, device=device(self.mask_logits))
         for tile in self.tiles(chosen):
             part = masks[:, tile.rows, tile.columns]
-            part.index_fill_(0, tile.full, True)
-            part.index_copy_(0, tile.cut, tile.masks)
+            part[tile.full] = True
+            part[tile.cut] = tile.masks
         return masks
 
-    @one_thread()
-    def intersections(self, chosen: Int[Tensor, " K"]) -> Float[Tensor, "K K"]:
+    @single_threaded()
+    def intersections(self, chosen: Int[Array, " K"]) -> Float[Array, "K K"]:
         """Return how many pixels each two of the chosen masks share at the image's size; on the diagonal, their own.
 
         Counts are exact up to 2**24 pixels, where float32 begins to round.
         """
-        count, device = len(chosen), self.mask_logits.device
-        shared = torch.zeros((count, count), dtype=torch.long, device=device)
+        xp, count, where = array_namespace(self.mask_logits), len(chosen), device(self.mask_logits)
+        shared = xp.zeros((count, count), dtype=xp.int64, device=where)
         for tile in self.tiles(chosen):
-            product = _product(tile.masks.flatten(1))
-            both = torch.cat([tile.cut, tile.full])
+            product = _product(xp.reshape(tile.masks, (len(tile.cut), tile.area)))
+            both = xp.concat([tile.cut, tile.full])
             # A mask that is the whole tile shares with another what the other has of it.
-            block = torch.full((len(both), len(both)), tile.area, dtype=torch.int32, device=device)
+            block = xp.full((len(both), len(both)), tile.area, dtype=xp.int64, device=where)
             crossing = len(tile.cut)
             block[:crossing, :crossing] = product
             block[:crossing, crossing:] = product.diagonal()[:, None]
             block[crossing:, :crossing] = product.diagonal()
-            shared.index_put_((both[:, None], both), block.long(), accumulate=True)
-        return shared.float()
+            shared[both[:, None], both] += block
+        return as_float(shared)
 
 
-def _product(masks: Bool[Tensor, "C P"]) -> Int[Tensor, "C C"]:
-    """Return how many pixels each two masks share, in int32."""
-    if not masks.is_cuda:
+def _product(masks: Bool[Array, "C P"]) -> Float[Array, "C C"] | Int[Array, "C C"]:
+    """Return how many pixels each two masks share."""
+    if not getattr(masks, "is_cuda", False):
         # Not in integers, which is quicker: on one processor torch 2.11 gave counts of 1e9 for masks of a few pixels. A
         # tile has far fewer pixels than float32 can count.
-        flat = masks.float()
-        return (flat @ flat.T).int()
+        flat = as_float(masks)
+        return flat @ flat.T
+    import torch
+    import torch.nn.functional as F
+
     # A GPU's product of integers takes more than 16 rows, and multiples of 8.
     count, pixels = masks.shape
     whole = F.pad(masks.view(torch.int8), (0, -pixels % 8, 0, max(24 - count, -count % 8)))
-    product: Tensor = torch._int_mm(whole, whole.T)
-    return product[:count, :count]
+    return torch._int_mm(whole, whole.T)[:count, :count]
 
 
-def resize_masks(mask_logits: Float[Tensor, "N Hm Wm"], image_size: tuple[int, int]) -> Bool[Tensor, "N H W"]:
+def resize_masks(mask_logits: Float[Array, "N Hm Wm"], image_size: tuple[int, int]) -> Bool[Array, "N H W"]:
     """Bring mask logits to the image's size, bilinear and antialiased, and cut them at 0."""
-    return TiledMasks(mask_logits, image_size).resized(torch.arange(len(mask_logits), device=mask_logits.device))
+    return TiledMasks(mask_logits, image_size).resized(_all(mask_logits))
 
 
-def intersections(mask_logits: Float[Tensor, "K Hm Wm"], image_size: tuple[int, int]) -> Float[Tensor, "K K"]:
+def intersections(mask_logits: Float[Array, "K Hm Wm"], image_size: tuple[int, int]) -> Float[Array, "K K"]:
     """Return how many pixels each two masks share at the image's size; on the diagonal, their own."""
-    return TiledMasks(mask_logits, image_size).intersections(torch.arange(len(mask_logits), device=mask_logits.device))
+    return TiledMasks(mask_logits, image_size).intersections(_all(mask_logits))
+
+
+def _all(mask_logits: Float[Array, "N Hm Wm"]) -> Int[Array, " N"]:
+    return array_namespace(mask_logits).arange(len(mask_logits), device=device(mask_logits))

@@ -1,0 +1,118 @@
+"""Torch tensors and NumPy arrays: what the array API standard lacks.
+
+Matching is written once, over the standard (``xp = array_namespace(array)``), so that it runs without torch. The
+operators here are torch's own on tensors, for speed on every device, and NumPy's on arrays.
+"""
+
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+from array_api_compat import array_namespace, device
+from array_api_compat import numpy as numpy_namespace
+from jaxtyping import Float, Int
+
+__all__ = [
+    "Array",
+    "array_namespace",
+    "as_float",
+    "as_like",
+    "batched_nms",
+    "default_namespace",
+    "device",
+    "is_numpy",
+    "max_by_class",
+    "normalize",
+    "sum_by_class",
+    "take",
+    "to_numpy",
+]
+
+# A torch.Tensor or a numpy.ndarray, which have no static type in common.
+Array: TypeAlias = Any
+
+
+def is_numpy(array: Array) -> bool:
+    """Return whether this is a NumPy array and not a torch tensor."""
+    return isinstance(array, np.ndarray)
+
+
+def default_namespace() -> Any:
+    """Return the namespace of torch where it has been imported, and of NumPy otherwise."""
+    if sys.modules.get("torch") is None:
+        return numpy_namespace
+    from array_api_compat import torch as torch_namespace
+
+    return torch_namespace
+
+
+def to_numpy(array: Array) -> Any:
+    """Return the values as a NumPy array."""
+    return array if is_numpy(array) else array.detach().cpu().numpy()
+
+
+def as_like(array: Array, like: Array) -> Array:
+    """Return the values as an array of the same kind and on the same device as another one, without gradients."""
+    if is_numpy(like):
+        return to_numpy(array)
+    import torch
+
+    return torch.as_tensor(array, device=like.device).detach()
+
+
+def as_float(array: Array) -> Array:
+    """Return the values in float32."""
+    return array.astype(np.float32, copy=False) if is_numpy(array) else array.float()
+
+
+def take(array: Array, indices: Int[Array, " K"], axis: int) -> Array:
+    """Return the entries of an axis at indices of 0 or more; the standard's wrapper checks each for being negative."""
+    return array.take(indices, axis) if is_numpy(array) else array.index_select(axis, indices)
+
+
+def normalize(rows: Float[Array, "*any D"]) -> Float[Array, "*any D"]:
+    """Return rows divided by their L2 norms, or by 1e-12 where that is larger."""
+    norms = array_namespace(rows).linalg.vector_norm(rows, axis=-1, keepdims=True)
+    return rows / norms.clip(min=1e-12)
+
+
+def batched_nms(
+    boxes: Float[Array, "N 4"], scores: Float[Array, " N"], labels: Int[Array, " N"], threshold: float
+) -> Int[Array, " K"]:
+    """Return the boxes that no better one of their class overlaps by an IoU above the threshold, best first."""
+    if not is_numpy(boxes):
+        from torchvision.ops import batched_nms as torch_nms
+
+        return torch_nms(boxes, scores, labels, threshold)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    order, kept = np.argsort(-scores, kind="stable"), []
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        sides = np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(boxes[best, :2], boxes[rest, :2])
+        shared = np.prod(sides.clip(min=0), axis=1)
+        with np.errstate(invalid="ignore"):  # two boxes of no area have no IoU, which is above no threshold
+            iou = shared / (areas[best] + areas[rest] - shared)
+        # In float64, as torchvision compares.
+        order = rest[~(iou.astype(np.float64) > threshold) | (labels[rest] != labels[best])]
+    return np.asarray(kept, dtype=np.int64)
+
+
+def max_by_class(values: Float[Array, "N R"], classes: Int[Array, " R"], count: int) -> Float[Array, "N {count}"]:
+    """Return for each of `count` classes the largest of its columns, and 0 where they are negative or there is none."""
+    xp = array_namespace(values)
+    largest = xp.zeros((len(values), count), dtype=values.dtype, device=device(values))
+    if not is_numpy(values):
+        return largest.scatter_reduce_(1, classes.expand_as(values), values, "amax")
+    np.maximum.at(largest.T, classes, values.T)
+    return largest
+
+
+def sum_by_class(rows: Float[Array, "R D"], classes: Int[Array, " R"], count: int) -> Float[Array, "{count} D"]:
+    """Return for each of `count` classes the sum of its rows."""
+    xp = array_namespace(rows)
+    sums = xp.zeros((count, rows.shape[1]), dtype=rows.dtype, device=device(rows))
+    if not is_numpy(rows):
+        return sums.index_add_(0, classes, rows)
+    np.add.at(sums, classes, rows)
+    return sums
