@@ -18,7 +18,7 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.io.atomic import remove_folder
 from no_time_to_train.io.stale_files import remove_left_over
-from no_time_to_train.weights.formats.reader import read_stored
+from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.hub.manifest import MANIFEST, Manifest, read_manifest
 from no_time_to_train.weights.hub.progress import FetchDisplay
 from no_time_to_train.weights.hub.sources import Plan, is_of_repository
@@ -127,7 +127,7 @@ def _is_readable(folder: Path) -> bool:
     except OSError:
         return True
     try:
-        read_stored(folder, headers_only=True)
+        open_weights(folder, verify=False)
     except (WeightsFormatError, WeightsNotFoundError):
         return False
     return True
