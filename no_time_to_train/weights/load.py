@@ -3,8 +3,6 @@
 Loading is strict: a model on the meta device takes the tensors of a file by assignment, or says why not.
 """
 
-import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
@@ -16,17 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from no_time_to_train.configs.encoders import Family
-from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, UnsafeWeightsError, WeightsFormatError
+from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.architecture import wrong_shapes
 from no_time_to_train.weights.formats.json_files import FETCH_AGAIN
 from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor
-from no_time_to_train.weights.formats.torch_pickle import check_sums
+from no_time_to_train.weights.formats.torch_pickle import read_structure
 from no_time_to_train.weights.layouts.mapping import hub_tensors
-
-# How torch 2.15 names what a pickle asks for and may not have.
-_REFUSED = re.compile(r"[^\n:]*(?:GLOBAL|Unsupported (?:class|global))[^\n]*?(?= Please|\n|$)")
 
 
 def as_tensor(stored: StoredTensor) -> Tensor:
@@ -146,25 +141,13 @@ def safe_torch_load(file: Path) -> Any:
         UnsafeWeightsError: It asks for more than tensors and plain containers.
         WeightsFormatError: It is damaged, or no pickle.
     """
+    read_structure(file, verify=True)
     try:
-        # Only zip archives can be memory-mapped; the legacy format, which few files still have, is read whole.
-        zipped = zipfile.is_zipfile(file)
-        if zipped:
-            check_sums(file)
         with warnings.catch_warnings():
             # What is wrong with a file is said once, by the error: quantized tensors, for example, make torch warn.
             warnings.simplefilter("ignore")
-            return torch.load(file, weights_only=True, map_location="cpu", mmap=zipped)
-    except WeightsFormatError:
-        raise
-    except pickle.UnpicklingError as error:
-        reason = _REFUSED.search(str(error))
-        if reason:
-            raise UnsafeWeightsError(
-                f"{file} is a pickle that asks for more than tensors, so it was not loaded: {reason[0].strip()}",
-                remedy="export the plain state dict with torch.save(model.state_dict(), ...), or use safetensors",
-            ) from error
-        raise WeightsFormatError(f"{file} is not a PyTorch weights file", remedy=FETCH_AGAIN) from error
+            # Only zip archives can be memory-mapped; the legacy format, which few files still have, is read whole.
+            return torch.load(file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file))
     except Exception as error:  # what a damaged pickle does to its reader has no limits
         first_line = str(error).split("\n")[0]
         raise WeightsFormatError(

@@ -3,9 +3,10 @@
 Nothing that a pickle names is imported or called, so that reading one can run nothing.
 """
 
+import itertools
 import pickletools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ _KNOWN = re.compile(
     r"|collections\.(OrderedDict|Counter)|_codecs\.encode|(builtins|__builtin__)\.(set|bytearray|complex)"
 )
 _VALUES = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE"),
+    *("SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_MADE: dict[str, Callable[[], Any]] = {
+    **{"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False},
+    **{"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list},
+}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -38,7 +41,7 @@ class Name(str):
 class Call:
     """A call that a pickle asks for."""
 
-    name: str
+    name: Name
     arguments: tuple[Any, ...]
 
 
@@ -75,68 +78,49 @@ def evaluate(stream: Any, file: Path, references: list[Persistent] | None = None
         match opcode.name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
-            case "MARK":
-                marks.append(len(stack))
             case name if name in _VALUES:
                 stack.append(argument)
-            case name if name in _CONSTANTS:
-                stack.append(_CONSTANTS[name])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_SET":
-                stack.append(Call("builtins.set", ()))
+            case name if name in _MADE:
+                stack.append(_MADE[name]())
+            case "MARK":
+                marks.append(len(stack))
             case name if name in _TUPLES:
                 stack[-_TUPLES[name] :] = [tuple(stack[-_TUPLES[name] :])]
             case "TUPLE":
                 stack.append(tuple(popped()))
-            case "LIST":
-                stack.append(popped())
-            case "DICT":
-                items = popped()
-                stack.append({})
-                _set_items(stack[-1], items)
-            case "APPEND":
-                item = stack.pop()
-                _extend(stack[-1], [item])
-            case "APPENDS" | "ADDITEMS":
-                items = popped()
-                _extend(stack[-1], items)
-            case "SETITEM":
-                items = stack[-2:]
-                del stack[-2:]
-                _set_items(stack[-1], items)
-            case "SETITEMS":
-                items = popped()
+            case "APPEND" | "APPENDS" | "ADDITEMS" as name:
+                items = [stack.pop()] if name == "APPEND" else popped()
+                if isinstance(stack[-1], list):
+                    stack[-1].extend(items)
+            case "SETITEM" | "SETITEMS" as name:
+                items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else popped()
                 _set_items(stack[-1], items)
             case "GLOBAL":
-                stack.append(_checked_name(str(argument).replace(" ", "."), file))
+                stack.append(_checked_name(argument.replace(" ", "."), file))
             case "STACK_GLOBAL":
-                stack[-2:] = [_checked_name(f"{stack[-2]}.{stack[-1]}", file)]
+                parts = [stack.pop(-2), stack.pop()]
+                stack.append(_checked_name(".".join(parts), file))
             case "REDUCE" | "NEWOBJ":
-                function, arguments = stack[-2:]
-                stack[-2:] = [{} if function == "collections.OrderedDict" else Call(str(function), tuple(arguments))]
-                if function == "collections.OrderedDict" and arguments:
-                    _set_items(stack[-1], [item for pair in arguments[0] for item in pair])
+                function, arguments = stack.pop(-2), stack.pop()
+                if function == "collections.OrderedDict":
+                    stack.append({})
+                    _set_items(stack[-1], [item for pair in itertools.chain(*arguments) for item in pair])
+                elif isinstance(function, Name) and isinstance(arguments, tuple):
+                    stack.append(Call(function, arguments))
+                else:
+                    raise ValueError("it calls what is not a function")
             case "BUILD":
                 stack.pop()  # the attributes of what it builds
             case "BINPERSID":
                 stack.append(Persistent(stack.pop()))
                 if references is not None:
                     references.append(stack[-1])
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                memo[int(argument)] = stack[-1]
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(memo[int(argument)])
-            case "POP":
-                stack.pop()
-            case "DUP":
-                stack.append(stack[-1])
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
             case name:
                 raise _asks_for_more(f"the opcode {name}", file)
     return stack.pop()
@@ -155,13 +139,8 @@ def _asks_for_more(what: str, file: Path) -> UnsafeWeightsError:
     )
 
 
-def _extend(container: Any, items: list[Any]) -> None:
-    if isinstance(container, list):
-        container.extend(items)
-
-
 def _set_items(container: Any, items: Sequence[Any]) -> None:
-    """Set items of a dict; keys that are not plain are never hashed, which can take years."""
+    """Set items of a dict. Keys that are not plain are not hashed, nor told: of nested tuples that can take years."""
     if isinstance(container, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
             container[str(key) if isinstance(key, (str, int, float)) else object()] = value

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes  # noqa: F401 # NumPy knows bfloat16 by its name then
 import numpy as np
 
 from no_time_to_train.errors import NoTimeToTrainError, WeightsFormatError
 from no_time_to_train.weights.formats.json_files import FETCH_AGAIN
-from no_time_to_train.weights.formats.pickle_structure import Call, Persistent, evaluate
+from no_time_to_train.weights.formats.pickle_structure import Call, Name, Persistent, evaluate
 from no_time_to_train.weights.formats.stored_tensor import (
     FileRange,
     FileState,
@@ -33,28 +33,13 @@ from no_time_to_train.weights.formats.stored_tensor import (
 
 LIGHTNING_KEY = "pytorch-lightning_version"
 _ZIP_MAGIC, _LEGACY_MAGIC = b"PK\x03\x04", 0x1950A86A20F9469CFC6C
+_BIG_ENDIAN = "it was saved on a big-endian machine"
 _BLOCK = 1 << 24
 _STORAGES = {
     **{"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64"},
     **{"Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "Untyped": "uint8"},
     **{"ComplexFloat": "complex64", "ComplexDouble": "complex128"},
 }
-
-
-class _Storage(NamedTuple):
-    """Where the bytes of tensors are: a record, and how much of it.
-
-    Attributes:
-        kind: Its class, such as `torch.FloatStorage`.
-        key: Of its record.
-        length: Its elements.
-        begin: Its first element in the record.
-    """
-
-    kind: str
-    key: str
-    length: int
-    begin: int = 0
 
 
 def read_torch_file(file: Path, *, verify: bool) -> WeightsFile:
@@ -70,23 +55,26 @@ def read_torch_file(file: Path, *, verify: bool) -> WeightsFile:
         WeightsFormatError: It is damaged, or holds no state dict.
     """
     with _damage_told(file):
-        loaded, ranges, swapped = _read(file, verify=verify)
-        found = _state_dict_in(loaded, file)
-        tensors = {name: _tensor(name, call, ranges, file, swapped=swapped) for name, call in found.items()}
+        loaded, ranges = _read(file, verify=verify)
+        tensors = {name: _tensor(name, call, ranges, file) for name, call in _state_dict_in(loaded, file).items()}
     if isinstance(loaded, dict) and LIGHTNING_KEY in loaded:
         return WeightsFile(_trained_model_in(tensors, file), (file,), "Lightning checkpoint")
     return WeightsFile(tensors, (file,), "PyTorch pickle")
 
 
-def read_structure(file: Path) -> Any:
+def read_structure(file: Path, *, verify: bool = False) -> Any:
     """Return what `torch.save` wrote without the tensors: containers, values, and the calls that make tensors.
+
+    Args:
+        file: As `torch.save` wrote it.
+        verify: Compare the checksums of a zip archive, for which it is read whole.
 
     Raises:
         UnsafeWeightsError: It asks for more than tensors and plain containers.
         WeightsFormatError: It is damaged.
     """
     with _damage_told(file):
-        return _read(file, verify=False)[0]
+        return _read(file, verify=verify)[0]
 
 
 @contextmanager
@@ -102,19 +90,19 @@ def _damage_told(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(file: Path, *, verify: bool) -> tuple[Any, dict[str, FileRange], bool]:
-    """Return the structure of a file, the place of each storage, and whether its bytes are in the other order."""
+def _read(file: Path, *, verify: bool) -> tuple[Any, dict[str, FileRange]]:
+    """Return the structure of a file and the place of each storage."""
     state = state_of(file)
     with file.open("rb") as stream:
         begin = stream.read(len(_ZIP_MAGIC))
     if begin != _ZIP_MAGIC:
         return _read_legacy(file, state)
     if verify:
-        check_sums(file)
+        _check_sums(file)
     return _read_zip(file, state)
 
 
-def check_sums(file: Path) -> None:
+def _check_sums(file: Path) -> None:
     """Compare the checksums in a zip archive, which torch does not do. A gigabyte takes about 0.3 s.
 
     Raises:
@@ -132,7 +120,7 @@ def check_sums(file: Path) -> None:
         raise WeightsFormatError(f"{file} is damaged: {error}", remedy=FETCH_AGAIN) from error
 
 
-def _read_zip(file: Path, state: FileState) -> tuple[Any, dict[str, FileRange], bool]:
+def _read_zip(file: Path, state: FileState) -> tuple[Any, dict[str, FileRange]]:
     records = {}
     with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
         for entry in archive.infolist():
@@ -144,46 +132,42 @@ def _read_zip(file: Path, state: FileState) -> tuple[Any, dict[str, FileRange], 
             if begin + entry.file_size > state[1]:
                 raise ValueError(f"its record {entry.filename} is cut off")
             records[entry.filename.partition("/")[2]] = FileRange(file, begin, entry.file_size, state)
+    if "byteorder" in records and read_piece(records["byteorder"]) != b"little":
+        raise ValueError(_BIG_ENDIAN)
     loaded = evaluate(io.BytesIO(read_piece(records["data.pkl"])), file)
-    swapped = "byteorder" in records and read_piece(records["byteorder"]) == b"big"
-    return loaded, {name.removeprefix("data/"): place for name, place in records.items()}, swapped
+    return loaded, {name.removeprefix("data/"): place for name, place in records.items()}
 
 
-def _read_legacy(file: Path, state: FileState) -> tuple[Any, dict[str, FileRange], bool]:
+def _read_legacy(file: Path, state: FileState) -> tuple[Any, dict[str, FileRange]]:
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if evaluate(content, file) != _LEGACY_MAGIC:
             raise ValueError("it does not begin as one")
         evaluate(content, file)  # the version of the format, of which there is one
-        little_endian = evaluate(content, file)["little_endian"]
+        if not evaluate(content, file)["little_endian"]:
+            raise ValueError(_BIG_ENDIAN)
         references: list[Persistent] = []
         loaded, keys = evaluate(content, file, references), evaluate(content, file)
-        # A view's reference has the count of the whole, too.
-        wholes = {str(key): (str(kind), count) for _, kind, key, _, count, *_ in (r.identity for r in references)}
+        # A view's reference has the length of the whole, too.
+        wholes = {key: (kind, length) for _, kind, key, _, length, *_ in (one.identity for one in references)}
         ranges = {}
         position = content.tell()
         for key in keys:
             kind, expected = wholes[key]
-            count = int.from_bytes(content[position : position + 8], "little" if little_endian else "big")
-            length = count * _dtype_of(kind).itemsize
-            if count != expected or position + 8 + length > len(content):
+            length = int.from_bytes(content[position : position + 8], "little")
+            place = FileRange(file, position + 8, length * _dtype_of(kind).itemsize, state)
+            position = place.offset + place.length
+            if length != expected or position > len(content):
                 raise ValueError(f"its storage {key} is cut off")
-            ranges[key] = FileRange(file, position + 8, length, state)
-            position += 8 + length
-    return loaded, ranges, not little_endian
+            ranges[key] = place
+    return loaded, ranges
 
 
-def _storage(reference: Persistent) -> _Storage:
-    _, kind, key, _, count, *view = reference.identity
-    if view and view[0] is not None:
-        _, begin, count = view[0]
-        return _Storage(str(kind), str(key), int(count), int(begin))
-    return _Storage(str(kind), str(key), int(count))
-
-
-def _dtype_of(kind: str) -> np.dtype[Any]:
+def _dtype_of(name: Any) -> np.dtype[Any]:
     """Return the dtype of a class of storages, or of a name of torch's."""
-    name = kind.rpartition(".")[2]
-    return np.dtype(_STORAGES[name.removesuffix("Storage")] if name.endswith("Storage") else name)
+    if not isinstance(name, Name):
+        raise TypeError("a storage is of no class")
+    last = name.rpartition(".")[2]
+    return np.dtype(_STORAGES[last.removesuffix("Storage")] if last.endswith("Storage") else last)
 
 
 def _state_dict_in(loaded: Any, file: Path) -> dict[str, Call]:
@@ -209,13 +193,13 @@ def _rebuilt(value: Any) -> Call | None:
         if name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
             value = value.arguments[0]
         elif name == "_rebuild_from_type_v2":
-            value = Call(str(value.arguments[0]), tuple(value.arguments[2]))
+            value = Call(value.arguments[0], value.arguments[2])
         else:
             return value if name.startswith("_rebuild_") else None
     return None
 
 
-def _tensor(name: str, call: Call, ranges: Mapping[str, FileRange], file: Path, *, swapped: bool) -> StoredTensor:
+def _tensor(name: str, call: Call, ranges: Mapping[str, FileRange], file: Path) -> StoredTensor:
     """Find the bytes of a tensor.
 
     Raises:
@@ -234,15 +218,16 @@ def _tensor(name: str, call: Call, ranges: Mapping[str, FileRange], file: Path, 
         what, remedy = odd.get(function, (f"made by {function}, which is not a plain tensor", "save plain tensors"))
         raise WeightsFormatError(f"{name} in {file} is {what}", remedy=remedy)
     reference, offset, shape, strides, *rest = call.arguments
-    storage = _storage(reference)
-    dtype = _dtype_of(storage.kind if function != "_rebuild_tensor_v3" else str(rest[2]))
-    flags = next((flag for flag in rest[2:] if isinstance(flag, dict)), {})
-    numbers = (offset, *shape, *strides, storage.begin, storage.length)
+    _, kind, key, _, length, *view = reference.identity
+    start = 0
+    if view and view[0] is not None:
+        _, start, length = view[0]
+    numbers = (offset, *shape, *strides, start, length)
     if len(shape) != len(strides) or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
         raise ValueError(f"the shape of {name} is damaged")
-    record, size = ranges[storage.key], dtype.itemsize
-    held = storage.length * _dtype_of(storage.kind).itemsize
-    begin = storage.begin * _dtype_of(storage.kind).itemsize + offset * size
+    stored, dtype = _dtype_of(kind), _dtype_of(rest[2] if function == "_rebuild_tensor_v3" else kind)
+    size, held = dtype.itemsize, length * stored.itemsize
+    begin, record = start * stored.itemsize + offset * size, ranges[key]
     count = math.prod(shape)
     if count * size > held:
         raise WeightsFormatError(
@@ -255,14 +240,13 @@ def _tensor(name: str, call: Call, ranges: Mapping[str, FileRange], file: Path, 
     place = replace(record, offset=record.offset + begin, length=extent * size)
     row_major = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     plain = all(side < 2 or stride == step for side, stride, step in zip(shape, strides, row_major, strict=True))
-    negated = bool(flags.get("neg"))
-    if (plain or not count) and not negated and not swapped:
+    negated = any(isinstance(flags, dict) and flags.get("neg") for flags in rest[2:])
+    if (plain or not count) and not negated:
         return StoredTensor(dtype, tuple(shape), (place,))
 
     def values() -> bytes:
         flat = np.frombuffer(read_piece(place), dtype)
-        steps = [stride * size for stride in strides]
-        array = np.lib.stride_tricks.as_strided(flat.byteswap() if swapped else flat, shape, steps)
+        array = np.lib.stride_tricks.as_strided(flat, shape, [stride * size for stride in strides])
         return (-array if negated else array).tobytes()
 
     return StoredTensor(dtype, tuple(shape), (LazyBytes(count * size, values),))
