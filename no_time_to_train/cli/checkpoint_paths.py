@@ -8,7 +8,7 @@ from no_time_to_train.weights.formats.torch_pickle import read_structure
 from no_time_to_train.weights.hub.http_errors import without_secrets
 
 
-def names_in(path: Path) -> frozenset[str]:
+def read_tensor_names(path: Path) -> frozenset[str]:
     """Return the names of the tensors in a checkpoint.
 
     Raises:
@@ -36,7 +36,7 @@ def names_in(path: Path) -> frozenset[str]:
     return frozenset(map(str, state))
 
 
-def refuse_elsewhere(checkpoint: str) -> None:
+def require_local_path(checkpoint: str) -> None:
     """Refuse what Lightning would fetch, a file whose name begins like a link among them, and then unpickle.
 
     Raises:

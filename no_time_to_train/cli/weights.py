@@ -106,9 +106,9 @@ def doctor(
     Returns:
         0 if nothing is wrong, 1 if something is.
     """
-    from no_time_to_train.weights.hub.doctor import as_text, examine
+    from no_time_to_train.weights.hub.doctor import as_text, run_checks
 
-    findings = examine(encoder, root, source=source)
+    findings = run_checks(encoder, root, source=source)
     if json:
         print(json_module.dumps([asdict(finding) for finding in findings], indent=2))
     else:

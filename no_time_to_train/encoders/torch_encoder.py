@@ -19,7 +19,7 @@ from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.formats.reader import SUFFIXES
-from no_time_to_train.weights.identify import identify_encoder, stated_normalisation, wrong_architecture
+from no_time_to_train.weights.identify import architecture_mismatch_error, identify_encoder, stated_normalisation
 from no_time_to_train.weights.load import as_tensor, assign_tensors
 from no_time_to_train.weights.rope import rope_periods
 from no_time_to_train.weights.source import WeightsSource, read_source
@@ -185,7 +185,7 @@ def build_torch_encoder(
     if ckpt_path is not None:
         source = read_source(ckpt_path)
         if not matches(entry, source.architecture):
-            raise wrong_architecture(entry, source.path, source.architecture)
+            raise architecture_mismatch_error(entry, source.path, source.architecture)
         if entry.ffn_from_checkpoint:
             entry = replace(entry, ffn=source.architecture.ffn, ffn_dim=source.architecture.ffn_dim)
         _warn_about_preprocessor(entry, source)

@@ -43,7 +43,7 @@ from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor
 from no_time_to_train.weights.formats.writer import write_safetensors
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
-from no_time_to_train.weights.license import carry_notice
+from no_time_to_train.weights.license import copy_license_notice
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _beside_the_weights(job: _Job) -> Path:
     with atomic_path(folder / MODEL_FILE) as temporary:
         _write_model(job, temporary, job.source.leaves)
         job.place.write_settings(folder)
-        carry_notice(folder, job.place.files[0], job.source.entry)
+        copy_license_notice(folder, job.place.files[0], job.source.entry)
     return folder
 
 
@@ -201,7 +201,7 @@ def _in_a_folder(job: _Job) -> Path:
     check_replaceable(output, job.place.files)
     with atomic_folder(output) as folder:
         job.place.write_settings(folder)
-        carry_notice(folder, job.place.files[0], job.source.entry)
+        copy_license_notice(folder, job.place.files[0], job.source.entry)
         if options.precision == "fp32" and not options.copy_weights:
             how = clone_weights(job.place, folder)
             log.info("weights of %s: %s", output, how)

@@ -23,7 +23,7 @@ from no_time_to_train.weights.identify import identify_encoder
 from no_time_to_train.weights.inspect import sha256_of
 from no_time_to_train.weights.layouts.dino import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
 from no_time_to_train.weights.layouts.mapping import hub_tensors, meta_tensors
-from no_time_to_train.weights.license import carry_notice
+from no_time_to_train.weights.license import copy_license_notice
 from no_time_to_train.weights.rope import ROPE_PERIODS, periods_as_json, rope_periods
 from no_time_to_train.weights.source import WeightsSource, read_source
 
@@ -74,7 +74,7 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
             write_hub_weights(weights, folder)
             write_config(folder, weights, num_heads=entry.num_heads)
             write_json(folder / PREPROCESSOR, preprocessor_of(entry))
-            carry_notice(folder, source, entry)
+            copy_license_notice(folder, source, entry)
     return destination
 
 

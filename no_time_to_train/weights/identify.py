@@ -82,7 +82,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def wrong_architecture(entry: EncoderSpec, path: Path, found: Architecture) -> ShapeMismatchError:
+def architecture_mismatch_error(entry: EncoderSpec, path: Path, found: Architecture) -> ShapeMismatchError:
     """Make the error for a file that holds another encoder than the named one."""
     fitting = [other.name for other in ENCODER_CONFIGS.values() if matches(other, found)]
     held = f"the file is {' or '.join(fitting)}" if fitting else "the file is in no registry entry"

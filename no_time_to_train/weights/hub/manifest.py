@@ -113,7 +113,7 @@ def check_folder(folder: Path, *, deep: bool = False) -> WeightsReport:
     return report
 
 
-def is_whole(folder: Path, *, deep: bool = False) -> bool:
+def is_valid(folder: Path, *, deep: bool = False) -> bool:
     """Return whether `check_folder` finds nothing wrong."""
     try:
         check_folder(folder, deep=deep)
