@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_torch_encoder
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.runtime.onnx_session import open_session, read_onnx_file
+from no_time_to_train.weights.conversion import convert_weights
 
 _PAUSE = 0.1  # seconds
 OURS, INT8 = "ours fp32", "ours int8"

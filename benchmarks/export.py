@@ -27,10 +27,9 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from no_time_to_train.configs.encoders import resolve_encoder
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 from no_time_to_train.encoders.transformers_models import build_model
-from no_time_to_train.weights.identify import architecture_of
+from no_time_to_train.weights.conversion import convert_weights
 
 _LARGE = 2 << 30
 
@@ -102,7 +101,7 @@ def write_stand_in(name: str, folder: Path) -> None:
     """Write a Hugging Face folder whose weights are a sparse file of zeros, as long as the real one."""
     entry = resolve_encoder(name)
     with torch.device("meta"):
-        model = build_model(architecture_of(entry), num_heads=entry.num_heads)
+        model = build_model(entry, num_heads=entry.num_heads)
     folder.mkdir(parents=True)
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -134,7 +133,7 @@ def measure(name: str, root: Path, repeats: int) -> dict[str, Any]:
     """Measure one encoder."""
     entry, folder = resolve_encoder(name), root / name
     with torch.device("meta"):
-        model = build_model(architecture_of(entry), num_heads=entry.num_heads)
+        model = build_model(entry, num_heads=entry.num_heads)
     large = 4 * sum(parameter.numel() for parameter in model.parameters()) > _LARGE
     if large:
         write_stand_in(name, folder)

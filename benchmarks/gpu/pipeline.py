@@ -284,7 +284,7 @@ def matching(bench: Bench) -> dict[str, Any]:
         )
         found = match_masks(patches, logits, quality, memory, image_size=size)
         figures[f"results in COCO's form, {name}, ms"] = bench.milliseconds(partial(_results, found, memory), repeats=3)
-        on_cpu = match_masks(patches.cpu(), logits.cpu(), quality.cpu(), memory.cpu(), image_size=size)
+        on_cpu = match_masks(patches.cpu(), logits.cpu(), quality.cpu(), memory.to("cpu"), image_size=size)
         memory = bank.to(bench.device)
         figures[f"instances as on a CPU, {name}"] = bool(
             len(found) == len(on_cpu) and torch.equal(found.labels.cpu(), on_cpu.labels)

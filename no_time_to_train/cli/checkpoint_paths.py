@@ -1,15 +1,14 @@
 """Checkpoints that a command line names, looked into before Lightning does."""
 
-import pickle
 import zipfile
 from pathlib import Path
 
 from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.weights.formats.reader import load_tensors
+from no_time_to_train.weights.formats.torch_pickle import read_structure
 from no_time_to_train.weights.hub.http_errors import without_secrets
 
 
-def names_in(path: Path) -> frozenset[str]:
+def read_tensor_names(path: Path) -> frozenset[str]:
     """Return the names of the tensors in a checkpoint.
 
     Raises:
@@ -24,19 +23,20 @@ def names_in(path: Path) -> frozenset[str]:
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise WeightsFormatError(f"{path} is not a checkpoint, or not a whole one", remedy=remedy)
     try:
-        state = load_tensors(path, headers_only=True, map_location="meta")["state_dict"]
-        return frozenset(state)
-    except pickle.UnpicklingError as error:
+        loaded = read_structure(path)
+    except UnsafeWeightsError as error:
         raise UnsafeWeightsError(
             f"{path} asks for more than tensors and plain values, so it was not loaded", remedy=remedy
         ) from error
-    except (KeyError, TypeError) as error:
-        raise WeightsFormatError(f"{path} is not a checkpoint of a training", remedy=remedy) from error
-    except Exception as error:  # what a damaged pickle does to its reader has no limits
+    except WeightsFormatError as error:
         raise WeightsFormatError(f"{path} is not a checkpoint, or not a whole one", remedy=remedy) from error
+    state = loaded.get("state_dict") if isinstance(loaded, dict) else None
+    if not isinstance(state, dict):
+        raise WeightsFormatError(f"{path} is not a checkpoint of a training", remedy=remedy)
+    return frozenset(map(str, state))
 
 
-def refuse_elsewhere(checkpoint: str) -> None:
+def require_local_path(checkpoint: str) -> None:
     """Refuse what Lightning would fetch, a file whose name begins like a link among them, and then unpickle.
 
     Raises:

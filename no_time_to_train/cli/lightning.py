@@ -27,7 +27,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from no_time_to_train.cli.checkpoint_paths import names_in, refuse_elsewhere
+from no_time_to_train.cli.checkpoint_paths import read_tensor_names, require_local_path
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
 from no_time_to_train.cli.option_names import check_kinds, check_names
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
@@ -83,10 +83,10 @@ class NttLightningCLI(LightningCLI):
         if self.config.subcommand != "fit" and given and Path(given).suffix == MEMORY_SUFFIX:
             self.memory_path, chosen.ckpt_path = Path(given), None
         elif given:
-            refuse_elsewhere(str(given))
+            require_local_path(str(given))
             if str(given) not in ("best", "last", "hpc"):
                 # Lightning looks into it before anything can say what is wrong with it.
-                self.checkpoint = names_in(Path(given))
+                self.checkpoint = read_tensor_names(Path(given))
         check_kinds(chosen)
         check_paths(filled)
         check_sizes(chosen, self.config.subcommand)

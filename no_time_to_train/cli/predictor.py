@@ -18,9 +18,8 @@ from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.segmenter import Segmenter
-from no_time_to_train.weights.formats.reader import read_stored
-from no_time_to_train.weights.identify import entry_of
-from no_time_to_train.weights.load import source_of
+from no_time_to_train.weights.identify import identify_encoder
+from no_time_to_train.weights.source import read_source
 
 _DEFAULTS = {
     "name": "matching_baseline_noAMG",
@@ -105,7 +104,7 @@ def _takes_any_size_of(encoder: str, other: Any) -> bool:
         file = read_onnx_file(encoder.removeprefix(ONNX))
         name = file.config.name if file.image_size is None else None
     elif is_file_of_weights(encoder):
-        name = entry_of(source_of(read_stored(Path(encoder), headers_only=True), Path(encoder))).name
+        name = identify_encoder(read_source(encoder, verify=False)).name
     else:
         name = resolve_encoder(encoder).name
     try:

@@ -37,7 +37,7 @@ def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"
             without `--destination`.
         to: `hf` is a folder that transformers opens, `meta` is Meta's own layout, `equinox` is for the JAX models.
     """
-    from no_time_to_train.encoders.conversion import convert_weights
+    from no_time_to_train.weights.conversion import convert_weights
 
     print(without_home(str(convert_weights(source, destination, to))))
 
@@ -106,9 +106,9 @@ def doctor(
     Returns:
         0 if nothing is wrong, 1 if something is.
     """
-    from no_time_to_train.weights.hub.doctor import as_text, examine
+    from no_time_to_train.weights.hub.doctor import as_text, run_checks
 
-    findings = examine(encoder, root, source=source)
+    findings = run_checks(encoder, root, source=source)
     if json:
         print(json_module.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -149,7 +149,7 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
 
 
 def _read_settings(path: Path) -> dict[str, object]:
-    from no_time_to_train.weights.json_files import read_object
+    from no_time_to_train.weights.formats.json_files import read_object
 
     try:
         return read_object(path)

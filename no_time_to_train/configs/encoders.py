@@ -26,22 +26,49 @@ DINOV2_LICENSE = "Apache-2.0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class Architecture:
+    """An encoder's architecture, as its tensors show it or the registry states it.
+
+    Attributes:
+        family: Which transformers model takes the tensors.
+        embed_dim: Width of the final tokens, D.
+        depth: Transformer blocks, or the sum of the ConvNeXt stages' blocks.
+        num_heads: Attention heads; None where the tensors don't tell, 0 for a ConvNeXt.
+        ffn: Kind of the feed-forward network.
+        ffn_dim: Its hidden width; 0 for a ConvNeXt.
+        patch_size: Side of a patch in pixels; the total stride of a ConvNeXt.
+        num_storage_tokens: Storage (register) tokens.
+        stage_depths: Blocks per ConvNeXt stage.
+        stage_dims: Width per ConvNeXt stage.
+        query_bias: Whether queries have a bias; values have one exactly when queries do.
+        key_bias: Whether keys have an effective bias.
+        num_positions: Stored position embeddings with the CLS token's (DINOv2); 0 where there are none.
+        untied_norm: Whether the file carries the separate norm of Meta's local crops, which inference leaves out.
+    """
+
+    family: Family
+    embed_dim: int
+    depth: int
+    num_heads: int | None = 0
+    ffn: Ffn = "mlp"
+    ffn_dim: int = 0
+    patch_size: int = 16
+    num_storage_tokens: int = 0
+    stage_depths: tuple[int, ...] = ()
+    stage_dims: tuple[int, ...] = ()
+    query_bias: bool = True
+    key_bias: bool = False
+    num_positions: int = 0
+    untied_norm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(Architecture):
     """One encoder: its architecture, its names elsewhere, and how its pixels are normalised.
 
     Attributes:
         name: The registry's name.
-        family: Which transformers model it is.
-        embed_dim: Width of the final tokens, D.
-        depth: Transformer blocks, or the sum of the ConvNeXt stages' blocks.
         num_heads: Attention heads; 0 for a ConvNeXt.
-        ffn: Kind of the feed-forward network.
-        ffn_dim: Its hidden width; 0 for a ConvNeXt.
-        patch_size: Pixels a patch token covers on a side; the total stride of a ConvNeXt.
-        num_storage_tokens: Storage (register) tokens.
-        stage_depths: Blocks per ConvNeXt stage.
-        stage_dims: Width per ConvNeXt stage.
-        qkv_bias: Whether queries and values have a bias.
         image_mean: Per channel (R, G, B), for pixels in [0, 1].
         image_std: Per channel (R, G, B), for pixels in [0, 1].
         default_img_size: Side of the square input in pixels that the matching protocol uses.
@@ -53,21 +80,11 @@ class EncoderConfig:
         num_meta_tensors: Tensors in Meta's file.
         license: Licence of the released weights.
         ffn_from_checkpoint: The checkpoint decides the kind of feed-forward network.
-        folder: Where this project's own weights lie under `checkpoints/`; None for everyone else's.
+        folder: Where this project's own weights are under `checkpoints/`; None for everyone else's.
     """
 
     name: str
-    family: Family
-    embed_dim: int
-    depth: int
     num_heads: int = 0
-    ffn: Ffn = "mlp"
-    ffn_dim: int = 0
-    patch_size: int = 16
-    num_storage_tokens: int = 0
-    stage_depths: tuple[int, ...] = ()
-    stage_dims: tuple[int, ...] = ()
-    qkv_bias: bool = True
     image_mean: Rgb = IMAGENET_MEAN
     image_std: Rgb = IMAGENET_STD
     default_img_size: int = 592
@@ -87,6 +104,10 @@ class EncoderConfig:
         return self.folder is not None
 
 
+EncoderConfig = EncoderSpec
+"""The name that it had in the first release."""
+
+
 def _dinov3_vit(
     name: str,
     arch: str,
@@ -101,7 +122,7 @@ def _dinov3_vit(
     *,
     data: Literal["lvd1689m", "sat493m"] = "lvd1689m",
     on_hub: bool = True,
-    qkv_bias: bool = True,
+    query_bias: bool = True,
 ) -> EncoderConfig:
     satellite = data == "sat493m"
     return EncoderConfig(
@@ -113,7 +134,7 @@ def _dinov3_vit(
         ffn=ffn,
         ffn_dim=ffn_dim,
         num_storage_tokens=4,
-        qkv_bias=qkv_bias,
+        query_bias=query_bias,
         image_mean=SAT493M_MEAN if satellite else IMAGENET_MEAN,
         image_std=SAT493M_STD if satellite else IMAGENET_STD,
         meta_name=f"dinov3_{arch}",
@@ -158,6 +179,8 @@ def _dinov2(size: str, letter: str, dim: int, depth: int, heads: int, ffn: Ffn, 
             ffn_dim=ffn_dim,
             patch_size=14,
             num_storage_tokens=4 if registers else 0,
+            key_bias=True,
+            num_positions=(518 // 14) ** 2 + 1,
             default_img_size=518,
             meta_name=f"dinov2_vit{letter}14_reg" if registers else f"dinov2_vit{letter}14",
             meta_file=f"dinov2_vit{letter}14_{'reg4_' if registers else ''}pretrain.pth",
@@ -190,7 +213,7 @@ DINOV3_CONFIGS: Mapping[str, EncoderConfig] = _by_name(
         ),
         _dinov3_vit("dinov3_huge_plus", "vith16plus", 1280, 32, 20, "swiglu", 5120, 840_633_600, 552, "7c1da9a5"),
         _dinov3_vit(
-            "dinov3_7b", "vit7b16", 4096, 40, 32, "swiglu", 8192, 6_716_043_264, 610, "a955f4ea", qkv_bias=False
+            "dinov3_7b", "vit7b16", 4096, 40, 32, "swiglu", 8192, 6_716_043_264, 610, "a955f4ea", query_bias=False
         ),
         _dinov3_vit(
             "dinov3_7b_sat",
@@ -204,7 +227,7 @@ DINOV3_CONFIGS: Mapping[str, EncoderConfig] = _by_name(
             610,
             "a6675841",
             data="sat493m",
-            qkv_bias=False,
+            query_bias=False,
         ),
         _dinov3_convnext("tiny", _NARROW, _SHALLOW, 27_820_128, 182, "21b726bb"),
         _dinov3_convnext("small", _NARROW, _DEEP, 49_454_688, 344, "296db49d"),

@@ -1,6 +1,5 @@
 """The encoder within a module that is being trained or run, and its weights as they are now."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DINOv3ConvNextModel, DINOv3ViTModel, PreTrainedModel
 
-from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig, Family
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.io.atomic import atomic_files
-from no_time_to_train.weights.formats.stored_tensor import of_values
 from no_time_to_train.weights.formats.writer import write_safetensors
 from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, common_dtype, preprocessor_of, write_json
 from no_time_to_train.weights.layouts.mapping import hub_tensors
-from no_time_to_train.weights.load import ROPE_PERIODS
-from no_time_to_train.weights.source import Family
+from no_time_to_train.weights.load import from_tensor
+from no_time_to_train.weights.rope import ROPE_PERIODS, periods_as_json, rope_periods
 
 _MODELS = (DINOv3ViTModel, DINOv3ConvNextModel)
 
@@ -78,7 +76,7 @@ def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | 
         OutputError: It cannot be written to.
     """
     present = live.model.state_dict() if tensors is None else tensors
-    copies = {name: of_values(tensor) for name, tensor in present.items()}
+    copies = {name: from_tensor(tensor) for name, tensor in present.items()}
     family: Family = "dinov3_vit" if isinstance(live.model, DINOv3ViTModel) else "dinov3_convnext"
     named = hub_tensors(copies, family, type(live.model).__name__)
     rope = getattr(live.model, "rope_embeddings", None)
@@ -86,7 +84,7 @@ def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | 
     config = {
         **live.model.config.to_dict(),
         "architectures": [type(live.model).__name__],
-        "dtype": common_dtype(present.values()),
+        "dtype": common_dtype(copies.values()),
     }
     with atomic_files(folder, last="model.safetensors") as beside:
         write_safetensors(beside / "model.safetensors", named, metadata)
@@ -97,10 +95,8 @@ def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | 
 
 def _stored_periods(rope: nn.Module) -> dict[str, str]:
     """Return the RoPE periods of a model that has others than its formula gives, such as Meta's in bfloat16."""
-    inverse = rope.get_buffer("inv_freq").detach().float().cpu()
-    exponents = torch.arange(len(inverse), dtype=torch.float32) / len(inverse)
-    base = float(getattr(rope, "base", 100.0))
-    if torch.allclose(inverse * base**exponents, torch.ones_like(inverse), rtol=1e-6, atol=0):
+    inverse = rope.get_buffer("inv_freq").detach().double().cpu()
+    formula = torch.from_numpy(rope_periods(4 * len(inverse), float(getattr(rope, "base", 100.0))))
+    if torch.allclose(inverse * formula, torch.ones_like(inverse), rtol=1e-6, atol=0):
         return {}
-    values = (1 / inverse.double()).float().tolist()
-    return {ROPE_PERIODS: json.dumps({"dtype": "float32", "values": values})}
+    return {ROPE_PERIODS: periods_as_json(from_tensor((1 / inverse).float()))}

@@ -19,9 +19,10 @@ from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.formats.reader import SUFFIXES
-from no_time_to_train.weights.identify import architecture_of, entry_of, stated_normalisation, wrong_architecture
-from no_time_to_train.weights.load import assign_tensors, read_source
-from no_time_to_train.weights.source import WeightsSource
+from no_time_to_train.weights.identify import architecture_mismatch_error, identify_encoder, stated_normalisation
+from no_time_to_train.weights.load import as_tensor, assign_tensors
+from no_time_to_train.weights.rope import rope_periods
+from no_time_to_train.weights.source import WeightsSource, read_source
 
 __all__ = ["EncoderFeatures", "FeatureEncoder", "build_encoder", "build_encoder_from_checkpoint", "build_torch_encoder"]
 
@@ -184,7 +185,7 @@ def build_torch_encoder(
     if ckpt_path is not None:
         source = read_source(ckpt_path)
         if not matches(entry, source.architecture):
-            raise wrong_architecture(entry, source.path, source.architecture)
+            raise architecture_mismatch_error(entry, source.path, source.architecture)
         if entry.ffn_from_checkpoint:
             entry = replace(entry, ffn=source.architecture.ffn, ffn_dim=source.architecture.ffn_dim)
         _warn_about_preprocessor(entry, source)
@@ -192,10 +193,9 @@ def build_torch_encoder(
     if not random_init:
         raise _no_weights_named(entry)
     warnings.warn(f"{entry.name} has random weights: its features mean nothing", UserWarning, stacklevel=2)
-    architecture = architecture_of(entry)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(architecture, num_heads=entry.num_heads)
+        model = build_model(entry, num_heads=entry.num_heads)
     nn.Module.to(model, device=device, dtype=dtype)
     _restore_rope(model, None)
     return FeatureEncoder(model, entry, img_size=img_size, random_weights=True)
@@ -246,7 +246,7 @@ def build_encoder_from_checkpoint(
         ImageSizeError: `img_size` does not fit the patch size.
     """
     source = read_source(path)
-    entry = entry_of(source)
+    entry = identify_encoder(source)
     _warn_about_preprocessor(entry, source)
     return _from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
 
@@ -263,13 +263,14 @@ def _from_source(
         model = build_model(source.architecture, num_heads=entry.num_heads, settings=source.model_config)
     # The mask token serves pre-training only; files without it are whole.
     optional = [name for name in ("embeddings.mask_token",) if name not in source.tensors]
-    assign_tensors(model, source.tensors, source=str(source.path), dtype=dtype, device=device, optional=optional)
+    tensors = {name: as_tensor(tensor) for name, tensor in source.tensors.items()}
+    assign_tensors(model, tensors, source=str(source.path), dtype=dtype, device=device, optional=optional)
     for name in optional:
         if name in model.state_dict():
             model.get_submodule("embeddings").mask_token = nn.Parameter(
                 torch.zeros(model.get_parameter(name).shape, dtype=dtype, device=device)
             )
-    _restore_rope(model, source.rope_periods, device=device)
+    _restore_rope(model, None if source.rope_periods is None else as_tensor(source.rope_periods), device=device)
     if source.architecture.family == "dinov3_vit":
         origin = "stored in the file" if source.rope_periods is not None else "recomputed, the layout stores none"
         log.info("RoPE periods of %s: %s", source.path, origin)
@@ -284,11 +285,8 @@ def _restore_rope(
     if rope is None:
         return
     if periods is None:
-        exponents = torch.arange(0, 1, 4 / rope.head_dim, dtype=torch.float32)
-        inverse = 1 / rope.base**exponents
-    else:
-        inverse = 1 / periods.float()
-    rope.inv_freq = inverse.to(device if device is not None else next(model.parameters()).device)
+        periods = torch.from_numpy(rope_periods(rope.head_dim, rope.base))
+    rope.inv_freq = (1 / periods.float()).to(device if device is not None else next(model.parameters()).device)
 
 
 def _warn_about_preprocessor(entry: EncoderConfig, source: WeightsSource) -> None:

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
 
 from no_time_to_train.export.trace import PIXEL_VALUES
 from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor
 
 # In which weights may be stored.
 DTYPES = {
-    torch.float64: ir.DataType.DOUBLE,
-    torch.float32: ir.DataType.FLOAT,
-    torch.float16: ir.DataType.FLOAT16,
-    torch.bfloat16: ir.DataType.BFLOAT16,
+    "float64": ir.DataType.DOUBLE,
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
 }
 
 
@@ -66,13 +65,13 @@ def _computed(tensor: ir.TensorProtocol, dtype: ir.DataType, shape: ir.Shape) ->
 def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path | None) -> ir.TensorProtocol:
     (piece,) = stored.pieces
     if not isinstance(piece, FileRange):
-        return ir.tensor(stored.load_array().reshape(shape.numpy()), name=name)
+        return ir.tensor(stored.array().reshape(shape.numpy()), name=name)
     base = piece.file.parent if folder is None else folder
     return ir.ExternalTensor(
         piece.file.relative_to(base).as_posix(),
         piece.offset,
         piece.length,
-        ir.DataType.INT8 if stored.dtype == torch.int8 else DTYPES[stored.dtype],
+        ir.DataType.INT8 if stored.dtype == "int8" else DTYPES[stored.dtype.name],
         shape=shape,
         name=name,
         base_dir=base,

@@ -39,10 +39,11 @@ from no_time_to_train.runtime.onnx_session import (
     read_onnx_file,
 )
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
-from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor, locate_tensors
+from no_time_to_train.weights.formats.reader import open_weights
+from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor
 from no_time_to_train.weights.formats.writer import write_safetensors
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
-from no_time_to_train.weights.license import carry_notice
+from no_time_to_train.weights.license import copy_license_notice
 
 log = logging.getLogger(__name__)
 
@@ -160,14 +161,14 @@ def export_onnx(
     _check_floating(source)
     if options.image_size is not None:
         check_image_size(*options.image_size, source.entry)
-    place = place_of(path, None if output is None else Path(output), options.precision, copy=copy_weights)
+    place = place_of(source.weights, None if output is None else Path(output), options.precision, copy=copy_weights)
     with ThreadPoolExecutor(1) as pool:
         job = _Job(source, place, options, dict(metadata or {}), pool.submit(_hashes, place), verify)
         return _beside_the_weights(job) if place.in_place else _in_a_folder(job)
 
 
 def _check_floating(source: EquinoxSource) -> None:
-    wrong = [f"{name} is {tensor.dtype}" for name, tensor in source.leaves.items() if tensor.dtype not in DTYPES]
+    wrong = [f"{name} is {tensor.dtype}" for name, tensor in source.leaves.items() if tensor.dtype.name not in DTYPES]
     if wrong:
         raise WeightsFormatError(
             f"{len(wrong)} tensors of {source.path} are of no dtype that can be exported: {', '.join(wrong[:5])}",
@@ -190,8 +191,8 @@ def _beside_the_weights(job: _Job) -> Path:
     check_own(folder / MODEL_FILE)
     with atomic_path(folder / MODEL_FILE) as temporary:
         _write_model(job, temporary, job.source.leaves)
-        job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
-        carry_notice(folder, job.place.files[0], job.source.entry)
+        job.place.write_settings(folder)
+        copy_license_notice(folder, job.place.files[0], job.source.entry)
     return folder
 
 
@@ -199,8 +200,8 @@ def _in_a_folder(job: _Job) -> Path:
     output, options = job.place.output, job.options
     check_replaceable(output, job.place.files)
     with atomic_folder(output) as folder:
-        job.place.write_settings(folder, key_bias=job.source.architecture.key_bias)
-        carry_notice(folder, job.place.files[0], job.source.entry)
+        job.place.write_settings(folder)
+        copy_license_notice(folder, job.place.files[0], job.source.entry)
         if options.precision == "fp32" and not options.copy_weights:
             how = clone_weights(job.place, folder)
             log.info("weights of %s: %s", output, how)
@@ -227,7 +228,7 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
         simplify(model)
         used = {value.name for value in model.graph.inputs}
         write_safetensors(folder / _WEIGHTS_FILE, {name: weights[name] for name in weights if name in used}, {})
-        leaves = locate_tensors(folder / _WEIGHTS_FILE)
+        leaves = open_weights(folder / _WEIGHTS_FILE).tensors
     if options.copy_weights:
         bind_weights(model, leaves, None, as_computed=options.precision == "fp32")
     else:
@@ -264,7 +265,7 @@ def _identity(job: _Job, path: Path, digest: str) -> str:
         build_torch_encoder,
     )
 
-    name, weights = job.source.entry.name, job.place.weights
+    name, weights = job.source.entry.name, job.place.source.path
     known = name in ENCODER_CONFIGS
     encoder = build_torch_encoder(name, weights) if known else build_encoder_from_checkpoint(weights)
     hashes = {file.name: cached_sha256(file) for file in read_onnx_file(path).weights}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
 from no_time_to_train.runtime.onnx_session import MODEL_FILE, read_metadata
-from no_time_to_train.weights.formats.reader import SAFETENSORS_INDEX, read_stored
+from no_time_to_train.weights.conversion import write_config, write_hub_weights
+from no_time_to_train.weights.formats.reader import SAFETENSORS_INDEX
 from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, preprocessor_of, write_json
-from no_time_to_train.weights.identify import entry_of
+from no_time_to_train.weights.identify import identify_encoder
 from no_time_to_train.weights.layouts.hf import HUB_LAYOUTS
 from no_time_to_train.weights.license import NOTICE_FILE
-from no_time_to_train.weights.load import source_of
 from no_time_to_train.weights.source import WeightsSource
 
 _WRITTEN = re.compile(
@@ -30,32 +30,29 @@ class Place:
     """Where an export goes.
 
     Attributes:
-        weights: The file or folder that the user named.
-        files: The files that hold the weights.
-        source: What they are.
+        source: The weights, as the user named them.
         output: The folder to write.
         in_place: Whether that is the folder of the weights, which stay where they are.
     """
 
-    weights: Path
-    files: tuple[Path, ...]
     source: WeightsSource
     output: Path
     in_place: bool
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the weights."""
+        return self.source.file.files
+
+    @property
     def in_hub_layout(self) -> bool:
         """Return whether the files are safetensors by transformers' names: the Hub's files' or its modules'."""
-        return self.source.layout.startswith("transformers") and all(
+        return self.source.layout.name.startswith("transformers") and all(
             file.suffix == ".safetensors" for file in self.files
         )
 
-    def write_settings(self, folder: Path, *, key_bias: bool) -> None:
+    def write_settings(self, folder: Path) -> None:
         """Put `config.json` and `preprocessor_config.json` into a folder that lacks them.
-
-        Args:
-            folder: The folder.
-            key_bias: Whether keys have a bias that is not zero.
 
         Raises:
             OutputError: It cannot be written to.
@@ -66,11 +63,9 @@ class Place:
             if self.in_hub_layout and (beside / name).is_file():
                 shutil.copyfile(beside / name, folder / name)
             elif name == PREPROCESSOR:
-                write_json(folder / name, preprocessor_of(entry_of(self.source)))
+                write_json(folder / name, preprocessor_of(identify_encoder(self.source)))
             else:
-                from no_time_to_train.encoders.conversion import write_config  # and with it transformers
-
-                write_config(folder, self.source, key_bias=key_bias)
+                write_config(folder, self.source, num_heads=identify_encoder(self.source).num_heads)
 
 
 def is_of_a_checkpoint(folder: Path, checkpoint: str) -> bool:
@@ -78,11 +73,11 @@ def is_of_a_checkpoint(folder: Path, checkpoint: str) -> bool:
     return _metadata(folder / MODEL_FILE).get("checkpoint") == checkpoint
 
 
-def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) -> Place:
+def place_of(source: WeightsSource, output: Path | None, precision: str, *, copy: bool) -> Place:
     """Decide where an export goes.
 
     Args:
-        weights: The file or folder that the user named.
+        source: The weights, as the user named them.
         output: The folder that the user named.
         precision: Of the export; other weights than fp32 need a folder of their own.
         copy: Whether the weights are to be copied, for which they need one too.
@@ -90,11 +85,10 @@ def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) 
     Raises:
         OutputError: The weights are where nothing may be written, and no folder was named.
     """
-    stored = read_stored(weights, headers_only=True)
-    source, files = source_of(stored, weights), tuple(stored.files)
+    weights, files = source.path, source.file.files
     folder = files[0].parent
     hub = (
-        source.layout.startswith("transformers")
+        source.layout.name.startswith("transformers")
         and files[0].name.startswith("model")
         and (weights.is_dir() or weights.name == "model.safetensors")
     )
@@ -103,7 +97,7 @@ def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) 
     own = precision == "fp32" and not copy
     wanted = folder if output is None else output
     if hub and real and own and wanted.resolve() == folder.resolve():
-        return Place(weights=weights, files=files, source=source, output=folder.resolve(), in_place=True)
+        return Place(source=source, output=folder.resolve(), in_place=True)
     if output is None:
         if any(file.is_symlink() for file in files):
             raise OutputError(
@@ -114,7 +108,7 @@ def place_of(weights: Path, output: Path | None, precision: str, *, copy: bool) 
         output = weights.resolve().parent / f"{name}-onnx{'' if precision == 'fp32' else f'-{precision}'}"
     if output.resolve() == folder.resolve():
         raise OutputError(f"{output} holds the weights themselves", remedy="name another folder")
-    return Place(weights=weights, files=files, source=source, output=output.resolve(), in_place=False)
+    return Place(source=source, output=output.resolve(), in_place=False)
 
 
 def check_own(file: Path) -> None:
@@ -165,10 +159,8 @@ def clone_weights(place: Place, folder: Path) -> str:
     Raises:
         OutputError: They cannot be written.
     """
-    if not place.in_hub_layout or place.source.layout not in _HUB_NAMES:
-        from no_time_to_train.encoders.conversion import write_weights
-
-        write_weights(place.weights, folder)
+    if not place.in_hub_layout or place.source.layout.name not in _HUB_NAMES:
+        write_hub_weights(place.source, folder)
         return "converted"
     names = {file: file.name for file in place.files}
     if len(names) == 1:

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from no_time_to_train.errors import ExportError
-from no_time_to_train.weights.formats.stored_tensor import Computed, StoredTensor
+from no_time_to_train.weights.formats.stored_tensor import LazyBytes, StoredTensor
 
 _HALF = ir.DataType.FLOAT16
 _IN_HALF = ("Gemm", "RotaryEmbedding", "Attention", "Gelu", "MatMul")
@@ -125,38 +124,40 @@ def int8_weights(weights: Mapping[str, StoredTensor], names: set[str]) -> dict[s
 
 
 def _half(name: str, tensor: StoredTensor) -> StoredTensor:
-    if tensor.dtype == torch.float16:
+    if tensor.dtype == np.float16:
         return tensor
     length = 2 * int(np.prod(tensor.shape))
 
     def halves() -> bytes:
-        values = tensor.load_array().astype(np.float32)
+        values = tensor.array().astype(np.float32)
         if not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:  # nor if it is not a number
             raise ExportError(f"{name} holds values beyond the range of fp16", remedy="export it in fp32")
         content: bytes = values.astype(np.float16).tobytes()
         return content
 
-    return StoredTensor(torch.float16, tensor.shape, (Computed(length, halves),))
+    return StoredTensor(np.dtype(np.float16), tensor.shape, (LazyBytes(length, halves),))
 
 
 def _int8(name: str, tensor: StoredTensor) -> dict[str, StoredTensor]:
     rows, columns = tensor.shape
 
     def scales() -> np.ndarray:
-        values = tensor.load_array().astype(np.float32)
+        values = tensor.array().astype(np.float32)
         largest = np.abs(values).max(axis=1)
         if not np.isfinite(largest).all():
             raise ExportError(f"{name} holds NaN or Inf", remedy="ntt inspect says which tensors do")
         return np.where(largest > 0, largest / 127, 1).astype(np.float32)
 
     def integers() -> bytes:
-        values = tensor.load_array().astype(np.float32)
+        values = tensor.array().astype(np.float32)
         content: bytes = np.rint(values / scales()[:, None]).astype(np.int8).T.tobytes()
         return content
 
     return {
-        f"{name}.int8": StoredTensor(torch.int8, (columns, rows), (Computed(rows * columns, integers),)),
-        f"{name}.scale": StoredTensor(torch.float32, (rows,), (Computed(4 * rows, lambda: scales().tobytes()),)),
+        f"{name}.int8": StoredTensor(np.dtype(np.int8), (columns, rows), (LazyBytes(rows * columns, integers),)),
+        f"{name}.scale": StoredTensor(
+            np.dtype(np.float32), (rows,), (LazyBytes(4 * rows, lambda: scales().tobytes()),)
+        ),
     }
 
 

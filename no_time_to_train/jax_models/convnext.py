@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.encoders import Architecture, EncoderConfig
 from no_time_to_train.configs.image_size import check_image_size, grid_size
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.features import EncoderFeatures, features_of
 from no_time_to_train.jax_models.layers import Tap, over_tokens
-from no_time_to_train.weights.source import Architecture
 
 
 class ConvNeXtBlock(eqx.Module):

@@ -17,7 +17,7 @@ from no_time_to_train.jax_models.vit import DinoV3ViT
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.equinox_source import EquinoxSource, equinox_header, read_equinox_source
 from no_time_to_train.weights.formats.equinox import header_line
-from no_time_to_train.weights.identify import wrong_architecture
+from no_time_to_train.weights.identify import architecture_mismatch_error
 
 EqxEncoder = DinoV3ViT | DinoV3ConvNeXt
 
@@ -86,7 +86,7 @@ def check_encoder(entry: EncoderConfig | None, source: EquinoxSource) -> None:
         ShapeMismatchError: With the encoder that they are of.
     """
     if entry is not None and not matches(entry, source.architecture):
-        raise wrong_architecture(entry, source.path, source.architecture)
+        raise architecture_mismatch_error(entry, source.path, source.architecture)
 
 
 def save_eqx_encoder(model: EqxEncoder, path: str | Path) -> Path:
@@ -211,7 +211,7 @@ def fill_encoder(
     model = abstract_encoder(source, entry)
     values = []
     for name, stored in source.leaves.items():
-        value = jnp.asarray(stored.load_array())
+        value = jnp.asarray(stored.array())
         values.append(value if dtype is None or name == "rope_periods" else value.astype(dtype))
     filled: EqxEncoder = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(model), values)
     return filled

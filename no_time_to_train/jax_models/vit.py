@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.encoders import Architecture, EncoderConfig
 from no_time_to_train.configs.image_size import check_image_size, grid_size
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.features import EncoderFeatures, features_of
 from no_time_to_train.jax_models.layers import Rope, Tap, over_tokens
-from no_time_to_train.weights.source import Architecture
+from no_time_to_train.weights.rope import rope_periods
 
 
 class Attention(eqx.Module):
@@ -135,13 +135,13 @@ class DinoV3ViT(eqx.Module):
         self.config, self.architecture = config, architecture
         self.layer_norm_eps, self.rope_theta, self.periods_stored = layer_norm_eps, rope_theta, periods_stored
         self.activation = activation or ("silu" if architecture.ffn == "swiglu" else "gelu")
-        dim, patch, quarter = architecture.embed_dim, architecture.patch_size, config.embed_dim // config.num_heads // 4
+        dim, patch = architecture.embed_dim, architecture.patch_size
         embed_key, cls_key, storage_key, *keys = jax.random.split(key, 3 + architecture.depth)
         self.patch_embed = eqx.nn.Conv2d(3, dim, patch, stride=patch, key=embed_key)
         self.cls_token = 0.02 * jax.random.normal(cls_key, (1, 1, dim))
         self.storage_tokens = 0.02 * jax.random.normal(storage_key, (1, architecture.num_storage_tokens, dim))
         self.mask_token = jnp.zeros((1, 1, dim)) if with_mask_token else None
-        self.rope_periods = rope_theta ** (jnp.arange(quarter, dtype=jnp.float32) / quarter)
+        self.rope_periods = jnp.asarray(rope_periods(config.embed_dim // config.num_heads, rope_theta))
         self.blocks = tuple(self._block(key) for key in keys)
         self.norm = eqx.nn.LayerNorm(dim, eps=layer_norm_eps)
 

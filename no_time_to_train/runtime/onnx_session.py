@@ -62,6 +62,8 @@ class OnnxFile:
         try:
             fields = parse_json(self.metadata["config"])
             values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+            if "qkv_bias" in values:  # its name in the first release
+                values["query_bias"] = values.pop("qkv_bias")
             return _checked(EncoderConfig(**values))
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsFormatError(

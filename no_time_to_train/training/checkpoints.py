@@ -8,7 +8,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.io.atomic import atomic_path
-from no_time_to_train.weights.formats.reader import LIGHTNING_KEY, unpickled
+from no_time_to_train.weights.formats.torch_pickle import LIGHTNING_KEY
+from no_time_to_train.weights.load import safe_torch_load
 
 _KINDS = {"state_dict": dict, "epoch": int, "global_step": int, LIGHTNING_KEY: str}
 _ANOTHER = "name another one with --ckpt_path"
@@ -44,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             WeightsFormatError: It is damaged, asks for more, or is not a checkpoint of a training.
         """
         try:
-            loaded = unpickled(Path(path))
+            loaded = safe_torch_load(Path(path))
         except WeightsFormatError as error:
             raise type(error)(error.message, remedy=_ANOTHER) from error
         if not isinstance(loaded, dict) or not all(isinstance(loaded.get(key), kind) for key, kind in _KINDS.items()):

@@ -1,29 +1,34 @@
-"""Telling an architecture from tensors, never from a file's name."""
+"""Architectures: read from tensors, never from a file's name, and the tensors that each has."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float
-from torch import Tensor
-
-from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
-from no_time_to_train.errors import WeightsFormatError
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, Architecture, EncoderSpec
+from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
+from no_time_to_train.io.messages import first_of
+from no_time_to_train.weights.formats.json_files import FETCH_AGAIN
+from no_time_to_train.weights.formats.stored_tensor import HasShape
 from no_time_to_train.weights.layouts.base import Layout
-from no_time_to_train.weights.source import Architecture
+
+Shapes = dict[str, tuple[int, ...]]
+
+# The mask token serves pre-training only: files without it are whole.
+OPTIONAL = ("embeddings.mask_token",)
 
 
 def read_architecture(
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, HasShape],
     layout: Layout,
     source: str,
     *,
-    rope_periods: Float[Tensor, " quarter_head"] | None = None,
+    rope_periods: HasShape | None = None,
     untied_norm: bool = False,
 ) -> Architecture:
     """Read the architecture from the shapes of an encoder's tensors.
 
     Args:
-        tensors: By transformers' names; shapes are enough, they may be on the meta device.
+        tensors: By transformers' names; shapes are enough.
         layout: The layout in which they were found.
         source: The file's name, for messages.
         rope_periods: Stored RoPE periods: a quarter of the head width of them, so that they tell the heads.
@@ -49,7 +54,7 @@ def read_architecture(
         ) from error
 
 
-def matches(entry: EncoderConfig, architecture: Architecture) -> bool:
+def matches(entry: EncoderSpec, architecture: Architecture) -> bool:
     """Return whether tensors of this architecture are those of a registry entry."""
     ffn_fits = entry.ffn_from_checkpoint or (entry.ffn, entry.ffn_dim) == (architecture.ffn, architecture.ffn_dim)
     return (
@@ -61,13 +66,13 @@ def matches(entry: EncoderConfig, architecture: Architecture) -> bool:
         and entry.num_storage_tokens == architecture.num_storage_tokens
         and entry.patch_size == architecture.patch_size
         # timm leaves out biases that are zero.
-        and (entry.qkv_bias or not architecture.query_bias)
+        and (entry.query_bias or not architecture.query_bias)
         and architecture.num_heads in (None, entry.num_heads)
         and ffn_fits
     )
 
 
-def fitting_entries(architecture: Architecture) -> list[EncoderConfig]:
+def candidate_encoders(architecture: Architecture) -> list[EncoderSpec]:
     """Return the registry entries that tensors of this architecture can be, the likeliest first.
 
     Of the entries that share an architecture, Meta's satellite ViT-L alone carries the norm of local crops.
@@ -77,11 +82,11 @@ def fitting_entries(architecture: Architecture) -> list[EncoderConfig]:
     return fitting[::-1] if satellite else fitting
 
 
-def known_sizes(architecture: Architecture) -> str:
+def describe_architecture(architecture: Architecture) -> str:
     """Describe an architecture in a few words, for messages.
 
     Examples:
-        >>> known_sizes(Architecture(family="dinov3_vit", embed_dim=384, depth=12, ffn_dim=1536, num_storage_tokens=4))
+        >>> describe_architecture(ENCODER_CONFIGS["dinov3_small"])
         'dinov3_vit, width 384, depth 12, mlp 1536, patch 16, 4 storage tokens'
     """
     if architecture.family == "dinov3_convnext":
@@ -94,7 +99,7 @@ def known_sizes(architecture: Architecture) -> str:
 
 
 def _vit(
-    tensors: Mapping[str, Tensor], layout: Layout, rope_periods: Tensor | None, *, untied_norm: bool
+    tensors: Mapping[str, HasShape], layout: Layout, rope_periods: HasShape | None, *, untied_norm: bool
 ) -> Architecture:
     dinov2 = layout.family == "dinov2"
     blocks = "encoder.layer" if dinov2 else "model.layer"
@@ -104,16 +109,17 @@ def _vit(
     first_ffn = f"{blocks}.0.mlp.{'fc1' if dinov2 and not gated else 'up_proj'}.weight"
     registers = tensors.get("embeddings.register_tokens")
     positions = tensors.get("embeddings.position_embeddings")
-    if rope_periods is not None and (not rope_periods.numel() or embed_dim % (4 * rope_periods.numel())):
+    quarter_head = 0 if rope_periods is None else math.prod(rope_periods.shape)
+    if rope_periods is not None and (not quarter_head or embed_dim % (4 * quarter_head)):
         raise ValueError(
-            f"it has {rope_periods.numel()} RoPE periods, expected a quarter of the width of an attention head, "
+            f"it has {quarter_head} RoPE periods, expected a quarter of the width of an attention head, "
             f"by which its width of {embed_dim} can be divided"
         )
     return Architecture(
         family=layout.family,
         embed_dim=embed_dim,
         depth=_count(tensors, rf"{re.escape(blocks)}\.(\d+)\."),
-        num_heads=None if rope_periods is None else embed_dim // (4 * rope_periods.numel()),
+        num_heads=None if rope_periods is None else embed_dim // (4 * quarter_head),
         ffn="swiglu" if gated else "mlp",
         ffn_dim=tensors[first_ffn].shape[0],
         patch_size=patch.shape[-1],
@@ -125,7 +131,7 @@ def _vit(
     )
 
 
-def _convnext(tensors: Mapping[str, Tensor]) -> Architecture:
+def _convnext(tensors: Mapping[str, HasShape]) -> Architecture:
     stages = _count(tensors, r"model\.stages\.(\d+)\.")
     depths = tuple(_count(tensors, rf"model\.stages\.{stage}\.layers\.(\d+)\.") for stage in range(stages))
     dims = tuple(tensors[f"model.stages.{stage}.layers.0.gamma"].shape[0] for stage in range(stages))
@@ -139,7 +145,7 @@ def _convnext(tensors: Mapping[str, Tensor]) -> Architecture:
     )
 
 
-def _count(names: Mapping[str, Tensor], pattern: str) -> int:
+def _count(names: Mapping[str, HasShape], pattern: str) -> int:
     """Count the blocks whose names match, by the highest index.
 
     Raises:
@@ -149,3 +155,151 @@ def _count(names: Mapping[str, Tensor], pattern: str) -> int:
     if highest >= len(names):
         raise ValueError(f"its blocks are numbered up to {highest}, and it holds only {len(names)} tensors")
     return 1 + highest
+
+
+def shapes_of(architecture: Architecture) -> Shapes:
+    """Return the shapes of an encoder's tensors, by the names of transformers' current models.
+
+    Args:
+        architecture: As `read_architecture` gives it, or of a registry entry.
+    """
+    if architecture.family == "dinov3_convnext":
+        return _convnext_shapes(architecture)
+    return _dinov2_shapes(architecture) if architecture.family == "dinov2" else _dinov3_vit_shapes(architecture)
+
+
+def check_complete(tensors: Mapping[str, HasShape], architecture: Architecture, source: str) -> None:
+    """Refuse a file that lacks tensors of its architecture, or has some of another shape.
+
+    Args:
+        tensors: By transformers' names; shapes are enough.
+        architecture: As it was read from them.
+        source: The file's name, for messages.
+
+    Raises:
+        KeyMismatchError: Tensors are missing, or there are others.
+        ShapeMismatchError: A tensor has another shape.
+    """
+    expected = shapes_of(architecture)
+    missing = sorted(expected.keys() - tensors.keys() - set(OPTIONAL))
+    if missing:
+        raise KeyMismatchError(
+            f"{source} is incomplete: {len(missing)} tensors are missing: {first_of(missing)}",
+            remedy=FETCH_AGAIN,
+        )
+    unexpected = sorted(tensors.keys() - expected.keys())
+    if unexpected:
+        raise KeyMismatchError(
+            f"{len(unexpected)} tensors of {source} are not of its architecture: {first_of(unexpected)}",
+            remedy="check that the file holds the encoder alone",
+        )
+    wrong = wrong_shapes(tensors, expected)
+    if wrong:
+        raise ShapeMismatchError(
+            f"{len(wrong)} tensors of {source} do not fit its architecture: {first_of(wrong)}",
+            remedy=FETCH_AGAIN,
+        )
+
+
+def wrong_shapes(tensors: Mapping[str, HasShape], expected: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return a phrase about each tensor whose shape is not the expected one."""
+    return [
+        f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name])}"
+        for name, tensor in tensors.items()
+        if tuple(tensor.shape) != tuple(expected[name])
+    ]
+
+
+def _linear(name: str, rows: int, columns: int) -> Shapes:
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def _norm(name: str, width: int) -> Shapes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _dinov3_vit_shapes(architecture: Architecture) -> Shapes:
+    width, patch = architecture.embed_dim, architecture.patch_size
+    shapes = {
+        "embeddings.cls_token": (1, 1, width),
+        "embeddings.mask_token": (1, 1, width),
+        "embeddings.register_tokens": (1, architecture.num_storage_tokens, width),
+        "embeddings.patch_embeddings.weight": (width, 3, patch, patch),
+        "embeddings.patch_embeddings.bias": (width,),
+        **_norm("norm", width),
+    }
+    gated = architecture.ffn == "swiglu"
+    for index in range(architecture.depth):
+        block = f"model.layer.{index}."
+        shapes |= _block(block, architecture)
+        for name in ("gate_proj", "up_proj") if gated else ("up_proj",):
+            shapes |= _linear(f"{block}mlp.{name}", architecture.ffn_dim, width)
+        shapes |= _linear(f"{block}mlp.down_proj", width, architecture.ffn_dim)
+    return shapes
+
+
+def _dinov2_shapes(architecture: Architecture) -> Shapes:
+    width, patch = architecture.embed_dim, architecture.patch_size
+    shapes = {
+        "embeddings.cls_token": (1, 1, width),
+        "embeddings.mask_token": (1, width),
+        "embeddings.position_embeddings": (1, architecture.num_positions, width),
+        "embeddings.patch_embeddings.projection.weight": (width, 3, patch, patch),
+        "embeddings.patch_embeddings.projection.bias": (width,),
+        **_norm("layernorm", width),
+    }
+    if architecture.num_storage_tokens:
+        shapes["embeddings.register_tokens"] = (1, architecture.num_storage_tokens, width)
+    first, last = (("gate_proj", "up_proj"), "down_proj") if architecture.ffn == "swiglu" else (("fc1",), "fc2")
+    for index in range(architecture.depth):
+        block = f"encoder.layer.{index}."
+        shapes |= _block(block, architecture)
+        for name in first:
+            shapes |= _linear(f"{block}mlp.{name}", architecture.ffn_dim, width)
+        shapes |= _linear(f"{block}mlp.{last}", width, architecture.ffn_dim)
+    return shapes
+
+
+def _block(prefix: str, architecture: Architecture) -> Shapes:
+    """Return what the blocks of both kinds of ViT have but for the feed-forward network."""
+    width = architecture.embed_dim
+    biased = {
+        "q_proj": architecture.query_bias,
+        "k_proj": architecture.key_bias,
+        "v_proj": architecture.query_bias,
+        "o_proj": True,
+    }
+    shapes = {
+        **_norm(f"{prefix}norm1", width),
+        **_norm(f"{prefix}norm2", width),
+        f"{prefix}layer_scale1.lambda1": (width,),
+        f"{prefix}layer_scale2.lambda1": (width,),
+    }
+    for name, has_bias in biased.items():
+        shapes[f"{prefix}attention.{name}.weight"] = (width, width)
+        if has_bias:
+            shapes[f"{prefix}attention.{name}.bias"] = (width,)
+    return shapes
+
+
+def _convnext_shapes(architecture: Architecture) -> Shapes:
+    shapes = _norm("layer_norm", architecture.embed_dim)
+    before = 3
+    for stage, (depth, width) in enumerate(zip(architecture.stage_depths, architecture.stage_dims, strict=True)):
+        down = f"model.stages.{stage}.downsample_layers."
+        if stage == 0:
+            shapes |= {f"{down}0.weight": (width, before, 4, 4), f"{down}0.bias": (width,), **_norm(f"{down}1", width)}
+        else:
+            shapes |= {**_norm(f"{down}0", before), f"{down}1.weight": (width, before, 2, 2), f"{down}1.bias": (width,)}
+        for index in range(depth):
+            layer = f"model.stages.{stage}.layers.{index}."
+            shapes |= {
+                f"{layer}gamma": (width,),
+                f"{layer}depthwise_conv.weight": (width, 1, 7, 7),
+                f"{layer}depthwise_conv.bias": (width,),
+                **_norm(f"{layer}layer_norm", width),
+                **_linear(f"{layer}pointwise_conv1", 4 * width, width),
+                **_linear(f"{layer}pointwise_conv2", width, 4 * width),
+            }
+        before = width
+    return shapes

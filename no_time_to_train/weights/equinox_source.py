@@ -5,18 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.encoders import Architecture, EncoderSpec
 from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.weights.formats.reader import StoredTensors, read_stored
-from no_time_to_train.weights.formats.stored_tensor import StoredTensor, locate_tensors
-from no_time_to_train.weights.identify import entry_of
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, from_array
+from no_time_to_train.weights.identify import identify_encoder
 from no_time_to_train.weights.layouts.equinox import EQUINOX_DINOV3_CONVNEXT, EQUINOX_DINOV3_VIT
-from no_time_to_train.weights.layouts.mapping import equinox_tensors, transformers_tensors
-from no_time_to_train.weights.load import check_periods, source_of, stored_periods
-from no_time_to_train.weights.source import Architecture
+from no_time_to_train.weights.layouts.mapping import equinox_tensors
+from no_time_to_train.weights.rope import rope_periods
+from no_time_to_train.weights.source import WeightsSource, read_source
 
 _LAYOUTS = {"dinov3_vit": EQUINOX_DINOV3_VIT, "dinov3_convnext": EQUINOX_DINOV3_CONVNEXT}
 # What decides features beside the tensors.
@@ -28,20 +24,25 @@ class EquinoxSource:
     """What an Equinox model is made of.
 
     Attributes:
-        path: As it was named.
-        architecture: As the tensors show it; its key bias is as the model needs it.
+        weights: The file.
+        architecture: As the tensors show it.
         entry: The registry entry, or one made for this architecture.
         config: What decides features beside the tensors, in the words of `config.json`.
         leaves: In the model's order, by the names of its fields.
         periods_stored: Whether the source held RoPE periods, or they were computed.
     """
 
-    path: Path
+    weights: WeightsSource
     architecture: Architecture
-    entry: EncoderConfig
+    entry: EncoderSpec
     config: Mapping[str, Any]
     leaves: Mapping[str, StoredTensor]
     periods_stored: bool
+
+    @property
+    def path(self) -> Path:
+        """The file or folder as it was named."""
+        return self.weights.path
 
     def header(self) -> dict[str, Any]:
         """Return what an Equinox file says of itself before its leaves."""
@@ -49,7 +50,7 @@ class EquinoxSource:
 
 
 def equinox_header(
-    entry: EncoderConfig, architecture: Architecture, config: Mapping[str, Any], *, periods_stored: bool
+    entry: EncoderSpec, architecture: Architecture, config: Mapping[str, Any], *, periods_stored: bool
 ) -> dict[str, Any]:
     """Return what an Equinox file says of itself before its leaves.
 
@@ -75,47 +76,27 @@ def read_equinox_source(path: Path | str) -> EquinoxSource:
         WeightsNotFoundError: There is nothing there.
         WeightsFormatError: It is damaged, in no known layout, or of an encoder that has no Equinox model.
     """
-    path = Path(path)
-    stored = read_stored(path, headers_only=True)
-    source, located = source_of(stored, path), locate_tensors(path)
+    return equinox_source_of(read_source(path))
+
+
+def equinox_source_of(source: WeightsSource) -> EquinoxSource:
+    """Find the leaves of an Equinox model; see `read_equinox_source`."""
     layout = _LAYOUTS.get(source.architecture.family)
     if layout is None:
         raise WeightsFormatError(
-            f"{path} is a {source.architecture.family}, for which there is no Equinox model",
+            f"{source.path} is a {source.architecture.family}, for which there is no Equinox model",
             remedy="there are those of DINOv3; use it with torch, or convert it to hf",
         )
-    tensors = transformers_tensors(located, str(path))
-    entry = entry_of(source)
-    periods = periods_of(stored, located)
+    entry, periods = identify_encoder(source), source.rope_periods
     config = {name: source.model_config[name] for name in _SETTINGS if name in source.model_config}
     computed = periods is None and layout is EQUINOX_DINOV3_VIT
-    leaves = equinox_tensors(
-        tensors,
-        layout,
-        rope_periods=rope_periods(entry, float(config.get("rope_theta", 100))) if computed else periods,
-        source=str(path),
-    )
-    with_key_bias = any(name.endswith(".attention.k_proj.bias") for name in tensors)
+    if computed:
+        periods = from_array(rope_periods(entry.embed_dim // entry.num_heads, float(config.get("rope_theta", 100))))
     return EquinoxSource(
-        path=path,
-        architecture=replace(source.architecture, key_bias=with_key_bias, num_heads=entry.num_heads),
+        weights=source,
+        architecture=replace(source.architecture, num_heads=entry.num_heads),
         entry=entry,
         config=config,
-        leaves=leaves,
+        leaves=equinox_tensors(source.tensors, layout, rope_periods=periods, source=str(source.path)),
         periods_stored=not computed,
     )
-
-
-def periods_of(stored: StoredTensors, located: Mapping[str, StoredTensor]) -> Tensor | None:
-    """Return the RoPE periods that a file states, of which headers alone were read."""
-    periods = stored_periods(stored)
-    if periods is None or not periods.is_meta:
-        return periods
-    (name,) = (name for name, tensor in stored.tensors.items() if tensor is periods)
-    return check_periods(located[name].load(), stored.files[0])
-
-
-def rope_periods(entry: EncoderConfig, base: float) -> Tensor:
-    """Return the RoPE periods by the formula, in float32, as Meta computes them."""
-    quarter = entry.embed_dim // entry.num_heads // 4
-    return base ** (torch.arange(quarter, dtype=torch.float32) / quarter)

@@ -1,14 +1,18 @@
-"""The JSON files beside the weights in a Hugging Face folder."""
+"""The JSON files next to the weights in a Hugging Face folder."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.encoders import Architecture, EncoderConfig
+from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.io.atomic import write_text_atomic
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSORS = {
@@ -17,6 +21,16 @@ PROCESSORS = {
     "dinov2": "BitImageProcessorFast",
 }
 HUB_SIZE = 224  # pixels; what the Hub's own files state
+# What a folder's config.json may decide; sizes come from the tensors.
+_SETTINGS = ("layer_norm_eps", "rope_theta", "hidden_act")
+# Those that transformers knows.
+_ACTIVATIONS = frozenset(
+    (
+        *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+        *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu"),
+        *("relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
+    )
+)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -28,10 +42,80 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text_atomic(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def common_dtype(tensors: Iterable[Tensor]) -> str:
+def common_dtype(tensors: Iterable[StoredTensor]) -> str:
     """Return the `dtype` of a `config.json`, in which transformers opens a folder: that of all weights, or float32."""
-    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-    return str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else "float32"
+    dtypes = {tensor.dtype.name for tensor in tensors if tensor.is_floating}
+    return dtypes.pop() if len(dtypes) == 1 else "float32"
+
+
+def default_settings(architecture: Architecture) -> dict[str, Any]:
+    """Return the epsilon of the norms and the activation of an encoder whose files state none."""
+    gated_v3 = architecture.family == "dinov3_vit" and architecture.ffn == "swiglu"
+    return {
+        "layer_norm_eps": 1e-5 if architecture.family == "dinov3_vit" else 1e-6,
+        "hidden_act": "silu" if gated_v3 else "gelu",
+    }
+
+
+def transformers_config(
+    architecture: Architecture, *, num_heads: int, settings: Mapping[str, Any] | None = None
+) -> "PreTrainedConfig":
+    """Return transformers' configuration of an architecture, for which torch need not be there.
+
+    Args:
+        architecture: As read from tensors, or a registry entry.
+        num_heads: Used where the architecture does not tell its heads.
+        settings: A `config.json`, of which the norms' epsilon, the RoPE base and the activation are taken.
+
+    Raises:
+        WeightsFormatError: The sizes contradict each other, or the activation is not known.
+    """
+    from transformers import Dinov2Config, Dinov2WithRegistersConfig, DINOv3ConvNextConfig, DINOv3ViTConfig
+
+    heads = num_heads if architecture.num_heads is None else architecture.num_heads
+    if architecture.family != "dinov3_convnext" and (heads < 1 or architecture.embed_dim % heads):
+        raise WeightsFormatError(
+            f"a width of {architecture.embed_dim} cannot be shared by {heads} attention heads",
+            remedy="check num_attention_heads in config.json",
+        )
+    taken = {key: value for key, value in (settings or {}).items() if key in _SETTINGS}
+    if taken.get("hidden_act", "gelu") not in _ACTIVATIONS:
+        raise WeightsFormatError(
+            f"the activation {taken['hidden_act']!r} is not known", remedy="correct hidden_act in config.json"
+        )
+    if architecture.family == "dinov3_convnext":
+        return DINOv3ConvNextConfig(
+            hidden_sizes=list(architecture.stage_dims), depths=list(architecture.stage_depths), **taken
+        )
+    gated = architecture.ffn == "swiglu"
+    shared: dict[str, Any] = {
+        "hidden_size": architecture.embed_dim,
+        "num_hidden_layers": architecture.depth,
+        "num_attention_heads": heads,
+        "patch_size": architecture.patch_size,
+    }
+    if architecture.family == "dinov3_vit":
+        return DINOv3ViTConfig(
+            intermediate_size=architecture.ffn_dim,
+            num_register_tokens=architecture.num_storage_tokens,
+            query_bias=architecture.query_bias,
+            key_bias=architecture.key_bias,
+            value_bias=architecture.query_bias,
+            use_gated_mlp=gated,
+            **shared,
+            **{"hidden_act": default_settings(architecture)["hidden_act"], **taken},
+        )
+    shared |= {
+        # transformers gives the width of a gated network as two thirds of the ratio's, rounded up to a multiple of 8.
+        "mlp_ratio": architecture.ffn_dim * (3 if gated else 2) // (architecture.embed_dim * 2),
+        "use_swiglu_ffn": gated,
+        "image_size": math.isqrt(architecture.num_positions - 1) * architecture.patch_size,
+        "qkv_bias": architecture.query_bias,
+        **taken,
+    }
+    if architecture.num_storage_tokens:
+        return Dinov2WithRegistersConfig(num_register_tokens=architecture.num_storage_tokens, **shared)
+    return Dinov2Config(**shared)
 
 
 def preprocessor_of(entry: EncoderConfig, size: int = HUB_SIZE) -> dict[str, Any]:

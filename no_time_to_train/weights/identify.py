@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from no_time_to_train.configs.encoders import ENCODER_CONFIGS, EncoderConfig
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, Architecture, EncoderSpec
 from no_time_to_train.errors import LocalEntryNotFoundError, ShapeMismatchError, WeightsFormatError
-from no_time_to_train.weights.architecture import fitting_entries, known_sizes, matches
+from no_time_to_train.weights.architecture import candidate_encoders, describe_architecture, matches
 from no_time_to_train.weights.hub.manifest import read_manifest
-from no_time_to_train.weights.source import Architecture, WeightsSource
-
-_POSITIONS_OF_518 = (518 // 14) ** 2 + 1
+from no_time_to_train.weights.source import WeightsSource
 
 
-def entry_of(source: WeightsSource) -> EncoderConfig:
+def identify_encoder(source: WeightsSource) -> EncoderSpec:
     """Find the registry entry of a checkpoint, or make one.
 
     What a fetched folder's manifest records goes first, since of two encoders with one architecture nothing else tells
@@ -26,24 +24,14 @@ def entry_of(source: WeightsSource) -> EncoderConfig:
     recorded = _recorded(source)
     if recorded is not None:
         return recorded
-    fitting = fitting_entries(architecture)
+    fitting = candidate_encoders(architecture)
     if fitting:
         entry = fitting[0]
     else:
         patch = architecture.patch_size
-        entry = EncoderConfig(
+        entry = EncoderSpec(
+            **asdict(replace(architecture, num_heads=num_heads_of(source))),
             name=f"{architecture.family}_{architecture.embed_dim}x{architecture.depth}",
-            family=architecture.family,
-            embed_dim=architecture.embed_dim,
-            depth=architecture.depth,
-            num_heads=num_heads_of(source),
-            ffn=architecture.ffn,
-            ffn_dim=architecture.ffn_dim,
-            patch_size=patch,
-            num_storage_tokens=architecture.num_storage_tokens,
-            stage_depths=architecture.stage_depths,
-            stage_dims=architecture.stage_dims,
-            qkv_bias=architecture.query_bias,
             default_img_size=max(1, 592 // patch) * patch,
             license="unknown",
         )
@@ -51,7 +39,7 @@ def entry_of(source: WeightsSource) -> EncoderConfig:
     return replace(entry, image_mean=stated[0], image_std=stated[1]) if stated else entry
 
 
-def _recorded(source: WeightsSource) -> EncoderConfig | None:
+def _recorded(source: WeightsSource) -> EncoderSpec | None:
     """Return the entry that a fetched folder's manifest records, if the weights are of its architecture."""
     try:
         manifest = read_manifest(source.path if source.path.is_dir() else source.path.parent)
@@ -94,32 +82,13 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def architecture_of(entry: EncoderConfig) -> Architecture:
-    """Return the architecture that a registry entry describes."""
-    return Architecture(
-        family=entry.family,
-        embed_dim=entry.embed_dim,
-        depth=entry.depth,
-        num_heads=entry.num_heads,
-        ffn=entry.ffn,
-        ffn_dim=entry.ffn_dim,
-        patch_size=entry.patch_size,
-        num_storage_tokens=entry.num_storage_tokens,
-        stage_depths=entry.stage_depths,
-        stage_dims=entry.stage_dims,
-        query_bias=entry.qkv_bias,
-        key_bias=entry.family == "dinov2",
-        num_positions=_POSITIONS_OF_518 if entry.family == "dinov2" else 0,
-    )
-
-
-def wrong_architecture(entry: EncoderConfig, path: Path, found: Architecture) -> ShapeMismatchError:
+def architecture_mismatch_error(entry: EncoderSpec, path: Path, found: Architecture) -> ShapeMismatchError:
     """Make the error for a file that holds another encoder than the named one."""
     fitting = [other.name for other in ENCODER_CONFIGS.values() if matches(other, found)]
     held = f"the file is {' or '.join(fitting)}" if fitting else "the file is in no registry entry"
     remedy = f"set encoder_cfg.name to {fitting[0]}" if fitting else f"name the file itself, as --encoder {path}"
     return ShapeMismatchError(
-        f"{path} does not hold {entry.name}: {held} ({known_sizes(found)}, "
-        f"expected {known_sizes(architecture_of(entry))})",
+        f"{path} does not hold {entry.name}: {held} ({describe_architecture(found)}, "
+        f"expected {describe_architecture(entry)})",
         remedy=f"{remedy}, or give the weights of {entry.name}",
     )

@@ -2,19 +2,19 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from no_time_to_train.configs.encoders import Architecture
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.weights.architecture import fitting_entries, known_sizes
-from no_time_to_train.weights.formats.reader import StoredTensors, read_stored
-from no_time_to_train.weights.formats.stored_tensor import check_unchanged, state_of
+from no_time_to_train.weights.architecture import candidate_encoders, describe_architecture
+from no_time_to_train.weights.formats.reader import open_weights
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, WeightsFile, check_unchanged, state_of
 from no_time_to_train.weights.layouts.base import Drop
-from no_time_to_train.weights.layouts.dino import detect_layout, find_rule
+from no_time_to_train.weights.layouts.dino import find_rule
 from no_time_to_train.weights.layouts.sam2 import (
     hiera_shape,
     image_part_of_transformers,
@@ -22,8 +22,7 @@ from no_time_to_train.weights.layouts.sam2 import (
     sam2_layout,
     video_only,
 )
-from no_time_to_train.weights.load import is_finite, source_of
-from no_time_to_train.weights.source import Architecture
+from no_time_to_train.weights.source import source_of
 
 _BLOCK = 1 << 24
 _SHOWN = 10
@@ -97,7 +96,7 @@ class WeightsReport:
 
 
 def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsReport:
-    """Tell what a weights file or folder is, from its tensors and never from its name.
+    """Describe a weights file or folder, by its tensors and never by its name.
 
     Args:
         path: A file or a Hugging Face folder, of an encoder or of SAM2, in any layout that loads.
@@ -109,27 +108,27 @@ def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsR
         WeightsFormatError: The file is damaged, or in no known layout.
     """
     path = Path(path)
-    stored = read_stored(path, headers_only=headers_only)
-    states = {entry: state_of(entry) for entry in stored.files}
-    raw = stored.tensors
-    found = _as_sam2(raw, path) or _as_encoder(stored, path)
+    stored = open_weights(path, verify=not headers_only)
+    states = {file: state_of(file) for file in stored.files}
+    tensors = stored.tensors
+    found = _as_sam2(tensors, path) or _as_encoder(stored, path)
+    counts = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
     dtypes: dict[str, int] = {}
-    for tensor in raw.values():
-        name = str(tensor.dtype).removeprefix("torch.")
-        dtypes[name] = dtypes.get(name, 0) + tensor.numel()
+    for name, tensor in tensors.items():
+        dtypes[tensor.dtype.name] = dtypes.get(tensor.dtype.name, 0) + counts[name]
     contents: dict[str, Any] = {}
     if not headers_only:
-        contents["sha256"] = {entry.name: sha256_of(entry) for entry in stored.files}
-        contents["not_finite"] = tuple(name for name, tensor in raw.items() if not is_finite(tensor))
-    for entry, state in states.items():
-        check_unchanged(entry, state)
+        contents["sha256"] = {file.name: sha256_of(file) for file in stored.files}
+        contents["not_finite"] = tuple(name for name, tensor in tensors.items() if not tensor.is_finite())
+    for file, state in states.items():
+        check_unchanged(file, state)
     return WeightsReport(
         path=path,
         container=stored.container,
-        files={entry.name: entry.stat().st_size for entry in stored.files},
+        files={file.name: file.stat().st_size for file in stored.files},
         dtypes=dtypes,
-        num_tensors=len(raw),
-        num_parameters=sum(tensor.numel() for tensor in raw.values()),
+        num_tensors=len(tensors),
+        num_parameters=sum(counts.values()),
         **found,
         **contents,
     )
@@ -153,15 +152,13 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _as_encoder(stored: StoredTensors, path: Path) -> dict[str, Any]:
-    raw = stored.tensors
-    layout = detect_layout(raw, str(path))
-    source = source_of(stored, path)
-    fitting = [entry.name for entry in fitting_entries(source.architecture)]
-    rules = ((name, find_rule(name, layout)[1]) for name in raw)
+def _as_encoder(file: WeightsFile, path: Path) -> dict[str, Any]:
+    source = source_of(file, path)
+    fitting = [entry.name for entry in candidate_encoders(source.architecture)]
+    rules = ((name, find_rule(name, source.layout)[1]) for name in file.tensors)
     return {
-        "layout": layout.name,
-        "description": known_sizes(source.architecture),
+        "layout": source.layout.name,
+        "description": describe_architecture(source.architecture),
         "encoder": fitting[0] if fitting else None,
         "also": tuple(fitting[1:]),
         "architecture": source.architecture,
@@ -169,7 +166,7 @@ def _as_encoder(stored: StoredTensors, path: Path) -> dict[str, Any]:
     }
 
 
-def _as_sam2(raw: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
+def _as_sam2(raw: Mapping[str, StoredTensor], path: Path) -> dict[str, Any] | None:
     """Describe a SAM2; None if it is none."""
     try:
         kind = sam2_layout(raw, source=str(path))

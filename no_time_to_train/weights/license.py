@@ -22,12 +22,12 @@ From: {{source}}
 """
 
 
-def is_dinov3(entry: EncoderConfig | None, source: str) -> bool:
+def is_dinov3_licensed(entry: EncoderConfig | None, source: str) -> bool:
     """Return whether the DINOv3 License governs weights: by their registry entry, else by their source's name."""
     return entry.license == DINOV3_LICENSE if entry is not None else "dinov3" in source.lower()
 
 
-def carry_notice(folder: Path, source: Path, entry: EncoderConfig | None) -> None:
+def copy_license_notice(folder: Path, source: Path, entry: EncoderConfig | None) -> None:
     """Put the notice beside weights that were made from others: the one that lies beside those, or one of our own.
 
     Args:
@@ -43,5 +43,5 @@ def carry_notice(folder: Path, source: Path, entry: EncoderConfig | None) -> Non
     beside = (source if source.is_dir() else source.parent) / NOTICE_FILE
     if beside.is_file():
         shutil.copyfile(beside, folder / NOTICE_FILE)
-    elif is_dinov3(entry, source.name):
+    elif is_dinov3_licensed(entry, source.name):
         write_text_atomic(folder / NOTICE_FILE, NOTICE.format(source=source.name))

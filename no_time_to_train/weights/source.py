@@ -1,71 +1,144 @@
 """What a weights file holds: its layout, its architecture, its tensors under transformers' names."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-Family = Literal["dinov3_vit", "dinov3_convnext", "dinov2"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """An encoder's architecture, as its tensors show it.
-
-    Attributes:
-        family: Which transformers model takes the tensors.
-        embed_dim: Width of the final tokens.
-        depth: Transformer blocks, or the sum of the ConvNeXt stages' blocks.
-        num_heads: Attention heads; None where the tensors don't tell, 0 for a ConvNeXt.
-        ffn: Kind of the feed-forward network.
-        ffn_dim: Its hidden width; 0 for a ConvNeXt.
-        patch_size: Side of a patch in pixels; the total stride of a ConvNeXt.
-        num_storage_tokens: Storage (register) tokens.
-        stage_depths: Blocks per ConvNeXt stage.
-        stage_dims: Width per ConvNeXt stage.
-        query_bias: Whether queries have a bias; values have one exactly when queries do.
-        key_bias: Whether keys have an effective bias.
-        num_positions: Stored position embeddings with the CLS token's (DINOv2); 0 where there are none.
-        untied_norm: Whether the file carries the separate norm of Meta's local crops, which inference leaves out.
-    """
-
-    family: Family
-    embed_dim: int
-    depth: int
-    num_heads: int | None = 0
-    ffn: Literal["mlp", "swiglu"] = "mlp"
-    ffn_dim: int = 0
-    patch_size: int = 16
-    num_storage_tokens: int = 0
-    stage_depths: tuple[int, ...] = ()
-    stage_dims: tuple[int, ...] = ()
-    query_bias: bool = True
-    key_bias: bool = False
-    num_positions: int = 0
-    untied_norm: bool = False
+from no_time_to_train.configs.encoders import Architecture
+from no_time_to_train.errors import WeightsFormatError
+from no_time_to_train.weights.architecture import check_complete, read_architecture
+from no_time_to_train.weights.formats.json_files import read_object
+from no_time_to_train.weights.formats.reader import open_weights
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, WeightsFile
+from no_time_to_train.weights.layouts.base import Layout
+from no_time_to_train.weights.layouts.dino import detect_layout
+from no_time_to_train.weights.layouts.equinox import EQUIMO_DINOV3_VIT
+from no_time_to_train.weights.layouts.mapping import to_transformers
+from no_time_to_train.weights.rope import stored_periods
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource:
-    """A weights file, read and mapped to transformers' names.
+    """An encoder's weights: which they are, and where.
 
     Attributes:
         path: The file or folder as the user named it.
-        layout: Name of the layout that the file was in.
+        file: Its tensors as they are stored.
+        layout: The layout that they are in.
         architecture: What the tensors show.
         tensors: By the names of transformers' current models, in the stored dtype.
         rope_periods: Stored RoPE periods, one per quarter of the head width; None where the layout stores none.
-        model_config: The `config.json` beside the weights; empty where there is none.
-        preprocessor: The `preprocessor_config.json` beside the weights; empty where there is none.
+        model_config: The `config.json` next to the weights; empty where there is none.
+        preprocessor: The `preprocessor_config.json` next to the weights; empty where there is none.
     """
 
     path: Path
-    layout: str
+    file: WeightsFile
+    layout: Layout
     architecture: Architecture
-    tensors: Mapping[str, Tensor]
-    rope_periods: Float[Tensor, " quarter_head"] | None = None
+    tensors: Mapping[str, StoredTensor]
+    rope_periods: StoredTensor | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_source(path: Path | str, *, verify: bool = True) -> WeightsSource:
+    """Open an encoder's weights of any layout, and read the architecture from the tensors.
+
+    Args:
+        path: A Hugging Face folder, a `.safetensors` file, Meta's `.pth`, or an Equinox file.
+        verify: Compare the checksums of a pickled state dict, for which it is read whole.
+
+    Raises:
+        WeightsNotFoundError: There is nothing there.
+        WeightsFormatError: The file is damaged, or in no known layout; `KeyMismatchError` and `UnsafeWeightsError`
+            are kinds of it.
+    """
+    path = Path(path)
+    return source_of(open_weights(path, verify=verify), path)
+
+
+def source_of(file: WeightsFile, path: Path) -> WeightsSource:
+    """Map the tensors of an encoder's file, as `open_weights` found them; see `read_source`."""
+    layout = detect_layout(file.tensors, str(path))
+    periods = stored_periods(file)
+    tensors = to_transformers(file.tensors, layout, str(path))
+    config, preprocessor = _settings(file, layout, path)
+    _check_settings(config, path)
+    architecture = read_architecture(
+        tensors, layout, str(path), rope_periods=periods, untied_norm="local_cls_norm.weight" in file.tensors
+    )
+    check_complete(tensors, architecture, str(path))
+    return WeightsSource(
+        path=path,
+        file=file,
+        layout=layout,
+        architecture=_with_stated_heads(architecture, config, path),
+        tensors=tensors,
+        rope_periods=periods,
+        model_config=config,
+        preprocessor=preprocessor,
+    )
+
+
+def _with_stated_heads(architecture: Architecture, config: Mapping[str, Any], path: Path) -> Architecture:
+    """Return the architecture with the attention heads that `config.json` states, where the tensors do not tell them.
+
+    Raises:
+        WeightsFormatError: It states others than the tensors tell, or the width cannot be shared by so many.
+    """
+    stated = config.get("num_attention_heads")
+    if architecture.family == "dinov3_convnext" or stated is None:
+        return architecture
+    if architecture.num_heads not in (None, stated):
+        raise WeightsFormatError(
+            f"{path} states {stated} attention heads, its RoPE periods are those of {architecture.num_heads}",
+            remedy="correct num_attention_heads in config.json",
+        )
+    width, unit = architecture.embed_dim, stated * (4 if architecture.family == "dinov3_vit" else 1)
+    if width % unit:
+        multiple = " whose width is a multiple of 4" if architecture.family == "dinov3_vit" else ""
+        raise WeightsFormatError(
+            f"a width of {width} cannot be shared by {stated} attention heads{multiple}",
+            remedy="check num_attention_heads in config.json",
+        )
+    return replace(architecture, num_heads=stated)
+
+
+def _check_settings(config: dict[str, Any], path: Path) -> None:
+    """Refuse settings of other types than the models', and make numbers of one kind.
+
+    Raises:
+        WeightsFormatError: One of them is none.
+    """
+    for name in ("layer_norm_eps", "rope_theta", "num_attention_heads", "hidden_act"):
+        if name not in config:
+            continue
+        value = config[name]
+        if name == "hidden_act":
+            fits = isinstance(value, str)
+        else:
+            kinds = (int,) if name == "num_attention_heads" else (int, float)
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < math.inf
+        if not fits:
+            raise WeightsFormatError(
+                f"{path} states {name} as {value!r}, which no encoder takes", remedy="correct it, or fetch it again"
+            )
+        if name in ("layer_norm_eps", "rope_theta"):
+            config[name] = float(value)
+
+
+def _settings(file: WeightsFile, layout: Layout, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is stated next to the tensors, in the words of `config.json` and `preprocessor_config.json`."""
+    if layout.name.startswith("transformers"):
+        folder = path if path.is_dir() else path.parent
+        paths = (folder / "config.json", folder / "preprocessor_config.json")
+        config, preprocessor = (read_object(path) if path.is_file() else {} for path in paths)
+        return config, preprocessor
+    if layout is EQUIMO_DINOV3_VIT:
+        model = file.header.get("model_config")
+        heads = model.get("num_heads") if isinstance(model, dict) else None
+        return ({"num_attention_heads": heads} if isinstance(heads, int) else {}), {}
+    return dict(file.header.get("config", {})), dict(file.header.get("preprocessor", {}))

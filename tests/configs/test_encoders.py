@@ -13,7 +13,6 @@ from no_time_to_train.configs.encoders import (
 )
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import UnknownEncoderError
-from no_time_to_train.weights.identify import architecture_of
 
 
 def test_the_table_is_whole() -> None:
@@ -32,7 +31,7 @@ def test_parameters_and_tensors_are_those_of_metas_files(entry: EncoderConfig) -
     if entry.num_parameters is None:
         pytest.skip(f"{entry.name} was never released by Meta")
     with torch.device("meta"):
-        model = build_model(architecture_of(entry), num_heads=entry.num_heads)
+        model = build_model(entry, num_heads=entry.num_heads)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tensors = len(model.state_dict())
     if entry.family == "dinov3_convnext":
@@ -40,7 +39,7 @@ def test_parameters_and_tensors_are_those_of_metas_files(entry: EncoderConfig) -
     else:
         # The periods; one qkv weight for three. With a bias, qkv's and its mask stand for the query's and the value's.
         tensors += 1 - 2 * entry.depth
-        parameters += entry.depth * entry.embed_dim if entry.qkv_bias else 0
+        parameters += entry.depth * entry.embed_dim if entry.query_bias else 0
         if entry.name in {"dinov3_large_sat", "dinov3_7b", "dinov3_7b_sat"}:  # local_cls_norm
             parameters += 2 * entry.embed_dim
             tensors += 2

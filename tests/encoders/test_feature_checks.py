@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from no_time_to_train.encoders.base import Encoder
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.feature_checks import check_features
 from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import WeightsFormatError
@@ -17,6 +16,7 @@ from no_time_to_train.models.cache.feature_cache import FeatureCache
 from no_time_to_train.models.feature_extractor import ImageFeatures
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
+from no_time_to_train.weights.conversion import convert_weights
 from tests.golden_files import golden
 from tests.tiny import write_config
 

@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.onnx_encoder import OnnxEncoder
 from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import (
@@ -32,6 +31,7 @@ from no_time_to_train.runtime.onnx_session import (
     read_onnx_file,
 )
 from no_time_to_train.weights import hashes
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.inspect import sha256_of
 from tests.golden_files import golden
 from tests.parity.planted import forget_hashes

@@ -41,11 +41,12 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, SAT493M_MEAN, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches, read_architecture
-from no_time_to_train.weights.identify import architecture_of
-from no_time_to_train.weights.layouts.dino import detect_layout, to_transformers
-from no_time_to_train.weights.load import read_source
+from no_time_to_train.weights.layouts.dino import detect_layout
+from no_time_to_train.weights.layouts.mapping import to_transformers
+from no_time_to_train.weights.source import read_source
 from tests.conftest import DATA
 from tests.golden_files import NAMES, golden
+from tests.weights.stored import stored
 
 GOLDEN = DATA / "golden"
 # fp32 noise of Meta's code against fp64 is 4e-6; the mildest mistake known (tanh GELU) costs 6e-4.
@@ -230,10 +231,10 @@ def test_another_architecture_is_refused_and_named(small_folder: Path) -> None:
 def test_full_size_files_are_told_by_their_tensors(entry: EncoderConfig, nested: bool) -> None:
     """Shapes alone, under transformers' names before and after it nested them."""
     with torch.device("meta"):
-        expected = build_model(architecture_of(entry), num_heads=entry.num_heads).state_dict()
+        expected = build_model(entry, num_heads=entry.num_heads).state_dict()
     file = {name if nested else name.removeprefix("model."): tensor for name, tensor in expected.items()}
     layout = detect_layout(file, "file")
-    mapped = to_transformers(file, layout, "file")
+    mapped = to_transformers(stored(file), layout, "file")
     assert mapped.keys() == expected.keys()
     architecture = read_architecture(mapped, layout, "file")
     fitting = [other for other in ENCODER_CONFIGS.values() if matches(other, architecture)]
@@ -243,8 +244,8 @@ def test_full_size_files_are_told_by_their_tensors(entry: EncoderConfig, nested:
 
 def test_giant_takes_its_ffn_from_the_checkpoint() -> None:
     giant = resolve_encoder("dinov3_giant")
-    assert matches(giant, replace(architecture_of(giant), ffn="swiglu", ffn_dim=4096))
-    assert not matches(giant, replace(architecture_of(giant), depth=39))
+    assert matches(giant, replace(giant, ffn="swiglu", ffn_dim=4096))
+    assert not matches(giant, replace(giant, depth=39))
 
 
 def test_without_weights_it_says_what_to_do() -> None:

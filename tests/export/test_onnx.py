@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, DINOv3ConvNextModel, DINOv3ViTModel
 
 from no_time_to_train.cli import main
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import ExportError
 from no_time_to_train.export import export_onnx
@@ -26,6 +25,7 @@ from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import FP32_DRIFT, Drift, check_drift, natural_noise
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.runtime.onnx_session import open_session, read_onnx_file
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.license import NOTICE_FILE
 from tests.golden_files import NAMES, golden
 

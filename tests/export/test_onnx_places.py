@@ -8,7 +8,6 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import (
     ConfigError,
@@ -20,6 +19,7 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.export import export_onnx
 from no_time_to_train.runtime.onnx_session import read_onnx_file
+from no_time_to_train.weights.conversion import convert_weights
 from tests.export.test_onnx import TOLERANCE, external, largest_difference
 from tests.golden_files import golden
 

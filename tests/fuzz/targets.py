@@ -26,15 +26,15 @@ from no_time_to_train.batch.results import found_dataset
 from no_time_to_train.cli.predictor import choose_models
 from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.data.references import load_references
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.export import export_onnx
 from no_time_to_train.io.file_stamps import FileStamp
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.cache.feature_cache import FeatureCache
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.formats.equinox import array_header
-from no_time_to_train.weights.formats.stored_tensor import locate_tensors
+from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.hub.manifest import MANIFEST, check_folder
 from tests.data.coco_documents import document
 from tests.fuzz.forms import Target, behind_its_length, packed_safetensors, taken_apart, the_whole
@@ -105,7 +105,8 @@ def _look_at_weights(path: Path) -> None:
     report.as_text()
     report.as_json()
     inspect_weights(path, headers_only=True)
-    locate_tensors(path)
+    for tensor in open_weights(path).tensors.values():
+        tensor.array()
 
 
 def _safetensors_weights() -> Target:
@@ -162,7 +163,9 @@ def _equimo_arrays() -> bytes:
     shapes: list[tuple[int, ...]] = [(dim, 3, 16, 16), (dim, 1, 1), (16,), (1, dim), (4, dim)]
     shapes += [*[(dim,)] * 6, (3 * dim, dim), (dim, dim), (dim,), (hidden, dim), (hidden,), (dim, hidden), (dim,)]
     shapes += [(dim,)] * 4
-    return b"".join(array_header(torch.float32, shape) + struct.pack("<f", 1.0) * math.prod(shape) for shape in shapes)
+    return b"".join(
+        array_header(np.dtype(np.float32), shape) + struct.pack("<f", 1.0) * math.prod(shape) for shape in shapes
+    )
 
 
 def _equimo() -> Target:

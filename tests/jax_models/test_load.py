@@ -14,7 +14,6 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import (
     ImageSizeError,
@@ -26,8 +25,9 @@ from no_time_to_train.errors import (
 from no_time_to_train.jax_models import load_eqx_encoder, save_eqx_encoder
 from no_time_to_train.jax_models.load import leaf_names
 from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.equinox_source import read_equinox_source
-from no_time_to_train.weights.formats.reader import read_tensors
+from no_time_to_train.weights.load import read_tensors
 from tests.golden_files import NAMES, golden
 
 # As for torch: fp32 noise of Meta's code against fp64 is 4e-6; the mildest mistake known (tanh GELU) costs 6e-4.

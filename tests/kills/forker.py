@@ -27,7 +27,7 @@ IMPORTED = (
     "lightning.pytorch.callbacks",
     "no_time_to_train.cli",
     "no_time_to_train.cli.lightning",
-    "no_time_to_train.encoders.conversion",
+    "no_time_to_train.weights.conversion",
     "no_time_to_train.training.distill.module",
     "no_time_to_train.training.quickstart.encoder_module",
     "no_time_to_train.pl_wrapper.sam2matcher_pl",

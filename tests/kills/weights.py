@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.weights import check_folder
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.hub.staging import WORKSHOP
 from tests.golden_files import golden
 from tests.kills.driver import Command, Forker

@@ -11,7 +11,8 @@ import onnx
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
 from no_time_to_train.jax_models.load import EqxEncoder
 from no_time_to_train.runtime.onnx_session import IDENTITY, WEIGHTS_HASHES
-from no_time_to_train.weights.formats.stored_tensor import FileRange, locate_tensors
+from no_time_to_train.weights.formats.reader import open_weights
+from no_time_to_train.weights.formats.stored_tensor import FileRange
 
 # What of a block is scaled, and the stage where that shows.
 VIT = {
@@ -98,7 +99,7 @@ def _at(name: str) -> Callable[[Any], Any]:
 def scale_in_file(folder: Path, name: str, factor: float = 1.001) -> None:
     """Scale a tensor in the weights next to an exported file, which then records no hashes of them."""
     for path in folder.glob("*.safetensors"):
-        tensors = locate_tensors(path)
+        tensors = open_weights(path).tensors
         if name not in tensors:
             continue
         (piece,) = tensors[name].pieces

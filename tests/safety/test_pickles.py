@@ -30,7 +30,7 @@ from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.training.checkpoints import AtomicCheckpointIO
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.formats.equinox import array_header, header_line
-from no_time_to_train.weights.formats.stored_tensor import locate_tensors
+from no_time_to_train.weights.formats.reader import open_weights
 from tests.golden_files import golden
 from tests.safety.archives import pack
 from tests.tiny import TinyData, small_model_arguments, write_config, write_dataset
@@ -83,7 +83,7 @@ def readers() -> dict[str, Callable[[Path], object]]:
     return {
         "inspect": inspect_weights,
         "headers": lambda path: inspect_weights(path, headers_only=True),
-        "ranges": locate_tensors,
+        "ranges": open_weights,
         "torch": build_encoder_from_checkpoint,
         "jax": load_eqx_encoder,
         "checkpoint io": AtomicCheckpointIO().load_checkpoint,
@@ -122,7 +122,7 @@ def test_arrays_of_objects(proof: Path, payload: bytes, tmp_path: Path) -> None:
     np.save(stream, np.array([MakesAFile(proof)], dtype=object), allow_pickle=True)
     objects = stream.getvalue()
     assert payload[-40:] in objects or b"touch" in objects
-    fine = array_header(torch.float32, [2]) + bytes(8)
+    fine = array_header(np.dtype(np.float32), [2]) + bytes(8)
     (tmp_path / "own.eqx").write_bytes(header_line({}, ["a", "b"]) + fine + objects)
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "weights.eqx").write_bytes(objects + fine)

@@ -15,13 +15,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from no_time_to_train.cli.lightning import main
+from no_time_to_train.configs.encoders import Architecture
 from no_time_to_train.encoders.live_weights import find_live_encoder
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import ConfigError, ExportError
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.training.onnx_export import OnnxExportCallback
-from no_time_to_train.weights.source import Architecture
 
 CONFIGS = Path(__file__).parents[2] / "pl_configs"
 SMALL = Architecture(

@@ -10,9 +10,8 @@ from huggingface_hub import close_session
 from safetensors.torch import save_file
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS
-from no_time_to_train.encoders.conversion import convert_weights
-from no_time_to_train.weights.identify import architecture_of
-from no_time_to_train.weights.shapes import shapes_of
+from no_time_to_train.weights.architecture import shapes_of
+from no_time_to_train.weights.conversion import convert_weights
 from tests.golden_files import golden
 from tests.weights.hub_server import TOKEN, Hub, running_hub
 
@@ -34,7 +33,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) ->
     """A folder of the size and names of dinov3_small, 43 MB of zeros."""
     folder = tmp_path_factory.mktemp("small") / "hf"
     folder.mkdir()
-    shapes = shapes_of(architecture_of(ENCODER_CONFIGS["dinov3_small"]))
+    shapes = shapes_of(ENCODER_CONFIGS["dinov3_small"])
     save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}, folder / WEIGHTS)
     (folder / "config.json").write_text('{"model_type": "dinov3_vit", "hidden_size": 384}')
     shutil.copy(tiny_folder / "preprocessor_config.json", folder)

@@ -4,14 +4,14 @@ import hashlib
 from pathlib import Path
 
 from no_time_to_train.weights.hub.download import Retries
-from no_time_to_train.weights.hub.fetch import Fetched, fetch
+from no_time_to_train.weights.hub.fetch import FetchResult, fetch
 from tests.weights.conftest import REPOSITORY
 
 WEIGHTS = "model.safetensors"
 AT_ONCE = Retries(attempts=3, first_wait=0.0)
 
 
-def fetch_tiny(root: Path, name: str = REPOSITORY, *, revision: str | None = None) -> Fetched:
+def fetch_tiny(root: Path, name: str = REPOSITORY, *, revision: str | None = None) -> FetchResult:
     return fetch(name, root, quiet=True, retries=AT_ONCE, revision=revision)
 
 

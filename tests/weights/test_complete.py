@@ -12,14 +12,13 @@ from torch import Tensor
 
 from no_time_to_train.cli import main
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.architecture import shapes_of
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.hub.manifest import check_folder
-from no_time_to_train.weights.identify import architecture_of
-from no_time_to_train.weights.shapes import shapes_of
 from tests.golden_files import golden
 from tests.weights.fetching import WEIGHTS
 
@@ -76,7 +75,7 @@ def assert_refused(source: Path, tmp_path: Path, match: str) -> None:
 )
 def test_shapes_are_those_of_the_models(name: str) -> None:
     entry = ENCODER_CONFIGS[name]
-    architecture = architecture_of(entry)
+    architecture = entry
     with torch.device("meta"):
         model = build_model(architecture, num_heads=entry.num_heads)
     assert shapes_of(architecture) == {key: tuple(value.shape) for key, value in model.state_dict().items()}

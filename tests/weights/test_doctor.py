@@ -8,7 +8,7 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NetworkError
-from no_time_to_train.weights.hub.doctor import Finding, as_text, examine
+from no_time_to_train.weights.hub.doctor import Finding, as_text, run_checks
 from no_time_to_train.weights.hub.download import Retries
 from no_time_to_train.weights.hub.fetch import fetch
 from tests.weights.conftest import REPOSITORY
@@ -41,7 +41,7 @@ def test_a_whole_folder_has_nothing_wrong(hub: Hub, tmp_path: Path, capsys: pyte
 
 
 def test_nothing_fetched_yet(hub: Hub, tmp_path: Path) -> None:
-    findings = examine(REPOSITORY, tmp_path / "dino")
+    findings = run_checks(REPOSITORY, tmp_path / "dino")
     assert first_failure(findings).check == "files"
     assert "ntt fetch" in first_failure(findings).remedy
     assert not (tmp_path / "dino").exists()
@@ -53,27 +53,27 @@ def test_weights_of_another_encoder_are_not_fine(
     """`ntt fetch` refuses the folder."""
     fetch(REPOSITORY, tmp_path / "dino", quiet=True)
     hub.add("someone/other", tiny_folder)
-    finding = examine("someone/other", tmp_path / "dino")[-1]
+    finding = run_checks("someone/other", tmp_path / "dino")[-1]
     assert finding.state == "failed"
     assert f"holds another encoder, {REPOSITORY}, expected someone/other" in finding.found
     # Tensors alone tell it too, of a folder that came by other means.
     shutil.copytree(tiny_folder, tmp_path / "copied")
-    finding = examine("dinov3_small", tmp_path / "copied")[-1]
+    finding = run_checks("dinov3_small", tmp_path / "copied")[-1]
     assert finding.state == "failed"
     assert "expected dinov3_small" in finding.found
     shutil.copytree(small_folder, tmp_path / "small")
-    assert examine("dinov3_small", tmp_path / "small")[-1].state == "fine"
+    assert run_checks("dinov3_small", tmp_path / "small")[-1].state == "fine"
 
 
 def test_a_folder_below_a_file(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert states(examine(REPOSITORY, tmp_path / "file" / "dino"))["disk"] == "failed"
-    assert "is not a folder" in as_text(examine(REPOSITORY, tmp_path / "file" / "dino"))
-    assert states(examine(REPOSITORY, Path("a\0b")))["disk"] == "failed"
+    assert states(run_checks(REPOSITORY, tmp_path / "file" / "dino"))["disk"] == "failed"
+    assert "is not a folder" in as_text(run_checks(REPOSITORY, tmp_path / "file" / "dino"))
+    assert states(run_checks(REPOSITORY, Path("a\0b")))["disk"] == "failed"
 
 
 def test_without_an_encoder_access_and_files_are_left_out(hub: Hub) -> None:
-    found = states(examine(None, None))
+    found = states(run_checks(None, None))
     assert found == {
         **dict.fromkeys(("network", "token", "disk", "cache"), "fine"),
         **dict.fromkeys(("access", "files"), "left out"),
@@ -83,7 +83,7 @@ def test_without_an_encoder_access_and_files_are_left_out(hub: Hub) -> None:
 def test_a_network_that_is_down(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch(REPOSITORY, tmp_path / "dino", quiet=True)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    findings = examine(REPOSITORY, tmp_path / "dino")
+    findings = run_checks(REPOSITORY, tmp_path / "dino")
     assert first_failure(findings).check == "network"
     assert "HTTPS_PROXY" in first_failure(findings).remedy
     assert states(findings) | {"network": ""} == {
@@ -93,13 +93,13 @@ def test_a_network_that_is_down(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mo
     }
     assert "they need no network" in as_text(findings)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "unset HF_HUB_OFFLINE" in first_failure(examine(None, None)).remedy
+    assert "unset HF_HUB_OFFLINE" in first_failure(run_checks(None, None)).remedy
 
 
 def test_a_bad_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.gated = {REPOSITORY}
     monkeypatch.setenv("HF_TOKEN", "hf_another")
-    findings = examine(REPOSITORY, tmp_path / "dino")
+    findings = run_checks(REPOSITORY, tmp_path / "dino")
     assert first_failure(findings).check == "token"
     assert "set HF_TOKEN" in first_failure(findings).remedy
     assert "hf_another" not in as_text(findings)
@@ -108,22 +108,22 @@ def test_a_bad_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_access_that_is_not_granted(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.gated, hub.granted = {REPOSITORY}, False
     # The Hub lists a gated repository's files to everybody.
-    findings = examine(REPOSITORY, tmp_path / "dino")
+    findings = run_checks(REPOSITORY, tmp_path / "dino")
     assert first_failure(findings).check == "access"
     assert "wait for the mail" in first_failure(findings).remedy
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    findings = examine(REPOSITORY, tmp_path / "dino")
+    findings = run_checks(REPOSITORY, tmp_path / "dino")
     assert states(findings)["token"] == "fine"
     assert first_failure(findings).check == "access"
     assert "HF_TOKEN" in first_failure(findings).remedy
-    assert first_failure(examine("someone/else", tmp_path / "dino")).remedy == "check the name"
+    assert first_failure(run_checks("someone/else", tmp_path / "dino")).remedy == "check the name"
 
 
 def test_a_full_disk(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    finding = first_failure(examine(REPOSITORY, tmp_path / "dino"))
+    finding = first_failure(run_checks(REPOSITORY, tmp_path / "dino"))
     assert finding.check == "disk"
     assert "--root" in finding.remedy
 
@@ -134,11 +134,11 @@ def test_an_unfinished_fetch_and_a_damaged_folder(hub: Hub, tmp_path: Path) -> N
     hub.faults = [Fault("none"), Fault("none"), *hub.faults]
     with pytest.raises(NetworkError):
         fetch(REPOSITORY, tmp_path / "dino", quiet=True, retries=Retries(attempts=3, first_wait=0.0))
-    cache = next(finding for finding in examine(REPOSITORY, tmp_path / "dino") if finding.check == "cache")
+    cache = next(finding for finding in run_checks(REPOSITORY, tmp_path / "dino") if finding.check == "cache")
     assert "unfinished fetch" in cache.found
     fetch(REPOSITORY, tmp_path / "dino", quiet=True)
     (tmp_path / "dino" / "config.json").unlink()
-    finding = first_failure(examine(REPOSITORY, tmp_path / "dino"))
+    finding = first_failure(run_checks(REPOSITORY, tmp_path / "dino"))
     assert (finding.check, "config.json" in finding.found) == ("files", True)
 
 

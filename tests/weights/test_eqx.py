@@ -18,13 +18,13 @@ import torch
 from equimo.models import VisionTransformer
 
 from no_time_to_train.cli import main
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import DiskFullError, UnsafeWeightsError, WeightsFormatError
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.formats import equinox as eqx
-from no_time_to_train.weights.formats.reader import read_tensors
+from no_time_to_train.weights.load import read_tensors
 from tests.golden_files import golden
 
 # Two implementations in fp32, two blocks deep.

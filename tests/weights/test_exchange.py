@@ -20,7 +20,7 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.weights.hub import bounded_http as exchange
 from no_time_to_train.weights.hub.bounded_http import Pace
-from no_time_to_train.weights.hub.doctor import examine
+from no_time_to_train.weights.hub.doctor import run_checks
 from no_time_to_train.weights.hub.download import Retries
 from no_time_to_train.weights.hub.fetch import fetch
 from no_time_to_train.weights.hub.sources import plan_hub
@@ -90,7 +90,7 @@ def test_the_doctor_before_answers_without_end(hub: Hub, tmp_path: Path) -> None
     hub.api_faults = [Fault("endless", status=200)] * 2
 
     def act() -> None:
-        assert [finding.state for finding in examine(REPOSITORY, tmp_path / "dino")][:2] == ["failed", "left out"]
+        assert [finding.state for finding in run_checks(REPOSITORY, tmp_path / "dino")][:2] == ["failed", "left out"]
 
     within(MUCH, act)
 

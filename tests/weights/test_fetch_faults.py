@@ -29,13 +29,13 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.weights import validate_dinov3
-from no_time_to_train.weights.hub.fetch import Fetched
+from no_time_to_train.weights.hub.fetch import FetchResult
 from no_time_to_train.weights.hub.staging import WORKSHOP
 from tests.weights.conftest import REPOSITORY
 from tests.weights.fetching import WEIGHTS, fetch_tiny, same_files
 from tests.weights.hub_server import TOKEN, Fault, Hub, running_hub
 
-PASSING: list[tuple[list[Fault], int]] = [
+RETRYABLE_STATUS: list[tuple[list[Fault], int]] = [
     ([Fault("cut", at=100_000, file=WEIGHTS)], 2),
     ([Fault("cut", at=0, file=WEIGHTS)], 2),
     ([Fault("drop", file=WEIGHTS)], 2),
@@ -49,7 +49,7 @@ PASSING: list[tuple[list[Fault], int]] = [
 ]
 
 
-@pytest.mark.parametrize(("faults", "requests"), PASSING)
+@pytest.mark.parametrize(("faults", "requests"), RETRYABLE_STATUS)
 def test_what_passes_is_gone_through(
     hub: Hub, tiny_folder: Path, tmp_path: Path, faults: list[Fault], requests: int
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_network_that_is_down(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_two_at_once(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
     hub.always = Fault("hold", file=WEIGHTS)
-    done: list[Fetched] = []
+    done: list[FetchResult] = []
     threads = [threading.Thread(target=lambda: done.append(fetch_tiny(tmp_path / "dino"))) for _ in range(2)]
     for thread in threads:
         thread.start()

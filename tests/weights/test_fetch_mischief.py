@@ -19,9 +19,9 @@ from no_time_to_train.errors import (
     RepositoryNotFoundError,
 )
 from no_time_to_train.weights import check_folder, validate_dinov3
-from no_time_to_train.weights.hub.doctor import examine
+from no_time_to_train.weights.hub.doctor import run_checks
 from no_time_to_train.weights.hub.download import Retries
-from no_time_to_train.weights.hub.fetch import Fetched, fetch
+from no_time_to_train.weights.hub.fetch import FetchResult, fetch
 from no_time_to_train.weights.hub.manifest import MANIFEST, read_manifest
 from no_time_to_train.weights.hub.sources import Kind, plan_hub
 from no_time_to_train.weights.hub.staging import WORKSHOP
@@ -34,7 +34,7 @@ from tests.weights.hub_server import TOKEN, Fault, Hub
 SECRET = "AVerySecretSignature"
 
 
-def fetch_quietly(name: str, root: Path, *, revision: str | None = None, retries: Retries = AT_ONCE) -> Fetched:
+def fetch_quietly(name: str, root: Path, *, revision: str | None = None, retries: Retries = AT_ONCE) -> FetchResult:
     return fetch(name, root, quiet=True, retries=retries, revision=revision)
 
 
@@ -157,7 +157,7 @@ def test_the_current_folder_is_not_swapped_away(hub: Hub, tmp_path: Path, monkey
 def test_odd_names_of_folders(hub: Hub, tmp_path: Path) -> None:
     for name in ("m@v2", "m", "a**b", "[x]", "ä ö"):
         fetch_quietly(REPOSITORY, tmp_path / name)
-        assert examine(REPOSITORY, tmp_path / name)[-1].state == "fine"
+        assert run_checks(REPOSITORY, tmp_path / name)[-1].state == "fine"
     assert all(validate_dinov3(tmp_path / name, deep=True) for name in ("m@v2", "m", "a**b", "[x]", "ä ö"))
     with pytest.raises(ConfigError, match="not a folder's name"):
         fetch_quietly(REPOSITORY, Path("a\0b"))
@@ -198,7 +198,7 @@ def test_secrets_of_links_stay_secret(
         assert not any(secret.encode() in content for content in held)
 
 
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+def in_one_line(capsys: pytest.CaptureFixture[str]) -> str:
     said = capsys.readouterr().err
     lines = [line for line in said.splitlines() if not line.startswith(("These weights are", REPOSITORY))]
     assert len(lines) == 1, said
@@ -227,7 +227,7 @@ def test_wrong_environments(
         (0, 2) if "SSL" in name else (2,)
     )
     if name != "SSL_CERT_FILE":
-        one_line(capsys)
+        in_one_line(capsys)
         assert main(["doctor", REPOSITORY, "--root", str(tmp_path / "dino")]) in (1, 2)
 
 
@@ -236,7 +236,7 @@ def test_wrong_environments(
 )
 def test_links_that_are_none(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str) -> None:
     assert main(["fetch", link, "--root", str(tmp_path / "dino")]) == 2
-    one_line(capsys)
+    in_one_line(capsys)
     assert not (tmp_path / "dino").exists()
 
 
@@ -291,10 +291,10 @@ def test_the_doctor_looks_where_a_fetch_puts(hub: Hub, small_folder: Path) -> No
         hub.add(repository, small_folder)
     sources: tuple[Kind | None, ...] = (None, "timm")
     for source in sources:
-        finding = examine("small", None, source=source)[-1]
+        finding = run_checks("small", None, source=source)[-1]
         assert finding.remedy.startswith("ntt fetch small")
         fetch("small", source=source, quiet=True)
-        assert examine("small", None, source=source)[-1].state == "fine"
+        assert run_checks("small", None, source=source)[-1].state == "fine"
         shutil.rmtree("checkpoints")
 
 

@@ -20,7 +20,7 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS
 from no_time_to_train.proposers.sam2.predictor import build_sam2
-from no_time_to_train.weights.hub.fetch import Fetched, fetch
+from no_time_to_train.weights.hub.fetch import FetchResult, fetch
 from tests.weights.fetching import AT_ONCE
 from tests.weights.hub_server import Fault, Hub
 
@@ -38,7 +38,7 @@ def meta(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
-def fetch_sam2(name: str = NAME, root: Path | None = None) -> Fetched:
+def fetch_sam2(name: str = NAME, root: Path | None = None) -> FetchResult:
     return fetch(name, root, quiet=True, retries=AT_ONCE)
 
 

@@ -20,7 +20,6 @@ from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.weights import inspect_weights
-from no_time_to_train.weights.identify import architecture_of
 from tests.conftest import DATA
 from tests.tiny import write_config
 
@@ -64,7 +63,7 @@ def test_every_registry_entry_is_recognised_by_its_header(name: str, tmp_path: P
     """Sparse files as long as the real ones: their headers alone are read."""
     entry = resolve_encoder(name)
     with torch.device("meta"):
-        model = build_model(architecture_of(entry), num_heads=entry.num_heads)
+        model = build_model(entry, num_heads=entry.num_heads)
     write_sparse(tmp_path / "model.safetensors", {key: tuple(value.shape) for key, value in model.state_dict().items()})
     begin = time.perf_counter()
     report = inspect_weights(tmp_path, headers_only=True)
@@ -92,7 +91,7 @@ def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 def test_satellite_weights_are_told_by_their_second_norm(tmp_path: Path) -> None:
     entry = resolve_encoder("dinov3_large")
     with torch.device("meta"):
-        model = build_model(architecture_of(entry), num_heads=entry.num_heads)
+        model = build_model(entry, num_heads=entry.num_heads)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     write_sparse(tmp_path / "lvd.safetensors", shapes)
     report = inspect_weights(tmp_path / "lvd.safetensors", headers_only=True)

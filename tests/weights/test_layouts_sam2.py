@@ -3,11 +3,11 @@
 import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose
 from hydra.utils import instantiate
-from torch import Tensor
 from transformers import Sam2Model
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
@@ -22,8 +22,12 @@ from no_time_to_train.weights.layouts.sam2 import (
     meta_sam2_to_transformers,
     sam2_layout,
 )
+from no_time_to_train.weights.load import from_tensor
 from tests.proposers.sam2_oracle import tiny_meta
 from tests.tiny import STAGES, WIDTH
+from tests.weights.stored import stored
+
+ZERO = from_tensor(torch.zeros(1))
 
 
 def _meta_model(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -40,7 +44,7 @@ def test_released_configurations(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     with torch.device("meta"):
         ours = Sam2Model(resolve_sam2_config(name))
 
-    renamed = meta_sam2_to_transformers(theirs.state_dict())
+    renamed = meta_sam2_to_transformers(stored(theirs.state_dict()))
     expected = {key: tensor.shape for key, tensor in ours.state_dict().items()}
     assert {key: tensor.shape for key, tensor in renamed.items()} == expected
     assert hiera_shape(renamed) == SAM2_CONFIGS[name].shape
@@ -56,7 +60,7 @@ def test_released_configurations(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("version", ["2", "2.1"])
 def test_every_value_arrives(version: str) -> None:
     """Each tensor keeps its values and each name is used once, so that no two of one shape are swapped unseen."""
-    state: dict[str, Tensor] = tiny_meta(version).state_dict()
+    state = stored(tiny_meta(version).state_dict())
     renamed = meta_sam2_to_transformers(state)
     table = meta_key_map(sum(STAGES))
     assert len(set(table.values())) == len(table)
@@ -65,13 +69,13 @@ def test_every_value_arrives(version: str) -> None:
     gaussian = state["sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
     assert all(renamed[name] is gaussian for name in POSITION_BUFFERS)
     for i in range(4):
-        point = state[f"sam_prompt_encoder.point_embeddings.{i}.weight"][0]
-        assert torch.equal(renamed["prompt_encoder.point_embed.weight"][i], point)
+        point = state[f"sam_prompt_encoder.point_embeddings.{i}.weight"].array()[0]
+        assert np.array_equal(renamed["prompt_encoder.point_embed.weight"].array()[i], point)
     assert hiera_shape(renamed) == HieraShape(WIDTH, tuple(STAGES), (7, 7), 8)
 
 
 def test_only_video_parts_are_dropped() -> None:
-    state = tiny_meta("2.1").state_dict()
+    state = stored(tiny_meta("2.1").state_dict())
     table = meta_key_map(sum(STAGES))
     dropped = {key for key in state if key not in table and not key.startswith("sam_prompt_encoder.")}
     for reason in META_VIDEO_ONLY:
@@ -81,11 +85,11 @@ def test_only_video_parts_are_dropped() -> None:
 
 
 def test_unknown_names_are_counted() -> None:
-    extra = {f"lora.{i:02}": torch.zeros(1) for i in range(12)}
+    extra = {f"lora.{i:02}": ZERO for i in range(12)}
     with pytest.raises(
         KeyMismatchError, match=r"12 tensors of x\.pt .*lora\.00, .*lora\.09, \.\.\. \(name a SAM 2"
     ) as e:
-        meta_sam2_to_transformers(tiny_meta("2.1").state_dict() | extra, source="x.pt")
+        meta_sam2_to_transformers(stored(tiny_meta("2.1").state_dict()) | extra, source="x.pt")
     assert "lora.10" not in str(e.value)
 
 
@@ -94,28 +98,28 @@ def test_unknown_names_are_counted() -> None:
 )
 def test_near_misses_are_unknown(name: str) -> None:
     with pytest.raises(KeyMismatchError, match=f"1 tensors .*: {name} "):
-        meta_sam2_to_transformers(tiny_meta("2.1").state_dict() | {name: torch.zeros(1)})
+        meta_sam2_to_transformers(stored(tiny_meta("2.1").state_dict()) | {name: ZERO})
 
 
 def test_part_of_the_point_embeddings() -> None:
-    state = dict(tiny_meta("2.1").state_dict())
+    state = stored(tiny_meta("2.1").state_dict())
     del state["sam_prompt_encoder.point_embeddings.2.weight"]
     with pytest.raises(KeyMismatchError, match=r"lacks sam_prompt_encoder\.point_embeddings\.2\.weight"):
         meta_sam2_to_transformers(state)
 
 
 def test_layouts_are_told_apart() -> None:
-    state = tiny_meta("2.1").state_dict()
+    state = stored(tiny_meta("2.1").state_dict())
     assert sam2_layout(state, source="x") == "meta"
     assert sam2_layout(meta_sam2_to_transformers(state), source="x") == "transformers"
     with pytest.raises(WeightsFormatError, match=r"x is not a SAM2 file.*name a SAM2 checkpoint"):
-        sam2_layout({"blocks.0.norm1.weight": torch.zeros(1)}, source="x")
+        sam2_layout({"blocks.0.norm1.weight": ZERO}, source="x")
 
 
 @pytest.mark.parametrize("kept", POSITION_BUFFERS)
 def test_one_position_matrix_serves_for_both(kept: str) -> None:
-    matrix = torch.rand(2, 4)
-    part = image_part_of_transformers({kept: matrix, "no_object_pointer": torch.zeros(1), "other": torch.zeros(1)})
+    matrix = from_tensor(torch.rand(2, 4))
+    part = image_part_of_transformers({kept: matrix, "no_object_pointer": ZERO, "other": ZERO})
     assert part.keys() == {*POSITION_BUFFERS, "other"}
     assert all(part[name] is matrix for name in POSITION_BUFFERS)
 

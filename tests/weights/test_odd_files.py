@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from no_time_to_train.cli import main
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.weights import validate_dinov3
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.hub.manifest import MANIFEST
 from tests.golden_files import golden
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-import no_time_to_train.encoders.conversion as conversion_module
 import no_time_to_train.export.onnx as export_module
+import no_time_to_train.weights.conversion as conversion_module
 import no_time_to_train.weights.inspect as inspect_module
-from no_time_to_train.encoders.conversion import Target, convert_weights
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.export import export_onnx
 from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights.conversion import Target, convert_weights
 from tests.weights.conftest import WEIGHTS
 
 
@@ -45,15 +45,14 @@ def after(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, act: Any) -> 
 @pytest.mark.parametrize(("target", "name"), [("hf", "folder"), ("meta", "file.pth"), ("equinox", "file.eqx")])
 def test_convert(target: Target, name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes are found by the header, and copied when it has been read."""
-    last = "read_equinox_source" if target == "equinox" else "transformers_tensors"
-    after(monkeypatch, conversion_module, last, lambda: swap(source))
+    after(monkeypatch, conversion_module, "read_source", lambda: swap(source))
     with pytest.raises(WeightsFormatError, match="changed while it was read"):
         convert_weights(source, tmp_path / "out" / name, target)
     assert not list(tmp_path.glob("out/*"))
 
 
 def test_convert_from_what_is_removed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    after(monkeypatch, conversion_module, "transformers_tensors", (source / WEIGHTS).unlink)
+    after(monkeypatch, conversion_module, "read_source", (source / WEIGHTS).unlink)
     with pytest.raises((WeightsFormatError, WeightsNotFoundError), match="removed"):
         convert_weights(source, tmp_path / "out.pth", "meta")
     assert not (tmp_path / "out.pth").exists()

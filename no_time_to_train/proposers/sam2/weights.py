@@ -12,7 +12,7 @@ from transformers import Sam2Config, Sam2Model
 
 from no_time_to_train.errors import ShapeMismatchError
 from no_time_to_train.proposers.sam2.configs import describe_shape, shape_of
-from no_time_to_train.weights.formats.reader import read_tensors
+from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.layouts.sam2 import (
     POSITION_BUFFERS,
     hiera_shape,
@@ -20,7 +20,7 @@ from no_time_to_train.weights.layouts.sam2 import (
     meta_sam2_to_transformers,
     sam2_layout,
 )
-from no_time_to_train.weights.load import assign_tensors
+from no_time_to_train.weights.load import as_tensor, assign_tensors
 
 
 def new_sam2(config: Sam2Config, *, seed: int = 0) -> Sam2Model:
@@ -51,12 +51,12 @@ def load_sam2(config: Sam2Config, path: Path, *, dtype: torch.dtype, device: tor
         KeyMismatchError: Tensors are missing or unknown.
         WeightsFormatError: The file is broken, or not of SAM2.
     """
-    tensors = read_tensors(path)
-    if sam2_layout(tensors, source=str(path)) == "meta":
-        tensors = meta_sam2_to_transformers(tensors, source=str(path))
+    stored = open_weights(path).tensors
+    if sam2_layout(stored, source=str(path)) == "meta":
+        stored = meta_sam2_to_transformers(stored, source=str(path))
     else:
-        tensors = image_part_of_transformers(tensors)
-    expected, got = shape_of(config), hiera_shape(tensors)
+        stored = image_part_of_transformers(stored)
+    expected, got = shape_of(config), hiera_shape(stored)
     if got is not None and got != expected:
         raise ShapeMismatchError(
             f"{path} is {describe_shape(got)}, expected {describe_shape(expected)}",
@@ -64,6 +64,7 @@ def load_sam2(config: Sam2Config, path: Path, *, dtype: torch.dtype, device: tor
         )
     with torch.device("meta"):
         model = _new_model(config)
+    tensors = {name: as_tensor(tensor) for name, tensor in stored.items()}
     assign_tensors(model, tensors, source=str(path), dtype=dtype, device=device)
     set_positions(model, tensors[POSITION_BUFFERS[0]].to(device))
     assert not any(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers()))

@@ -15,7 +15,7 @@ from no_time_to_train.errors import WeightsNotFoundError
 from no_time_to_train.pl_wrapper.distributed import rank_and_world
 from no_time_to_train.training.distill.configs import StudentConfig, TeacherConfig
 from no_time_to_train.training.distill.teacher import DinoV3Config, DinoV3Teacher
-from no_time_to_train.weights.license import NOTICE_FILE, is_dinov3
+from no_time_to_train.weights.license import NOTICE_FILE, is_dinov3_licensed
 
 
 class FrozenTeacher:
@@ -95,7 +95,7 @@ def under_dinov3(weights: Path | None, entry: EncoderConfig) -> bool:
     if weights is None:
         return False
     beside = (weights if weights.is_dir() else weights.parent) / NOTICE_FILE
-    return beside.is_file() or is_dinov3(entry, entry.name)
+    return beside.is_file() or is_dinov3_licensed(entry, entry.name)
 
 
 def build_student(config: StudentConfig) -> FeatureEncoder:

@@ -16,8 +16,7 @@ from no_time_to_train.training.quickstart.encoder_losses import AttributeProxies
 from no_time_to_train.training.scenes_datamodule import SceneBatch
 from no_time_to_train.training.scenes_module import QuickstartTraining
 from no_time_to_train.weights.hf_config import preprocessor_config
-from no_time_to_train.weights.identify import architecture_of
-from no_time_to_train.weights.layouts.mapping import hub_state
+from no_time_to_train.weights.load import hub_state
 
 _WEIGHTS = {"objects": 1.0, "patches": 0.5, "attributes": 0.3}
 
@@ -57,7 +56,7 @@ class QuickstartEncoderTraining(QuickstartTraining):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if init_from is None:
-                self.model = build_model(architecture_of(self.entry), num_heads=self.entry.num_heads)
+                self.model = build_model(self.entry, num_heads=self.entry.num_heads)
             else:
                 self.model = build_torch_encoder(name, init_from).model.requires_grad_(True).train()
             self.proxies = AttributeProxies(self.entry.embed_dim)

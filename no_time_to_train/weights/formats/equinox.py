@@ -13,18 +13,16 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import lz4.frame
+import ml_dtypes
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from no_time_to_train.errors import DiskFullError, NoTimeToTrainError, UnsafeWeightsError, WeightsFormatError
-from no_time_to_train.weights.json_files import FETCH_AGAIN, parse_object, read_object
+from no_time_to_train.weights.formats.json_files import FETCH_AGAIN, parse_object, read_object
+from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor, WeightsFile, state_of
 
 FORMAT = "no_time_to_train/equinox"
 SUFFIXES = (".eqx", ".lz4")
@@ -39,71 +37,14 @@ _MOST_ELEMENTS = 1 << 48
 _LONGEST_ARRAY_HEADER = 10_000
 _ALWAYS_ALLOWED = 1 << 28
 # How NumPy names the dtypes; it knows no bfloat16 and calls it two bytes of anything.
-_DTYPES = {
-    "<f4": torch.float32,
-    "<f2": torch.float16,
-    "<V2": torch.bfloat16,
-    "<f8": torch.float64,
-    "<i8": torch.int64,
-    "<i4": torch.int32,
-    "|b1": torch.bool,
+_DTYPES: dict[str, np.dtype[Any]] = {
+    **{name: np.dtype(name) for name in ("<f4", "<f2", "<f8", "<i8", "<i4", "|b1")},
+    "<V2": np.dtype(ml_dtypes.bfloat16),
 }
 DESCRIPTIONS = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-@dataclass(frozen=True)
-class StoredArray:
-    """Where an array lies in a file.
-
-    Attributes:
-        dtype: Of its elements.
-        shape: Its shape.
-        offset: Its first byte.
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
-
-    @property
-    def num_bytes(self) -> int:
-        """Length of its bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class EquinoxFile:
-    """What an Equinox file holds.
-
-    Attributes:
-        data: The file with the bytes; of an archive the one that it was unpacked to.
-        arrays: By the names of their layout.
-        header: What stands before the arrays, or beside them.
-        container: What kind of file it is.
-    """
-
-    data: Path
-    arrays: Mapping[str, StoredArray]
-    header: Mapping[str, Any]
-    container: str
-
-    def tensors(self, *, headers_only: bool) -> dict[str, Tensor]:
-        """Return the arrays as tensors, memory-mapped, or on the meta device."""
-        if headers_only:
-            return {name: torch.empty(a.shape, dtype=a.dtype, device="meta") for name, a in self.arrays.items()}
-        # Private pages: nobody can write into the file through a tensor.
-        whole = np.memmap(self.data, dtype=np.uint8, mode="c")
-        return {name: _tensor(whole[a.offset : a.offset + a.num_bytes], a) for name, a in self.arrays.items()}
-
-
-def _tensor(content: UInt8[np.ndarray, " bytes"], array: StoredArray) -> Tensor:
-    flat = torch.from_numpy(content)
-    if array.offset % array.dtype.itemsize:
-        flat = flat.clone()
-    return flat.view(array.dtype).reshape(array.shape)
-
-
-def read_eqx(path: Path) -> EquinoxFile:
+def read_eqx(path: Path) -> WeightsFile:
     """Find the arrays in an Equinox file of this package, or in one of Equimo's, packed or not.
 
     Raises:
@@ -112,7 +53,8 @@ def read_eqx(path: Path) -> EquinoxFile:
     """
     if path.suffix == ".lz4":
         data, metadata = _unpacked(path)
-        return EquinoxFile(data, _named_by_equimo(list(_arrays(data, 0)), metadata, path), metadata, "Equimo archive")
+        named = _named_by_equimo(list(_arrays(data, 0)), metadata, path)
+        return WeightsFile(named, (path,), "Equimo archive", header=metadata)
     with path.open("rb") as stream:
         begin = stream.read(len(_MAGIC))
     if begin == _MAGIC:
@@ -123,7 +65,8 @@ def read_eqx(path: Path) -> EquinoxFile:
                 remedy="give Equimo's folder or archive whole, or a file that ntt convert --to equinox wrote",
             )
         metadata = read_object(beside)
-        return EquinoxFile(path, _named_by_equimo(list(_arrays(path, 0)), metadata, path), metadata, "Equimo folder")
+        named = _named_by_equimo(list(_arrays(path, 0)), metadata, path)
+        return WeightsFile(named, (path,), "Equimo folder", header=metadata)
     with path.open("rb") as stream:
         line = stream.readline(_LONGEST_HEADER)
     header = parse_object(line, f"the first line of {path}")
@@ -139,10 +82,10 @@ def read_eqx(path: Path) -> EquinoxFile:
         raise WeightsFormatError(f"{path} names two of its arrays alike", remedy=FETCH_AGAIN)
     if len(arrays) != len(names):
         raise WeightsFormatError(f"{path} holds {len(arrays)} arrays, expected {len(names)}", remedy=FETCH_AGAIN)
-    return EquinoxFile(path, dict(zip(map(str, names), arrays, strict=True)), header, "Equinox file")
+    return WeightsFile(dict(zip(map(str, names), arrays, strict=True)), (path,), "Equinox file", header=header)
 
 
-def array_header(dtype: torch.dtype, shape: Sequence[int]) -> bytes:
+def array_header(dtype: np.dtype[Any], shape: Sequence[int]) -> bytes:
     """Return what stands before an array's bytes in NumPy's format."""
     stream = io.BytesIO()
     content = {"descr": DESCRIPTIONS[dtype], "fortran_order": False, "shape": tuple(shape)}
@@ -161,20 +104,22 @@ def header_line(header: Mapping[str, Any], names: Sequence[str]) -> bytes:
     return line + b" " * (-(len(line) + 1) % 64) + b"\n"
 
 
-def _arrays(path: Path, position: int) -> Iterator[StoredArray]:
+def _arrays(path: Path, position: int) -> Iterator[StoredTensor]:
     """Go through the arrays of a file from a byte on."""
-    end = path.stat().st_size
+    state = state_of(path)
+    end = state[1]
     with path.open("rb") as stream:
         while position < end:
             stream.seek(position)
-            array = _array_at(stream, path)
-            if array.offset + array.num_bytes > end:
-                raise WeightsFormatError(f"{path} ends within its array of {array.shape}", remedy=FETCH_AGAIN)
-            yield array
-            position = array.offset + array.num_bytes
+            dtype, shape = _array_at(stream, path)
+            begin, length = stream.tell(), math.prod(shape) * dtype.itemsize
+            position = begin + length
+            if position > end:
+                raise WeightsFormatError(f"{path} ends within its array of {shape}", remedy=FETCH_AGAIN)
+            yield StoredTensor(dtype, shape, (FileRange(path, begin, length, state),))
 
 
-def _array_at(stream: IO[bytes], path: Path) -> StoredArray:
+def _array_at(stream: IO[bytes], path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
     begin = stream.read(len(_MAGIC) + 2)
     width = {1: 2, 2: 4, 3: 4}.get(begin[-2]) if len(begin) == len(_MAGIC) + 2 else None
     if not begin.startswith(_MAGIC) or width is None:
@@ -200,10 +145,12 @@ def _array_at(stream: IO[bytes], path: Path) -> StoredArray:
         raise WeightsFormatError(
             f"{path} holds an array of the kind {description!r}, which no encoder has", remedy="name the original file"
         )
-    return StoredArray(_DTYPES[description], tuple(shape), stream.tell())
+    return _DTYPES[description], tuple(shape)
 
 
-def _named_by_equimo(arrays: Sequence[StoredArray], metadata: Mapping[str, Any], path: Path) -> dict[str, StoredArray]:
+def _named_by_equimo(
+    arrays: Sequence[StoredTensor], metadata: Mapping[str, Any], path: Path
+) -> dict[str, StoredTensor]:
     """Name the arrays of an Equimo ViT by their order and shapes; what belongs to dropout has neither.
 
     Raises:
@@ -220,10 +167,10 @@ def _named_by_equimo(arrays: Sequence[StoredArray], metadata: Mapping[str, Any],
         ) from error
 
 
-def _vit_names(rest: list[StoredArray], *, with_mask_token: bool) -> dict[str, StoredArray]:
-    named: dict[str, StoredArray] = {}
+def _vit_names(rest: list[StoredTensor], *, with_mask_token: bool) -> dict[str, StoredTensor]:
+    named: dict[str, StoredTensor] = {}
 
-    def take(name: str, *shape: int | None) -> StoredArray:
+    def take(name: str, *shape: int | None) -> StoredTensor:
         array = rest.pop(0)
         fits = len(shape) == len(array.shape) and all(
             side in (None, got) for side, got in zip(shape, array.shape, strict=True)

@@ -1,26 +1,30 @@
-"""Where the bytes of tensors lie in files, so that they can be copied without being loaded."""
+"""Tensors as they are in files: dtype, shape and the place of their bytes. Reading and copying them comes last."""
 
 import errno
 import math
 import os
-import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 # NumPy knows bfloat16 by its name then
 import numpy as np
-import torch
 from jaxtyping import Shaped
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
-from no_time_to_train.io.strict_json import parse_json
-from no_time_to_train.weights.formats import equinox as eqx
-from no_time_to_train.weights.formats.reader import PICKLE_SUFFIXES, load_tensors, pickled_tensors, read_stored
 
 FileState = tuple[int, int, int]
+_BLOCK = 1 << 20
+
+
+@runtime_checkable
+class HasShape(Protocol):
+    """A tensor of any library."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Length of each axis."""
 
 
 def state_of(file: Path) -> FileState:
@@ -79,7 +83,7 @@ class FileRange:
 
 
 @dataclass(frozen=True)
-class Computed:
+class LazyBytes:
     """Bytes that are computed when they are written, so that no more than one tensor of them is in memory.
 
     Attributes:
@@ -91,7 +95,7 @@ class Computed:
     compute: Callable[[], bytes]
 
 
-Piece = FileRange | Computed | bytes
+Piece = FileRange | LazyBytes | bytes
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class StoredTensor:
         pieces: Its bytes, one piece behind the other.
     """
 
-    dtype: torch.dtype
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
 
@@ -112,6 +116,11 @@ class StoredTensor:
     def num_bytes(self) -> int:
         """Length of all its bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_floating(self) -> bool:
+        """Return whether elements are floating point; NumPy counts bfloat16 as something else."""
+        return self.dtype.kind in "fV"
 
     def rows(self, part: int, parts: int) -> "StoredTensor":
         """Return one of several equal parts along the first axis."""
@@ -123,26 +132,52 @@ class StoredTensor:
             cut = read_piece(piece)[part * length : (part + 1) * length]
         return replace(self, shape=(self.shape[0] // parts, *self.shape[1:]), pieces=(cut,))
 
-    def load_array(self) -> Shaped[np.ndarray, "..."]:
-        """Read the values for NumPy and JAX; bfloat16 is that of `ml_dtypes`."""
-        content = b"".join(read_piece(piece) for piece in self.pieces)
-        kind = ml_dtypes.bfloat16 if self.dtype == torch.bfloat16 else str(self.dtype).removeprefix("torch.")
-        return np.frombuffer(content, dtype=kind).reshape(self.shape)
+    def array(self) -> Shaped[np.ndarray, "..."]:
+        """Return the values: memory-mapped where they stand in one place of a file, with private pages."""
+        piece = self.pieces[0]
+        if len(self.pieces) == 1 and isinstance(piece, FileRange) and piece.length:
+            piece.check_unchanged()
+            content = np.memmap(piece.file, np.uint8, mode="c", offset=piece.offset, shape=(piece.length,))
+            flat = np.asarray(content).view(self.dtype)
+        else:
+            flat = np.frombuffer(bytearray(b"".join(map(read_piece, self.pieces))), self.dtype)
+        return flat.reshape(self.shape)
 
-    def load(self) -> Tensor:
-        """Read the values; for small tensors."""
-        content = bytearray(b"".join(read_piece(piece) for piece in self.pieces))
-        return torch.frombuffer(content, dtype=self.dtype).reshape(self.shape)
+    def is_finite(self) -> bool:
+        """Return whether all values are finite in float32; integers are."""
+        if not self.is_floating:
+            return True
+        flat = self.array().reshape(-1)
+        with np.errstate(over="ignore"):
+            parts = (flat[begin : begin + _BLOCK] for begin in range(0, flat.size, _BLOCK))
+            return all(bool(np.isfinite(part.astype(np.float32, copy=False)).all()) for part in parts)
 
 
-def of_values(tensor: Tensor) -> StoredTensor:
+@dataclass(frozen=True)
+class WeightsFile:
+    """All tensors of a weights file or folder.
+
+    Attributes:
+        tensors: By the names under which they are stored.
+        files: The files that were named or found.
+        container: What kind of files those are.
+        metadata: What a safetensors file says next to its tensors.
+        header: What an Equinox file says before its arrays, or Equimo next to them.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    files: tuple[Path, ...]
+    container: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+
+def from_array(array: Shaped[np.ndarray, "..."]) -> StoredTensor:
     """Make a stored tensor of values in memory."""
-    plain = tensor.detach().cpu().contiguous()
-    content = plain.flatten().view(torch.uint8).numpy().tobytes()
-    return StoredTensor(plain.dtype, tuple(plain.shape), (content,))
+    return StoredTensor(array.dtype, array.shape, (array.tobytes(),))
 
 
-def stacked(parts: list[StoredTensor]) -> StoredTensor:
+def concat_rows(parts: Sequence[StoredTensor]) -> StoredTensor:
     """Put tensors of equal width on top of each other.
 
     Raises:
@@ -161,7 +196,7 @@ def read_piece(piece: Piece) -> bytes:
     """Read the bytes of a piece."""
     if isinstance(piece, bytes):
         return piece
-    if isinstance(piece, Computed):
+    if isinstance(piece, LazyBytes):
         return piece.compute()
     piece.check_unchanged()
     with piece.file.open("rb") as stream:
@@ -171,7 +206,7 @@ def read_piece(piece: Piece) -> bytes:
     return content
 
 
-def parts_of(piece: Piece, size: int) -> Iterator[bytes | int]:
+def iter_chunks(piece: Piece, size: int) -> Iterator[bytes | int]:
     """Go through the bytes of a piece in parts of at most `size`; a number stands for so many zeros in a file's hole.
 
     Raises:
@@ -206,60 +241,3 @@ def _hole_at(descriptor: int, position: int, end: int) -> int:
     except OSError as error:
         # There is no data behind this place; any other failure only means that holes are not told.
         return end - position if error.errno == errno.ENXIO and position < os.fstat(descriptor).st_size else 0
-
-
-def locate_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Find the bytes of all tensors of a weights file or folder.
-
-    Args:
-        path: What `read_stored` takes. Files of torch's old format, and tensors that are not stored row by row, are
-            read into memory.
-
-    Raises:
-        WeightsNotFoundError: There is nothing there.
-        WeightsFormatError: The file is damaged, or no weights file.
-    """
-    stored = read_stored(path, headers_only=True)
-    if stored.files[0].suffix in PICKLE_SUFFIXES:
-        return _in_pickle(stored.files[0])
-    if stored.files[0].suffix in eqx.SUFFIXES:
-        found_file = eqx.read_eqx(stored.files[0])
-        state = state_of(found_file.data)
-        return {
-            name: StoredTensor(
-                array.dtype, array.shape, (FileRange(found_file.data, array.offset, array.num_bytes, state),)
-            )
-            for name, array in found_file.arrays.items()
-        }
-    found: dict[str, StoredTensor] = {}
-    for file in stored.files:
-        state = state_of(file)
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = parse_json(stream.read(length))
-        for name, entry in header.items():
-            if name in stored.tensors:
-                begin, end = entry["data_offsets"]
-                tensor = stored.tensors[name]
-                where = FileRange(file, 8 + length + begin, end - begin, state)
-                found[name] = StoredTensor(tensor.dtype, tuple(tensor.shape), (where,))
-    return found
-
-
-def _in_pickle(file: Path) -> dict[str, StoredTensor]:
-    state = state_of(file)
-    # A fake load notes where in the file each storage begins.
-    with FakeTensorMode():
-        tensors = pickled_tensors(load_tensors(file, headers_only=False), file).tensors
-    values: dict[str, Tensor] = {}
-    found = {}
-    for name, fake in tensors.items():
-        start = getattr(fake.untyped_storage(), "_checkpoint_offset", None)
-        if start is None or not fake.is_contiguous():
-            values = values or read_stored(file).tensors
-            found[name] = of_values(values[name])
-        else:
-            size = fake.dtype.itemsize
-            where = FileRange(file, start + fake.storage_offset() * size, fake.numel() * size, state)
-            found[name] = StoredTensor(fake.dtype, tuple(fake.shape), (where,))
-    return found

@@ -1,30 +1,35 @@
 """Writing weights in other layouts, byte by byte from the files that hold them."""
 
 import json
+import math
+import pickle
 import struct
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from os import SEEK_CUR
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+import numpy as np
 
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.io.atomic import atomic_path
 from no_time_to_train.weights.formats.equinox import DESCRIPTIONS, array_header, header_line
-from no_time_to_train.weights.formats.stored_tensor import StoredTensor, parts_of
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, iter_chunks
 
 _BLOCK = 1 << 24
+_LARGE_RECORD = 1 << 30  # from there on, sizes are written in 64 bits
+_PADDING = 0x4246  # torch's kind of extra field
+_ALIGNMENT = 64  # of records, as torch has it
 _KINDS = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int8: "I8",
+    np.dtype(name): kind
+    for name, kind in zip(
+        ("float64", "float32", "float16", "bfloat16", "int64", "int8"),
+        ("F64", "F32", "F16", "BF16", "I64", "I8"),
+        strict=True,
+    )
 }
+_STORAGES = {"float64": "Double", "float32": "Float", "float16": "Half", "bfloat16": "BFloat16"}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
@@ -47,7 +52,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor], metadata:
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.write(struct.pack("<Q", len(content)) + content)
         for tensor in tensors.values():
-            _copy(tensor, stream, checksum=False)
+            _copy(tensor, stream.write, stream.seek)
         # A hole at the end is not part of the file yet.
         stream.truncate(8 + len(content) + end)
 
@@ -56,61 +61,73 @@ def write_pickle(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     """Write a state dict as `torch.save` does, copying bytes.
 
     Raises:
-        WeightsFormatError: A source that ended early.
+        WeightsFormatError: A source that ended early, or a dtype that no encoder has.
         OutputError: There is such a file, or it cannot be written.
     """
-    with FakeTensorMode():
-        fakes = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
-    with atomic_path(path, replace=False) as temporary:
-        # torch reserves the space of each tensor; where it begins is known when the file is read again.
-        with torch.serialization.skip_data(materialize_fake_tensors=True):
-            torch.save(fakes, temporary)
-        with FakeTensorMode():
-            written = torch.load(temporary, weights_only=True)
-        offsets = {name: written[name].untyped_storage()._checkpoint_offset for name in tensors}
-        sums: dict[int, int] = {}
-        with temporary.open("r+b") as stream:
-            for name, tensor in tensors.items():
-                stream.seek(offsets[name])
-                sums[offsets[name]] = _copy(tensor, stream)
-        _mend_checksums(temporary, sums)
+    with (
+        atomic_path(path, replace=False) as temporary,
+        temporary.open("wb") as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        archive.writestr(f"{path.stem}/data.pkl", _pickled(tensors))
+        archive.writestr(f"{path.stem}/byteorder", "little")
+        for index, tensor in enumerate(tensors.values()):
+            entry = zipfile.ZipInfo(f"{path.stem}/data/{index}")
+            entry.file_size = tensor.num_bytes
+            large = tensor.num_bytes > _LARGE_RECORD
+            begin = file.tell() + 30 + len(entry.filename.encode()) + 4 + (20 if large else 0)  # of its bytes
+            entry.extra = struct.pack("<HH", _PADDING, -begin % _ALIGNMENT) + b"Z" * (-begin % _ALIGNMENT)
+            with archive.open(entry, "w", force_zip64=large) as record:
+                _copy(tensor, record.write, None)
+        archive.writestr(f"{path.stem}/version", "3\n")
 
 
-def _mend_checksums(path: Path, sums: Mapping[int, int]) -> None:
-    """Put the right CRC-32 where a zip archive states that of a record, by where the record's bytes begin."""
-    with zipfile.ZipFile(path) as archive:
-        entries, start = archive.infolist(), archive.start_dir
-    with path.open("r+b") as stream:
-        for entry in entries:
-            stream.seek(start)
-            head = stream.read(46)
-            name_length, extra_length, comment_length = struct.unpack("<HHH", head[28:34])
-            stream.seek(entry.header_offset + 26)
-            local_name, local_extra = struct.unpack("<HH", stream.read(4))
-            begin = entry.header_offset + 30 + local_name + local_extra
-            if begin in sums:
-                checksum = struct.pack("<I", sums[begin])
-                stream.seek(start + 16)
-                stream.write(checksum)
-                # A record whose size was not known at first states its sum behind its bytes.
-                described_behind = entry.flag_bits & 8
-                stream.seek(begin + entry.file_size + 4 if described_behind else entry.header_offset + 14)
-                stream.write(checksum)
-            start += 46 + name_length + extra_length + comment_length
+def _pickled(tensors: Mapping[str, StoredTensor]) -> bytes:
+    """Return the pickle of a state dict, by its opcodes: what it names is torch's, which need not be there.
+
+    Raises:
+        WeightsFormatError: A dtype that no encoder has.
+    """
+
+    def text(value: str) -> bytes:
+        return pickle.BINUNICODE + struct.pack("<I", len(value.encode())) + value.encode()
+
+    def number(value: int) -> bytes:
+        return pickle.LONG1 + b"\x08" + struct.pack("<q", value)
+
+    def row(*items: bytes) -> bytes:
+        return pickle.MARK + b"".join(items) + pickle.TUPLE
+
+    def name(module: str, attribute: str) -> bytes:
+        return pickle.GLOBAL + f"{module}\n{attribute}\n".encode()
+
+    parts = [pickle.PROTO, b"\x02", pickle.EMPTY_DICT, pickle.MARK]
+    for index, (key, tensor) in enumerate(tensors.items()):
+        if tensor.dtype.name not in _STORAGES:
+            raise WeightsFormatError(f"{key} is {tensor.dtype}, which no encoder has", remedy="name the original file")
+        storage = name("torch", f"{_STORAGES[tensor.dtype.name]}Storage")
+        count = number(math.prod(tensor.shape))
+        strides = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
+        arguments = row(
+            row(text("storage"), storage, text(str(index)), text("cpu"), count) + pickle.BINPERSID,
+            number(0),
+            row(*map(number, tensor.shape)),
+            row(*map(number, strides)),
+            pickle.NEWFALSE,  # whether it requires gradients
+            name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE,  # its hooks
+        )
+        parts += [text(key), name("torch._utils", "_rebuild_tensor_v2"), arguments, pickle.REDUCE]
+    return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
 
 
-def _copy(tensor: StoredTensor, stream: BinaryIO, *, checksum: bool = True) -> int:
-    """Append a tensor's bytes and return their CRC-32, or 0 if it is not asked for."""
-    total = 0
+def _copy(tensor: StoredTensor, write: Callable[[bytes], object], skip: Callable[[int, int], object] | None) -> None:
+    """Append a tensor's bytes; the holes of a file as zeros, unless they can be skipped."""
     for piece in tensor.pieces:
-        for part in parts_of(piece, _BLOCK):
-            if not checksum and isinstance(part, int):
-                stream.seek(part, 1)
-                continue
-            content = bytes(part) if isinstance(part, int) else part
-            stream.write(content)
-            total = zlib.crc32(content, total) if checksum else 0
-    return total
+        for part in iter_chunks(piece, _BLOCK):
+            if skip is not None and isinstance(part, int):
+                skip(part, SEEK_CUR)
+            else:
+                write(bytes(part) if isinstance(part, int) else part)
 
 
 def write_equinox(path: Path, tensors: Mapping[str, StoredTensor], header: Mapping[str, Any]) -> None:
@@ -133,5 +150,5 @@ def write_equinox(path: Path, tensors: Mapping[str, StoredTensor], header: Mappi
                     f"{name} is {tensor.dtype}, which no encoder has", remedy="name the original file"
                 )
             stream.write(array_header(tensor.dtype, tensor.shape))
-            _copy(tensor, stream, checksum=False)
+            _copy(tensor, stream.write, stream.seek)
         stream.truncate(stream.tell())

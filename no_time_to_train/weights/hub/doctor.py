@@ -33,13 +33,13 @@ from no_time_to_train.weights.hub.http_errors import (
     TOKEN_PAGE,
     Answer,
     Target,
+    error_from_response,
+    error_from_transport,
     in_one_line,
     not_an_address,
-    refusal,
-    unreachable,
 )
 from no_time_to_train.weights.hub.manifest import check_folder, read_manifest
-from no_time_to_train.weights.hub.sources import Kind, Plan, plan_hub, repository_of
+from no_time_to_train.weights.hub.sources import FetchPlan, Kind, plan_hub, repository_of
 from no_time_to_train.weights.hub.staging import unfinished
 from no_time_to_train.weights.inspect import inspect_weights
 
@@ -63,7 +63,7 @@ class Finding:
     remedy: str = ""
 
 
-def examine(encoder: str | None, root: Path | None, *, source: Kind | None = None) -> list[Finding]:
+def run_checks(encoder: str | None, root: Path | None, *, source: Kind | None = None) -> list[Finding]:
     """Look at network, token, access to the repository, disk, cache and files, in this order.
 
     Args:
@@ -81,7 +81,7 @@ def examine(encoder: str | None, root: Path | None, *, source: Kind | None = Non
     folder = root if root is not None or encoder is None else _folder_of(encoder, source)
     network = _looked("network", _network)
     token = _looked("token", _token) if network.state == "fine" else _left_out("token", "the Hub is not reached")
-    plan: Plan | None = None
+    plan: FetchPlan | None = None
 
     def access() -> str:
         nonlocal plan
@@ -152,13 +152,13 @@ def _get(path: str, *, with_token: bool) -> Answer:
     except OfflineModeIsEnabled as error:
         raise NetworkError("HF_HUB_OFFLINE forbids every request", remedy="unset HF_HUB_OFFLINE") from error
     except httpx2.HTTPError as error:
-        raise unreachable(error, target) from error
+        raise error_from_transport(error, target) from error
     except httpx2.InvalidURL as error:
         raise not_an_address(target, error) from error
 
 
 def _refused(answer: Answer) -> NoTimeToTrainError:
-    return refusal(answer, Target(shown_endpoint(), endpoint(), shown_endpoint()))
+    return error_from_response(answer, Target(shown_endpoint(), endpoint(), shown_endpoint()))
 
 
 def _network() -> str:
@@ -188,18 +188,18 @@ def _token() -> str:
     return f"belongs to {in_one_line(name) if isinstance(name, str) else 'an account'}"
 
 
-def _readable(plan: Plan) -> None:
+def _readable(plan: FetchPlan) -> None:
     """Ask for one byte of the smallest file: a gated repository lists its files to everybody."""
     file = plan.files[0]
     try:
         with opened("GET", file.target.url, {**file.headers, "Range": "bytes=0-0"}) as response:
             if response.status_code >= 300:
-                raise refusal(read(response), file.target)
+                raise error_from_response(read(response), file.target)
     except httpx2.HTTPError as error:
-        raise unreachable(error, file.target) from error
+        raise error_from_transport(error, file.target) from error
 
 
-def _disk(folder: Path | None, plan: Plan | None) -> str:
+def _disk(folder: Path | None, plan: FetchPlan | None) -> str:
     place = (folder or CHECKPOINTS).resolve()
     while not place.exists():
         place = place.parent

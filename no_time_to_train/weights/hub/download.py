@@ -16,13 +16,13 @@ import httpx2
 from no_time_to_train.errors import ChecksumMismatchError, DiskFullError, FetchError, NetworkError, OutputError
 from no_time_to_train.weights.hub.bounded_http import Pace, opened, read
 from no_time_to_train.weights.hub.http_errors import (
-    PASSING,
+    RETRYABLE_STATUS,
     Answer,
     Target,
-    asked_wait,
+    error_from_response,
+    error_from_transport,
     not_an_address,
-    refusal,
-    unreachable,
+    retry_after,
 )
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def _stream(file: RemoteFile, partial: Path, advance: Advance, retries: Retries)
                     if pace.is_too_slow(len(part)):
                         raise _Passing(_too_slow(file, retries))
     except httpx2.HTTPError as error:
-        raise _Passing(unreachable(error, file.target)) from error
+        raise _Passing(error_from_transport(error, file.target)) from error
     except httpx2.InvalidURL as error:
         raise not_an_address(file.target, error) from error
     came = _size(partial)
@@ -221,9 +221,9 @@ def _too_slow(file: RemoteFile, retries: Retries) -> NetworkError:
 
 
 def _refused(answer: Answer, target: Target) -> NoReturn:
-    error = refusal(answer, target)
-    if answer.status in PASSING and isinstance(error, FetchError):
-        raise _Passing(error, asked_wait(answer))
+    error = error_from_response(answer, target)
+    if answer.status in RETRYABLE_STATUS and isinstance(error, FetchError):
+        raise _Passing(error, retry_after(answer))
     raise error
 
 

@@ -23,20 +23,27 @@ from no_time_to_train.weights.hub.client import is_link
 from no_time_to_train.weights.hub.download import RemoteFile, Retries, download, open_partial
 from no_time_to_train.weights.hub.fetch_sam2 import fetch_sam2
 from no_time_to_train.weights.hub.http_errors import without_secrets
-from no_time_to_train.weights.hub.manifest import Manifest, check_folder, is_whole, read_manifest
+from no_time_to_train.weights.hub.manifest import Manifest, check_folder, is_valid, read_manifest
 from no_time_to_train.weights.hub.progress import FetchDisplay
 from no_time_to_train.weights.hub.sources import (
+    FetchPlan,
     Kind,
-    Plan,
     entry_of_link,
     file_name_of,
     plan_hub,
     plan_link,
     repository_of,
 )
-from no_time_to_train.weights.hub.staging import alone, check_room, is_of, refuse_taken, remove_replaced, staging_for
+from no_time_to_train.weights.hub.staging import (
+    check_destination,
+    check_room,
+    fetch_lock,
+    matches_plan,
+    remove_replaced,
+    staging_for,
+)
 from no_time_to_train.weights.inspect import WeightsReport, sha256_of
-from no_time_to_train.weights.license import NOTICE, NOTICE_FILE, SHORT, is_dinov3
+from no_time_to_train.weights.license import NOTICE, NOTICE_FILE, SHORT, is_dinov3_licensed
 
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 CHECKPOINTS = Path("checkpoints")
@@ -45,7 +52,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetched:
+class FetchResult:
     """What `fetch` did.
 
     Attributes:
@@ -65,6 +72,10 @@ class Fetched:
     encoder: str | None
     size: int
     was_there: bool
+
+
+Fetched = FetchResult
+"""The name that it had in the first release."""
 
 
 def fetch_dinov3(dino_root: Path | str, model_name: str = DEFAULT_MODEL) -> Path:
@@ -98,7 +109,7 @@ def validate_dinov3(dino_root: Path | str, *, deep: bool = False) -> bool:
         dino_root: The folder.
         deep: Compare every file with its recorded sha256.
     """
-    return is_whole(Path(dino_root), deep=deep)
+    return is_valid(Path(dino_root), deep=deep)
 
 
 def fetch(
@@ -109,7 +120,7 @@ def fetch(
     revision: str | None = None,
     quiet: bool = False,
     retries: Retries | None = None,
-) -> Fetched:
+) -> FetchResult:
     """Fetch weights from the Hub, from timm's ungated copies, or from a link such as Meta's presigned ones.
 
     Files come into a workshop beside the folder (`.ntt-fetch`), which the next call takes up where this one stopped.
@@ -153,18 +164,18 @@ def fetch(
         there = _at_hand(folder, name, display, source=source, revision=revision)
         if there is not None:
             return there
-        refuse_taken(folder, None)
-        with alone(folder, display):
+        check_destination(folder, None)
+        with fetch_lock(folder, display):
             # Another process may have fetched it while this one waited.
             return _at_hand(folder, name, display, source=source, revision=revision) or _fetch(
                 name, folder, source=source, revision=revision, display=display, retries=retries
             )
 
 
-def _fetch_sam2(file: Sam2File, name: str, path: Path, display: FetchDisplay, retries: Retries) -> Fetched:
+def _fetch_sam2(file: Sam2File, name: str, path: Path, display: FetchDisplay, retries: Retries) -> FetchResult:
     url = name if is_link(name) else file.url
     was_there = fetch_sam2(file, url, path, display=display, retries=retries)
-    return Fetched(
+    return FetchResult(
         path=path,
         kind="url",
         source=without_secrets(url),
@@ -186,7 +197,7 @@ def default_folder(name: str, source: Kind | None) -> Path:
 
 def _at_hand(
     folder: Path, name: str, display: FetchDisplay, *, source: Kind | None, revision: str | None
-) -> Fetched | None:
+) -> FetchResult | None:
     """Return what lies in the folder if it is whole and what is asked for."""
     wanted, entry = (without_secrets(name), None) if is_link(name) else repository_of(name, source)[1:]
     whole = _whole(folder)
@@ -215,8 +226,8 @@ def _whole(folder: Path) -> tuple[WeightsReport, Manifest | None] | None:
         return None
 
 
-def _described(folder: Path, report: WeightsReport, manifest: Manifest | None, *, was_there: bool) -> Fetched:
-    return Fetched(
+def _described(folder: Path, report: WeightsReport, manifest: Manifest | None, *, was_there: bool) -> FetchResult:
+    return FetchResult(
         path=folder,
         kind=manifest.kind if manifest else None,
         source=manifest.source if manifest else None,
@@ -229,21 +240,21 @@ def _described(folder: Path, report: WeightsReport, manifest: Manifest | None, *
 
 def _fetch(
     name: str, folder: Path, *, source: Kind | None, revision: str | None, display: FetchDisplay, retries: Retries
-) -> Fetched:
+) -> FetchResult:
     plan = (
         plan_link(name, retries=retries)
         if is_link(name)
         else plan_hub(name, source=source, revision=revision, retries=retries)
     )
     whole = _whole(folder)
-    if whole is not None and whole[1] is not None and is_of(whole[1], plan):
+    if whole is not None and whole[1] is not None and matches_plan(whole[1], plan):
         # A branch or a tag was named, and it is this commit.
         remove_replaced(folder, whole[1])
         return _described(folder, *whole, was_there=True)
-    refuse_taken(folder, plan)
+    check_destination(folder, plan)
     staging = staging_for(folder, plan)
     check_room(staging, plan)
-    if is_dinov3(plan.entry, plan.source):
+    if is_dinov3_licensed(plan.entry, plan.source):
         display.announce(SHORT, always=True)
     display.announce(f"{plan.source} ({plan.revision[:12]}) -> {folder}")
     for file in plan.files:
@@ -252,12 +263,12 @@ def _fetch(
         download(file, staging, advance=display.advance, retries=retries)
     report = _finish(staging, plan)
     # Somebody may have put something there in the meantime.
-    refuse_taken(folder, plan)
+    check_destination(folder, plan)
     put_in_place(staging, folder)
     return _described(folder, report, read_manifest(folder), was_there=False)
 
 
-def _take_from_cache(file: RemoteFile, plan: Plan, staging: Path, display: FetchDisplay, retries: Retries) -> None:
+def _take_from_cache(file: RemoteFile, plan: FetchPlan, staging: Path, display: FetchDisplay, retries: Retries) -> None:
     """Copy a file that other programs have put into the Hub's cache, if its bytes are the right ones."""
     partial = file.partial(staging)
     if plan.kind == "url" or os.path.lexists(staging / file.name) or os.path.lexists(partial):
@@ -277,10 +288,10 @@ def _take_from_cache(file: RemoteFile, plan: Plan, staging: Path, display: Fetch
         display.say(f"{file.name} cannot be taken from the Hub's cache: {error}")
 
 
-def _finish(staging: Path, plan: Plan) -> WeightsReport:
+def _finish(staging: Path, plan: FetchPlan) -> WeightsReport:
     """Check what came, and record it."""
     names = {file.name for file in plan.files}
-    if is_dinov3(plan.entry, plan.source):
+    if is_dinov3_licensed(plan.entry, plan.source):
         write_text_atomic(staging / NOTICE_FILE, NOTICE.format(source=f"{plan.source}, {plan.revision}"))
     for path in staging.iterdir():
         if path.is_dir() and not path.is_symlink():

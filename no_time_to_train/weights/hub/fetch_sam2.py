@@ -10,7 +10,7 @@ from no_time_to_train.errors import OutputError
 from no_time_to_train.weights.hub.download import Digest, Retries, download
 from no_time_to_train.weights.hub.progress import FetchDisplay
 from no_time_to_train.weights.hub.sources import plan_link
-from no_time_to_train.weights.hub.staging import alone, check_room, staging_for
+from no_time_to_train.weights.hub.staging import check_room, fetch_lock, staging_for
 
 
 def fetch_sam2(file: Sam2File, url: str, path: Path, *, display: FetchDisplay, retries: Retries) -> bool:
@@ -31,7 +31,7 @@ def fetch_sam2(file: Sam2File, url: str, path: Path, *, display: FetchDisplay, r
         OutputError: Something else is there, or the folder cannot be written.
     """
     digest = Digest("sha256", file.sha256)
-    with alone(path, display):
+    with fetch_lock(path, display):
         if _is_there(path, digest):
             return True
         plan = plan_link(url, retries=retries)

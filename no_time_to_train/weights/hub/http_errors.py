@@ -30,7 +30,7 @@ from no_time_to_train.io.redact import printable, redact
 TOKEN_PAGE = "huggingface.co/settings/tokens"
 META_PAGE = "ai.meta.com/resources/models-and-libraries/dinov3-downloads"
 # Statuses that may be gone at the next attempt.
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+RETRYABLE_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _SHOWN = 200
 _SECRETS = re.compile(r"(?<=\S)\?[^\s'\"]+|(?<=://)[^\s/@]+@")
 
@@ -66,7 +66,7 @@ class Answer:
 
 
 class RefusedError(Exception):
-    """A status that is not success; `refusal` makes the user's error of it."""
+    """A status that is not success; `error_from_response` makes the user's error of it."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(f"status {answer.status}")
@@ -87,7 +87,7 @@ def without_secrets(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else parts.path
 
 
-def said_by(answer: Answer) -> str:
+def server_message(answer: Answer) -> str:
     """Return what a server says of its refusal, in one line, without secrets; empty if it says nothing."""
     stated: object = answer.headers.get("X-Error-Message")
     if not stated:
@@ -120,7 +120,7 @@ def session() -> httpx2.Client:
         ) from error
 
 
-def asked_wait(answer: Answer) -> float | None:
+def retry_after(answer: Answer) -> float | None:
     """Return the seconds that a server asks to wait for, given as such or as a date; None if it does not."""
     value = answer.headers.get("Retry-After")
     if not value:
@@ -148,14 +148,14 @@ for _name in ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.p
     logging.getLogger(_name).addFilter(_WithoutSecrets())
 
 
-def refusal(answer: Answer, target: Target) -> FetchError | WeightsNotFoundError:
+def error_from_response(answer: Answer, target: Target) -> FetchError | WeightsNotFoundError:
     """Make the error that a refusing answer stands for.
 
     Args:
         answer: With a status of 300 or more.
         target: What was asked for.
     """
-    status, said, code = answer.status, said_by(answer), answer.headers.get("X-Error-Code", "")
+    status, said, code = answer.status, server_message(answer), answer.headers.get("X-Error-Code", "")
     if status == 407:
         return _refused_by_proxy(f"the proxy wants credentials (407) for {target.name}")
     if status in (401, 403) and target.page is None:
@@ -192,7 +192,7 @@ def refusal(answer: Answer, target: Target) -> FetchError | WeightsNotFoundError
     )
 
 
-def unreachable(error: httpx2.HTTPError, target: Target) -> FetchError:
+def error_from_transport(error: httpx2.HTTPError, target: Target) -> FetchError:
     """Make the error for a request that got no answer."""
     reason = in_one_line(str(error).split("\n")[0]) or type(error).__name__
     if isinstance(error, httpx2.ProxyError):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from no_time_to_train.configs.encoders import Architecture
 from no_time_to_train.errors import (
     ChecksumMismatchError,
     LocalEntryNotFoundError,
@@ -15,10 +16,9 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.io.atomic import write_text_atomic
+from no_time_to_train.weights.formats.json_files import read_object
 from no_time_to_train.weights.formats.reader import find_weights_file
 from no_time_to_train.weights.inspect import WeightsReport, inspect_weights, sha256_of
-from no_time_to_train.weights.json_files import read_object
-from no_time_to_train.weights.source import Architecture
 
 MANIFEST = ".ntt-manifest.json"
 _AGAIN = "fetch it again: ntt fetch, or dinov3-fetcher"
@@ -113,7 +113,7 @@ def check_folder(folder: Path, *, deep: bool = False) -> WeightsReport:
     return report
 
 
-def is_whole(folder: Path, *, deep: bool = False) -> bool:
+def is_valid(folder: Path, *, deep: bool = False) -> bool:
     """Return whether `check_folder` finds nothing wrong."""
     try:
         check_folder(folder, deep=deep)

@@ -39,15 +39,15 @@ from no_time_to_train.weights.hub.client import (
 from no_time_to_train.weights.hub.download import Digest, RemoteFile, Retries
 from no_time_to_train.weights.hub.http_errors import (
     META_PAGE,
-    PASSING,
+    RETRYABLE_STATUS,
     RefusedError,
     Target,
-    asked_wait,
+    error_from_response,
+    error_from_transport,
     in_one_line,
     not_an_address,
-    refusal,
+    retry_after,
     session,
-    unreachable,
     without_secrets,
 )
 
@@ -64,7 +64,7 @@ _NOT_THE_HUBS = (ValueError, TypeError, LookupError, AttributeError, RecursionEr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class FetchPlan:
     """What is to be fetched.
 
     Attributes:
@@ -147,7 +147,7 @@ def _not_on_hub(entry: EncoderConfig) -> WeightsNotFoundError:
     )
 
 
-def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: Retries) -> Plan:
+def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: Retries) -> FetchPlan:
     """Ask the Hub which files a repository has, and at which commit.
 
     Raises:
@@ -166,11 +166,11 @@ def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: R
         return read_listing(json.loads(answer.body))
 
     session()  # so that a wrong proxy is not taken for a wrong answer
-    listing = asked(look, target, retries)
+    listing = call_hub(look, target, retries)
     chosen = _chosen(listing.files, repository, with_preprocessor=kind == "hub")
     commit = listing.commit or revision or "main"
     files = [_hub_file(listing.files[file], target, commit, headers, retries) for file in chosen]
-    return Plan(
+    return FetchPlan(
         kind=kind,
         source=repository,
         revision=commit,
@@ -179,7 +179,7 @@ def plan_hub(name: str, *, source: Kind | None, revision: str | None, retries: R
     )
 
 
-def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
+def call_hub(ask: Callable[[], T], target: Target, retries: Retries) -> T:
     """Put a question to a server, again where the failure may pass.
 
     Raises:
@@ -202,10 +202,10 @@ def asked(ask: Callable[[], T], target: Target, retries: Retries) -> T:
         except httpx2.InvalidURL as error:
             raise not_an_address(target, error) from error
         except RefusedError as error:
-            failure, passing = refusal(error.answer, target), error.answer.status in PASSING
-            wait, cause = asked_wait(error.answer), error
+            failure, passing = error_from_response(error.answer, target), error.answer.status in RETRYABLE_STATUS
+            wait, cause = retry_after(error.answer), error
         except httpx2.HTTPError as error:
-            failure, passing, cause = unreachable(error, target), True, error
+            failure, passing, cause = error_from_transport(error, target), True, error
         except _NOT_THE_HUBS as error:
             failure = NetworkError(
                 f"{target.name}: the answer is not the Hub's", remedy="check HF_ENDPOINT and the proxy"
@@ -246,7 +246,7 @@ def _hub_file(
     target = Target(repository, url, asked_for.page)
     size, digest = listed.size, listed.digest
     if digest is None:  # some mirrors list names alone
-        size, digest = asked(lambda: size_and_digest(url, headers), target, retries)
+        size, digest = call_hub(lambda: size_and_digest(url, headers), target, retries)
     if size is None:
         raise NetworkError(f"{repository}: the Hub does not tell the size of its files", remedy="check HF_ENDPOINT")
     if size > _LARGEST_COMPANION and not listed.name.endswith(".safetensors"):
@@ -272,7 +272,7 @@ def entry_of_link(url: str) -> EncoderConfig | None:
     return next((entry for entry in ENCODER_CONFIGS.values() if entry.meta_file == file_name_of(url)), None)
 
 
-def plan_link(url: str, *, retries: Retries) -> Plan:
+def plan_link(url: str, *, retries: Retries) -> FetchPlan:
     """Ask a server for the size of the file behind a link, such as Meta's presigned ones.
 
     The name of Meta's files ends in the beginning of their sha256, which is what the file must hash to.
@@ -305,7 +305,7 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
             return checked_size(int(size)) if size.isdecimal() else None, etag, version
 
     session()
-    size, etag, version = asked(look, target, retries)
+    size, etag, version = call_hub(look, target, retries)
     if size is None:
         raise NetworkError(
             f"{target.name}: the server does not tell the size of the file", remedy="fetch it by other means"
@@ -313,7 +313,7 @@ def plan_link(url: str, *, retries: Retries) -> Plan:
     hashed = _META_HASH.fullmatch(name)
     digest = Digest("sha256", hashed[1]) if hashed else None
     file = RemoteFile(name, target, size, digest, digest.value if digest else version, {}, etag="" if digest else etag)
-    return Plan(
+    return FetchPlan(
         kind="url",
         source=target.name,
         revision=version or (digest.value if digest else ""),

@@ -18,10 +18,10 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.io.atomic import remove_folder
 from no_time_to_train.io.stale_files import remove_left_over
-from no_time_to_train.weights.formats.reader import read_stored
+from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.hub.manifest import MANIFEST, Manifest, read_manifest
 from no_time_to_train.weights.hub.progress import FetchDisplay
-from no_time_to_train.weights.hub.sources import Plan, is_of_repository
+from no_time_to_train.weights.hub.sources import FetchPlan, is_of_repository
 from no_time_to_train.weights.license import NOTICE_FILE
 
 WORKSHOP = ".ntt-fetch"
@@ -31,7 +31,7 @@ _HUB_MARK, _OF_HUB = ".cache", {".cache", "README.md", ".gitattributes"}
 
 
 @contextmanager
-def alone(folder: Path, display: FetchDisplay) -> Iterator[None]:
+def fetch_lock(folder: Path, display: FetchDisplay) -> Iterator[None]:
     """Keep other processes from fetching into a folder, and wait while one does."""
     workshop = folder.parent / WORKSHOP
     refuse_link(workshop)
@@ -64,7 +64,7 @@ def refuse_link(path: Path) -> None:
         raise OutputError(f"{path} is a link, expected what an earlier fetch left there", remedy="remove it")
 
 
-def refuse_taken(folder: Path, plan: Plan | None) -> None:
+def check_destination(folder: Path, plan: FetchPlan | None) -> None:
     """Refuse a folder in which something lies that would be lost, and that no fetch brings back.
 
     Args:
@@ -127,13 +127,13 @@ def _is_readable(folder: Path) -> bool:
     except OSError:
         return True
     try:
-        read_stored(folder, headers_only=True)
+        open_weights(folder, verify=False)
     except (WeightsFormatError, WeightsNotFoundError):
         return False
     return True
 
 
-def is_of(manifest: Manifest, plan: Plan) -> bool:
+def matches_plan(manifest: Manifest, plan: FetchPlan) -> bool:
     """Return whether a manifest records what a plan would fetch."""
     return (manifest.source, manifest.revision) == (plan.source, plan.revision)
 
@@ -164,7 +164,7 @@ def remove_replaced(folder: Path, recorded: Manifest) -> None:
                 remove_folder(path)
 
 
-def staging_for(folder: Path, plan: Plan) -> Path:
+def staging_for(folder: Path, plan: FetchPlan) -> Path:
     """Return the folder in which this plan's files gather; those of other plans for the same folder go."""
     staging = folder.parent / WORKSHOP / f"{folder.name}@{plan.mark}"
     refuse_link(staging)
@@ -178,16 +178,16 @@ def staging_for(folder: Path, plan: Plan) -> Path:
     return staging
 
 
-def _is_taken_up(staging: Path, plan: Plan) -> bool:
+def _is_taken_up(staging: Path, plan: FetchPlan) -> bool:
     """Return whether a staging folder can be gone on with; whoever was killed may have left an old folder there."""
     try:
         recorded = read_manifest(staging)
     except LocalEntryNotFoundError:
         return False
-    return recorded is None or is_of(recorded, plan)
+    return recorded is None or matches_plan(recorded, plan)
 
 
-def check_room(staging: Path, plan: Plan) -> None:
+def check_room(staging: Path, plan: FetchPlan) -> None:
     """Refuse to begin what the disk has no room for.
 
     Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from no_time_to_train.weights.source import Family
+from no_time_to_train.configs.encoders import Family
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,10 @@ Source: state dicts of facebookresearch/dinov3 at 6876159, facebookresearch/dino
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-import torch
-from torch import Tensor
-
-from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
-from no_time_to_train.io.messages import first_of
+from no_time_to_train.configs.encoders import Family
+from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.weights.layouts.base import (
     ATTENTION,
     NO_LOCAL_CROPS,
@@ -32,7 +29,6 @@ from no_time_to_train.weights.layouts.hf import (
     MODULES_DINOV3_CONVNEXT,
     MODULES_DINOV3_VIT,
 )
-from no_time_to_train.weights.source import Family
 
 _MASKED_OUT = Drop("it zeroes the key bias, which has been applied")
 _ALIAS = Drop("an alias of norm")
@@ -211,8 +207,8 @@ _SHOWN = 10
 _TOKENS = ("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token")
 
 
-def detect_layout(tensors: Mapping[str, Tensor], source: str) -> Layout:
-    """Tell the layout from the names of the tensors.
+def detect_layout(tensors: Collection[str], source: str) -> Layout:
+    """Find the layout by the names of the tensors.
 
     Raises:
         WeightsFormatError: The names are those of no known layout.
@@ -225,41 +221,6 @@ def detect_layout(tensors: Mapping[str, Tensor], source: str) -> Layout:
         f"{source} is in no known encoder layout: its {len(tensors)} tensors begin with {shown}",
         remedy=f"known layouts are {'; '.join(layout.name for layout in ENCODER_LAYOUTS)}",
     )
-
-
-def to_transformers(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> dict[str, Tensor]:
-    """Rename, split and drop tensors by a layout's tables.
-
-    Raises:
-        KeyMismatchError: Names that the tables don't list; the first ten are given, and the count.
-        WeightsFormatError: A tensor that has to be split has an uneven height, or a bias mask is not a number.
-    """
-    if layout is META_DINOV3_VIT:
-        tensors = _with_masked_bias(tensors, source)
-    mapped: dict[str, Tensor] = {}
-    unknown, count = [], 0
-    for name, tensor in tensors.items():
-        prefix, rule = find_rule(name, layout)
-        if rule is None:
-            unknown.append(name)
-        elif isinstance(rule, str):
-            mapped[prefix + rule] = tensor
-            count += 1
-        elif isinstance(rule, Split):
-            check_parts(name, tensor.shape, rule, source)
-            for part, value in zip(rule.names, tensor.chunk(len(rule.names)), strict=True):
-                mapped[prefix + part] = value
-            count += len(rule.names)
-    refuse_unknown(unknown, layout, source)
-    if count > len(mapped):
-        raise KeyMismatchError(
-            f"{source} holds {count - len(mapped)} tensors of the layout {layout.name} twice, under several names",
-            remedy="check that the file holds one encoder alone",
-        )
-    return {
-        name: tensor.reshape(shape_in_transformers(name, tensor.shape, layout.family))
-        for name, tensor in mapped.items()
-    }
 
 
 def shape_in_transformers(name: str, shape: Sequence[int], family: Family) -> tuple[int, ...]:
@@ -281,33 +242,6 @@ def shape_in_transformers(name: str, shape: Sequence[int], family: Family) -> tu
     return tuple(shape)
 
 
-def check_parts(name: str, shape: Sequence[int], rule: Split, source: str) -> None:
-    """Refuse a tensor that cannot be split into parts of equal height.
-
-    Raises:
-        WeightsFormatError: Its height is not a multiple of their number.
-    """
-    if shape[0] % len(rule.names):
-        raise WeightsFormatError(
-            f"{name} in {source} has {shape[0]} rows, expected a multiple of {len(rule.names)}",
-            remedy="check that this is the file of a DINO encoder",
-        )
-
-
-def refuse_unknown(unknown: Sequence[str], layout: Layout, source: str) -> None:
-    """Refuse names that a layout's tables don't list.
-
-    Raises:
-        KeyMismatchError: There are some; the first ten are given, and the count.
-    """
-    if unknown:
-        raise KeyMismatchError(
-            f"{len(unknown)} tensors of {source} have no place in the layout {layout.name}: "
-            f"{first_of(sorted(unknown))}",
-            remedy="check that the file holds the encoder alone, without heads or optimizer states",
-        )
-
-
 def find_rule(name: str, layout: Layout) -> tuple[str, Rule | None]:
     """Return the prefix that a tensor gets, and the rule for the rest of its name; None where it has no place."""
     if name in layout.top:
@@ -319,24 +253,3 @@ def find_rule(name: str, layout: Layout) -> tuple[str, Rule | None]:
     if match and name[match.end() :] in {"weight", "bias"}:
         return match.expand(r"model.stages.\1.downsample_layers.\2."), name[match.end() :]
     return "", None
-
-
-def _with_masked_bias(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Apply `bias_mask` to the qkv bias, and leave the key bias out where the mask makes it zero.
-
-    Meta's blocks multiply the bias by the mask, whatever both hold: ones over queries and values and zeros over keys
-    in a fresh model, zeros everywhere in released files.
-    """
-    masked = dict(tensors)
-    for name, mask in tensors.items():
-        if not name.endswith(".attn.qkv.bias_mask"):
-            continue
-        bias_name = name.removesuffix("_mask")
-        if not mask.is_meta and not torch.isfinite(mask).all():
-            raise WeightsFormatError(
-                f"{name} in {source} holds values that are not numbers: the model was saved before it was initialised",
-                remedy="save the state dict after loading or initialising the weights",
-            )
-        if bias_name in tensors:
-            masked[bias_name] = tensors[bias_name] * mask
-    return masked

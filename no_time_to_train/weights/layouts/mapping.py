@@ -4,80 +4,84 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from no_time_to_train.configs.encoders import Family
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
-from no_time_to_train.weights.formats.stored_tensor import StoredTensor, of_values, stacked
+from no_time_to_train.io.messages import first_of
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, concat_rows, from_array
 from no_time_to_train.weights.layouts.base import Layout, Split
 from no_time_to_train.weights.layouts.dino import (
     META_DINOV3_CONVNEXT,
     META_DINOV3_VIT,
-    check_parts,
-    detect_layout,
     find_rule,
-    refuse_unknown,
     shape_in_transformers,
 )
 from no_time_to_train.weights.layouts.equinox import in_order_of_leaves
 from no_time_to_train.weights.layouts.hf import HUB_LAYOUTS
-from no_time_to_train.weights.source import Family
 
 
-def transformers_tensors(stored: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
-    """Give the tensors of any encoder layout the names of transformers' current modules.
+def to_transformers(stored: Mapping[str, StoredTensor], layout: Layout, source: str) -> dict[str, StoredTensor]:
+    """Give the tensors of an encoder layout the names and shapes of transformers' current modules.
 
     Args:
-        stored: As `locate_tensors` found them.
+        stored: As `open_weights` found them.
+        layout: As `detect_layout` found it.
         source: The file's name, for messages.
 
     Returns:
-        Tensors by those names, in transformers' order of blocks. Biases are multiplied by their masks; key
-        biases that are zero are left out, as transformers' model has none.
+        Tensors by those names. Biases are multiplied by their masks; key biases that are all zero are left out, as in
+        transformers' model of a released file.
 
     Raises:
-        WeightsFormatError: The layout is not known.
-        KeyMismatchError: Names that the layout does not have.
+        KeyMismatchError: Names that the tables don't list; the first ten are given, and the count.
+        WeightsFormatError: A tensor that has to be split has an uneven height, or a bias mask is not finite.
     """
-    layout = detect_layout({name: torch.empty(0) for name in stored}, source)
-    _check_floating(stored, source)
     mapped: dict[str, StoredTensor] = {}
-    unknown = []
+    unknown, count = [], 0
     for name, tensor in stored.items():
         prefix, rule = find_rule(name, layout)
         if rule is None:
             unknown.append(name)
-        elif isinstance(rule, Split):
-            check_parts(name, tensor.shape, rule, source)
-            whole = _masked(name, tensor, stored)
-            for part, target in enumerate(rule.names):
-                mapped[prefix + target] = whole.rows(part, len(rule.names))
         elif isinstance(rule, str):
             mapped[prefix + rule] = tensor
-    refuse_unknown(unknown, layout, source)
-    mapped = {
+            count += 1
+        elif isinstance(rule, Split):
+            mapped |= _split(name, stored, prefix, rule, source)
+            count += len(rule.names)
+    if unknown:
+        raise KeyMismatchError(
+            f"{len(unknown)} tensors of {source} have no place in the layout {layout.name}: "
+            f"{first_of(sorted(unknown))}",
+            remedy="check that the file holds the encoder alone, without heads or optimizer states",
+        )
+    if count > len(mapped):
+        raise KeyMismatchError(
+            f"{source} holds {count - len(mapped)} tensors of the layout {layout.name} twice, under several names",
+            remedy="check that the file holds one encoder alone",
+        )
+    without = _zero_key_biases(mapped)
+    return {
         name: replace(tensor, shape=shape_in_transformers(name, tensor.shape, layout.family))
         for name, tensor in mapped.items()
+        if name not in without
     }
-    return _without_zero_key_biases(mapped)
 
 
-def _check_floating(stored: Mapping[str, StoredTensor], source: str) -> None:
-    """Refuse numbers that no encoder loads: complex ones and integers.
-
-    Raises:
-        WeightsFormatError: There are some.
-    """
-    wrong = [
-        f"{name} is {str(t.dtype).removeprefix('torch.')}"
-        for name, t in stored.items()
-        if not t.dtype.is_floating_point
-    ]
-    if wrong:
+def _split(
+    name: str, stored: Mapping[str, StoredTensor], prefix: str, rule: Split, source: str
+) -> dict[str, StoredTensor]:
+    tensor, parts = stored[name], len(rule.names)
+    if not tensor.shape or tensor.shape[0] % parts:
+        height = tensor.shape[0] if tensor.shape else 0
         raise WeightsFormatError(
-            f"{len(wrong)} tensors of {source} are not of floating point: {', '.join(wrong[:5])}",
-            remedy="name the original file",
+            f"{name} in {source} has {height} rows, expected a multiple of {parts}",
+            remedy="check that this is the file of a DINO encoder",
         )
+    mask = stored.get(f"{name}_mask") if name.endswith(".attn.qkv.bias") else None
+    if mask is not None:
+        tensor = _masked(name, tensor, mask, source)
+    return {prefix + target: tensor.rows(part, parts) for part, target in enumerate(rule.names)}
 
 
 def hub_tensors(mapped: Mapping[str, StoredTensor], family: Family, source: str) -> dict[str, StoredTensor]:
@@ -86,7 +90,7 @@ def hub_tensors(mapped: Mapping[str, StoredTensor], family: Family, source: str)
     Every version of transformers opens these; `save_pretrained` writes them too.
 
     Args:
-        mapped: As `transformers_tensors` gave them, or a model's own state.
+        mapped: As `to_transformers` gave them, or a model's own state.
         family: Of the encoder.
         source: The file's name, for messages.
 
@@ -96,19 +100,13 @@ def hub_tensors(mapped: Mapping[str, StoredTensor], family: Family, source: str)
     return _in_layout(mapped, HUB_LAYOUTS[family], source)
 
 
-def hub_state(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """Return a small model's own state by the names of the Hub's files; see `hub_tensors`."""
-    named = hub_tensors({name: of_values(tensor) for name, tensor in state.items()}, family, "the model")
-    return {name: tensor.load() for name, tensor in named.items()}
-
-
 def meta_tensors(
-    mapped: Mapping[str, StoredTensor], layout: Layout, *, rope_periods: Tensor | None, source: str
+    mapped: Mapping[str, StoredTensor], layout: Layout, *, rope_periods: StoredTensor | None, source: str
 ) -> dict[str, StoredTensor]:
     """Give tensors by transformers' current names the names, and the shapes, of Meta's files.
 
     Args:
-        mapped: As `transformers_tensors` gave them.
+        mapped: As `to_transformers` gave them.
         layout: Which of Meta's layouts.
         rope_periods: What the file of a DINOv3 ViT is to hold as RoPE periods.
         source: The file's name, for messages.
@@ -122,7 +120,7 @@ def meta_tensors(
             mask = renamed["mask_token"]
             renamed["mask_token"] = replace(mask, shape=(1, mask.shape[-1]))
         if rope_periods is not None:
-            renamed["rope_embed.periods"] = of_values(rope_periods)
+            renamed["rope_embed.periods"] = rope_periods
         for name in [name for name in renamed if name.endswith("attn.qkv.bias")]:
             renamed[f"{name}_mask"] = _bias_mask(renamed[name])
     if layout is META_DINOV3_CONVNEXT:
@@ -131,12 +129,12 @@ def meta_tensors(
 
 
 def equinox_tensors(
-    mapped: Mapping[str, StoredTensor], layout: Layout, *, rope_periods: Tensor | None, source: str
+    mapped: Mapping[str, StoredTensor], layout: Layout, *, rope_periods: StoredTensor | None, source: str
 ) -> dict[str, StoredTensor]:
     """Give tensors by transformers' current names the names, shapes and order of the leaves of our Equinox models.
 
     Args:
-        mapped: As `transformers_tensors` gave them.
+        mapped: As `to_transformers` gave them.
         layout: Which of our Equinox layouts.
         rope_periods: Of a ViT.
         source: The file's name, for messages.
@@ -146,7 +144,7 @@ def equinox_tensors(
     """
     renamed = _in_layout(mapped, layout, source)
     if rope_periods is not None:
-        renamed["rope_periods"] = of_values(rope_periods)
+        renamed["rope_periods"] = rope_periods
     for name, tensor in renamed.items():
         # Equinox adds a convolution's bias to (channels, height, width).
         convolution = renamed.get(f"{name.removesuffix('.bias')}.weight") if name.endswith(".bias") else None
@@ -159,8 +157,15 @@ def _in_layout(mapped: Mapping[str, StoredTensor], layout: Layout, source: str) 
     """Give tensors by transformers' current names those of another layout.
 
     Raises:
+        WeightsFormatError: Tensors of complex numbers or integers, which no encoder loads.
         KeyMismatchError: Tensors that the layout has no place for.
     """
+    wrong = [f"{name} is {tensor.dtype}" for name, tensor in mapped.items() if not tensor.is_floating]
+    if wrong:
+        raise WeightsFormatError(
+            f"{len(wrong)} tensors of {source} are not of floating point: {', '.join(wrong[:5])}",
+            remedy="name the original file",
+        )
     renamed: dict[str, StoredTensor] = {}
     placed: set[str] = set()
     for name, rule in layout.top.items():
@@ -189,40 +194,43 @@ def _in_layout(mapped: Mapping[str, StoredTensor], layout: Layout, source: str) 
     return renamed
 
 
-def _masked(name: str, tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> StoredTensor:
-    """Multiply a bias by its mask, as Meta's blocks do whatever both hold."""
-    mask = stored.get(f"{name}_mask")
-    if mask is None:
-        return tensor
-    values = mask.load()
-    if not torch.isfinite(values).all():
+def _masked(name: str, bias: StoredTensor, mask: StoredTensor, source: str) -> StoredTensor:
+    """Multiply a bias by its mask, as Meta's blocks do whatever both hold.
+
+    In a fresh model a mask is one over queries and values and zero over keys, in released files it is zero everywhere.
+    """
+    if not mask.is_finite():
         raise WeightsFormatError(
-            f"{name}_mask holds values that are not numbers: the model was saved before it was initialised",
+            f"{name}_mask in {source} holds values that are not numbers: the model was saved before it was initialised",
             remedy="save the state dict after loading or initialising the weights",
         )
-    return of_values(tensor.load() * values)
+    if mask.shape != bias.shape:
+        raise WeightsFormatError(
+            f"{name}_mask in {source} is {mask.shape}, expected {bias.shape}", remedy="fetch the file again"
+        )
+    values = mask.array() if mask.is_floating else mask.array().astype(bias.dtype)
+    return from_array(bias.array() * values)
 
 
-def _without_zero_key_biases(mapped: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    names = [name for name in mapped if name.startswith("model.layer.") and name.endswith(".attention.k_proj.bias")]
-    if names and not any(bool(mapped[name].load().any()) for name in names):
-        return {name: tensor for name, tensor in mapped.items() if name not in names}
-    return mapped
+def _zero_key_biases(mapped: Mapping[str, StoredTensor]) -> set[str]:
+    """Return the names of the key biases of a DINOv3 ViT where all are zero, as in every released file."""
+    names = {name for name in mapped if name.startswith("model.layer.") and name.endswith(".attention.k_proj.bias")}
+    return names if not any(bool(mapped[name].array().any()) for name in names) else set()
 
 
 def _joined(parts: list[StoredTensor | None]) -> StoredTensor:
     """Stack tensors; zeros stand for those that are missing."""
     (present, *_) = (part for part in parts if part is not None)
-    zeros = of_values(torch.zeros(present.shape, dtype=present.dtype)) if None in parts else present
-    return stacked([zeros if part is None else part for part in parts])
+    zeros = replace(present, pieces=(bytes(present.num_bytes),))
+    return concat_rows([zeros if part is None else part for part in parts])
 
 
 def _bias_mask(bias: StoredTensor) -> StoredTensor:
     """Return the mask that lets the biases of queries and values through, and not those of keys."""
-    mask = torch.ones(bias.shape, dtype=bias.dtype)
+    mask = np.ones(bias.shape, dtype=bias.dtype)
     third = bias.shape[0] // 3
     mask[third : 2 * third] = 0
-    return of_values(mask)
+    return from_array(mask)
 
 
 def _of_other_ffn(name: str, *, gated: bool) -> bool:

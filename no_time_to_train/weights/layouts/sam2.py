@@ -11,10 +11,8 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor, concat_rows
 
 POSITION_BUFFERS = (
     "shared_image_embedding.positional_embedding",
@@ -145,7 +143,9 @@ def sam2_layout(tensors: Iterable[str], *, source: str) -> Literal["meta", "tran
     )
 
 
-def meta_sam2_to_transformers(tensors: Mapping[str, Tensor], *, source: str = "the checkpoint") -> dict[str, Tensor]:
+def meta_sam2_to_transformers(
+    tensors: Mapping[str, StoredTensor], *, source: str = "the checkpoint"
+) -> dict[str, StoredTensor]:
     """Rename the tensors of Meta's SAM 2 or SAM 2.1 to those of transformers' `Sam2Model`.
 
     Args:
@@ -162,7 +162,7 @@ def meta_sam2_to_transformers(tensors: Mapping[str, Tensor], *, source: str = "t
     Source: facebookresearch/sam2, `sam2/modeling`, as in the PyPI package sam2 1.1.0.
     """
     table = meta_key_map(_num_blocks(tensors))
-    renamed: dict[str, Tensor] = {}
+    renamed: dict[str, StoredTensor] = {}
     unknown: list[str] = []
     for name, tensor in tensors.items():
         if name in table:
@@ -173,7 +173,7 @@ def meta_sam2_to_transformers(tensors: Mapping[str, Tensor], *, source: str = "t
             unknown.append(name)
     absent = [name for name in _POINT_EMBEDDINGS if name not in tensors]
     if not absent:
-        renamed["prompt_encoder.point_embed.weight"] = torch.cat([tensors[name] for name in _POINT_EMBEDDINGS])
+        renamed["prompt_encoder.point_embed.weight"] = concat_rows([tensors[name] for name in _POINT_EMBEDDINGS])
     elif len(absent) < len(_POINT_EMBEDDINGS):
         raise KeyMismatchError(
             f"{source} holds a part of the four point embeddings, it lacks {', '.join(absent)}",
@@ -188,7 +188,7 @@ def meta_sam2_to_transformers(tensors: Mapping[str, Tensor], *, source: str = "t
     return renamed
 
 
-def image_part_of_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def image_part_of_transformers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Take the image model's tensors out of a transformers `Sam2Model` or `Sam2VideoModel` state dict.
 
     Args:
@@ -214,7 +214,7 @@ def video_only(names: Iterable[str]) -> dict[str, str]:
     return {name: reason for name, reason in found if reason is not None}
 
 
-def hiera_shape(tensors: Mapping[str, Tensor]) -> HieraShape | None:
+def hiera_shape(tensors: Mapping[str, StoredTensor]) -> HieraShape | None:
     """Read the image encoder's architecture from tensors by transformers' names, or None where they do not say it."""
     prefix = "vision_encoder.backbone."
     try:

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import nn
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, SAT493M_MEAN, SAT493M_STD
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import ChecksumMismatchError, ConfigError, ImageSizeError, LocalEntryNotFoundError
 from no_time_to_train.training.distill import DinoV3Config, DinoV3Teacher
 from no_time_to_train.weights import identify as entries
+from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.hub.manifest import Manifest
 from no_time_to_train.weights.inspect import sha256_of
 from tests.golden_files import golden

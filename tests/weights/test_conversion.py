@@ -24,16 +24,15 @@ from transformers import (
 
 from no_time_to_train.cli import main
 from no_time_to_train.configs.encoders import SAT493M_MEAN, resolve_encoder
-from no_time_to_train.encoders.conversion import convert_weights
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.export import export_onnx
 from no_time_to_train.weights import inspect_weights
-from no_time_to_train.weights.formats.reader import read_tensors
-from no_time_to_train.weights.formats.stored_tensor import of_values
-from no_time_to_train.weights.identify import architecture_of
-from no_time_to_train.weights.layouts.mapping import transformers_tensors
+from no_time_to_train.weights.conversion import convert_weights
+from no_time_to_train.weights.layouts.dino import META_DINOV3_VIT
+from no_time_to_train.weights.layouts.mapping import to_transformers
+from no_time_to_train.weights.load import from_tensor, read_tensors
 from tests.golden_files import NAMES, golden
 from tests.weights.test_inspect import write_sparse
 
@@ -192,7 +191,7 @@ def test_satellite_folders_carry_their_own_normalisation(tmp_path: Path) -> None
     source = tmp_path / "sat.safetensors"
     large = resolve_encoder("dinov3_large_sat")
     with torch.device("meta"):
-        model = build_model(architecture_of(large), num_heads=large.num_heads)
+        model = build_model(large, num_heads=large.num_heads)
     shapes = {f"{name}": tuple(value.shape) for name, value in model.state_dict().items()}
     write_sparse(source, shapes)
     # By its tensors alone this is the LVD one; the norm of local crops, in Meta's files, tells the satellite's.
@@ -212,12 +211,12 @@ def test_seven_billion_parameters_within_memory(to: str, tmp_path: Path) -> None
     """A sparse file as long as the real one; the peak is that of a process that does nothing else."""
     entry = resolve_encoder("dinov3_7b")
     with torch.device("meta"):
-        model = build_model(architecture_of(entry), num_heads=entry.num_heads)
+        model = build_model(entry, num_heads=entry.num_heads)
     source = tmp_path / "model.safetensors"
     write_sparse(source, {name: tuple(value.shape) for name, value in model.state_dict().items()})
     out = tmp_path / "out.eqx"
     code = (
-        "import sys; from no_time_to_train.encoders.conversion import convert_weights;"
+        "import sys; from no_time_to_train.weights.conversion import convert_weights;"
         "convert_weights(*sys.argv[1:]);"
         # Not ru_maxrss, which a child inherits from its parent.
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
@@ -248,10 +247,10 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     torch.save(tensors, tmp_path / "headed.pth")
     with pytest.raises(KeyMismatchError, match=r"head\.weight"):
         convert_weights(tmp_path / "headed.pth", tmp_path / "out", "hf")
-    uneven = {name: of_values(tensor) for name, tensor in read_tensors(source).items()}
-    uneven["blocks.0.attn.qkv.weight"] = of_values(torch.zeros(7, 64))
+    uneven = {name: from_tensor(tensor) for name, tensor in read_tensors(source).items()}
+    uneven["blocks.0.attn.qkv.weight"] = from_tensor(torch.zeros(7, 64))
     with pytest.raises(WeightsFormatError, match="7 rows, expected a multiple of 3"):
-        transformers_tensors(uneven, "x")
+        to_transformers(uneven, META_DINOV3_VIT, "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["headed.pth", "mine"]
 
 
