@@ -321,7 +321,8 @@ class MatchingPipeline(nn.Module):
     def _drawn(self, image: UInt8[Tensor, "3 H W"], prompts: Prompts) -> Bool[Tensor, "H W"]:
         (embedding,) = self.features.embeddings([image])
         logits = self.promptable.best_masks(self.promptable.prepare(embedding), prompts).mask_logits
-        return resize_masks(logits, (image.shape[1], image.shape[2]))[0]
+        mask: Tensor = resize_masks(logits, (image.shape[1], image.shape[2]))[0]
+        return mask
 
     def _encode_blank(self, height: int, width: int) -> Float[Tensor, "h w D"]:
         """Encode an image of the mean colour on a patch grid of that size."""

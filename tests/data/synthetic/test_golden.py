@@ -24,7 +24,7 @@ def blocks(image: Any, count: int) -> np.ndarray:
     """Return the means of `count` x `count` blocks."""
     side = len(image) // count
     reshaped = np.asarray(image, dtype=np.float64).reshape(count, side, count, side, -1)
-    return reshaped.mean(axis=(1, 3)).astype(np.float32)
+    return np.asarray(reshaped.mean(axis=(1, 3)), np.float32)
 
 
 def textures() -> np.ndarray:
@@ -128,4 +128,4 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as root:
         more = {"documents": documents(Path(root) / "shapes"), "training": training(Path(root) / "scenes")}
-    np.savez_compressed(GOLDEN, **describe(), **more)
+    np.savez_compressed(GOLDEN, allow_pickle=False, **describe(), **more)

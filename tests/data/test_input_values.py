@@ -1,10 +1,13 @@
+"""Boxes, points, numbers, labels and paths of callers; images and masks are in test_inputs.py."""
+
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from no_time_to_train.data.arguments import (
+
+from no_time_to_train.data.inputs import (
     check_not_replaced,
     checked_box,
     checked_label,
@@ -12,7 +15,6 @@ from no_time_to_train.data.arguments import (
     checked_path,
     checked_points,
 )
-
 from no_time_to_train.errors import ConfigError
 
 HEIGHT, WIDTH = 20, 30
@@ -28,7 +30,7 @@ HEIGHT, WIDTH = 20, 30
         [np.float32(1), torch.tensor(2), 3, 4],
         iter([1, 2, 3, 4]),
     ],
-    ids=str,
+    ids=["tuple", "list", "array", "tensor", "mixed", "iterator"],
 )
 def test_boxes_within_the_image(box: Any) -> None:
     found = checked_box(box, (HEIGHT, WIDTH))
@@ -74,10 +76,12 @@ def test_points() -> None:
     for outside in ([30, 0], [0, 20], [-1, 0], [0, -1]):
         with pytest.raises(ConfigError, match="outside an image 30 wide and 20 high"):
             checked_points([(1, 1), outside], (HEIGHT, WIDTH))
-    for nothing in ([], np.zeros((0, 2)), torch.zeros(0, 2)):
+    empty: list[Any] = [[], np.zeros((0, 2)), torch.zeros(0, 2)]
+    for nothing in empty:
         with pytest.raises(ConfigError, match="points are empty"):
             checked_points(nothing, (HEIGHT, WIDTH))
-    for wrong in ((3, 4), [(1, 2, 3)], "ab", [("a", "b")], [[[1, 2]]], 5):
+    strange: list[Any] = [(3, 4), [(1, 2, 3)], "ab", [("a", "b")], [[[1, 2]]], 5]
+    for wrong in strange:
         with pytest.raises(ConfigError, match="expected a list of points"):
             checked_points(wrong, (HEIGHT, WIDTH))
 
@@ -86,7 +90,8 @@ def test_numbers() -> None:
     for value in (0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)):
         assert checked_number(value, "score") == 0.5
     assert checked_number(0, "score") == 0
-    for wrong in ("0.5", True, None, [0.5], np.array([0.5]), float("nan"), np.array("a"), {}):
+    strange: list[Any] = ["0.5", True, None, [0.5], np.array([0.5]), float("nan"), np.array("a"), {}]
+    for wrong in strange:
         with pytest.raises(ConfigError, match=r"score is .*, expected a number"):
             checked_number(wrong, "score")
 
