@@ -96,6 +96,15 @@ def test_what_needs_an_extra_says_which(
         assert (done.returncode, done.stderr.splitlines()) == (2, [line])
 
 
+def test_the_python_api_says_which_extra_it_needs() -> None:
+    code = "import sys; sys.modules['torch'] = None; from no_time_to_train import Segmenter"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "no_time_to_train.errors.MissingExtraError: no_time_to_train.Segmenter needs torch, which is not installed "
+        '(pip install "no-time-to-train[torch]")'
+    )
+
+
 def test_pre_commit_downloads_nothing() -> None:
     repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [repo["repo"] for repo in repos] == ["local"]

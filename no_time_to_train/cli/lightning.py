@@ -15,7 +15,6 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from no_time_to_train.cli.checkpoint_paths import read_tensor_names, require_local_path
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
-from no_time_to_train.cli.option_names import check_kinds, check_names
+from no_time_to_train.cli.option_names import check_kinds, check_names, configurations
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
 from no_time_to_train.io.paths import check_local, without_home
@@ -302,8 +301,7 @@ def _check_configurations(args: Sequence[str]) -> None:
         NoTimeToTrainError: As `read_yaml` does.
         ConfigError: None of them says which model.
     """
-    named = [value for option, value in pairwise(args) if option in ("-c", "--config")]
-    named += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    named = list(configurations(args))
     documents = [read_yaml(Path(name)) for name in named]
     check_empty(args, documents)
     models = [document.get("model") for document in documents]

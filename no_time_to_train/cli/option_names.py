@@ -40,7 +40,7 @@ def check_names(args: Sequence[str]) -> None:
     Raises:
         ConfigError: There is such a setting; not where the fault is another one.
     """
-    documents = [(f"{name}: ", read_yaml(Path(name))) for name in _configurations(args)]
+    documents = [(f"{name}: ", read_yaml(Path(name))) for name in configurations(args)]
     given = [("", _nested(*option)) for option in _options(args)]
     classes: dict[str, Any] = {"trainer": Trainer}
     for _, document in documents + given:
@@ -198,7 +198,8 @@ def _takes(taken: Mapping[str, Any]) -> str:
     return f"takes {', '.join(sorted(taken))}"
 
 
-def _configurations(args: Sequence[str]) -> Iterator[str]:
+def configurations(args: Sequence[str]) -> Iterator[str]:
+    """Yield the configuration files that a command line names, in their order."""
     for place, arg in enumerate(args):
         if arg.startswith("--config="):
             yield arg.removeprefix("--config=")
