@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast, overload
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -27,7 +28,9 @@ from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.data.references import load_negative_references, load_references
 from no_time_to_train.encoders.devices import checked_device
 from no_time_to_train.encoders.preprocessing import image_tensor
+from no_time_to_train.encoders.torch_encoder import ONNX
 from no_time_to_train.errors import ConfigError, EmptyMaskError
+from no_time_to_train.io.paths import path_as_named
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
@@ -114,6 +117,31 @@ class Segmenter:
     def references(self) -> list[tuple[str, Float[Tensor, " D"], bool]]:
         """Label, mean feature and whether it is negative, of each reference in the order in which they came."""
         return list(self._references)
+
+    @property
+    def random_weights(self) -> list[str]:
+        """Names of the models whose weights are random, so that what is found means nothing."""
+        return self.baseline.random_weights
+
+    @property
+    def kind(self) -> str:
+        """What draws masks, such as `SAM2`."""
+        return self.baseline.promptable.kind
+
+    def describe(self) -> dict[str, str]:
+        """Return the models and their settings, for people; nothing of the machine's paths."""
+        config, encoder = self.baseline.config, self.baseline.encoder
+        by = ", ONNX Runtime" if config.encoder_cfg.name.startswith(ONNX) else ""
+        return {
+            "Encoder": f"{encoder.config.name}, {encoder.img_size} px{by}",
+            self.kind: path_as_named(config.sam2_cfg_file),
+            "Method": config.name,
+            "Precision": config.precision,
+        }
+
+    def mask_of_box(self, image: ImageLike, box: tuple[float, float, float, float]) -> Bool[np.ndarray, "H W"]:
+        """Draw the object in a box (x, y, width and height in pixels)."""
+        return self.baseline.mask_of_box(image_tensor(as_image(image)), box).cpu().numpy()
 
     def add_reference(
         self,

@@ -204,10 +204,10 @@ def prompts(bench: Bench) -> dict[str, Any]:
     points = point_grid(bench.sizes.points, sam2.image_size)[:, None].to(bench.device)
     prepared, figures = sam2.prepare(embedding), dict[str, Any]()
     figures["prepare, ms"] = bench.milliseconds(lambda: sam2.prepare(embedding))
-    before, kind = dict(prompting._PORTIONS), bench.device.type
+    before, kind = dict(prompting._CHUNK_SIZES), bench.device.type
     guarded, exact = precision.backends, sam2.best_masks(prepared, Prompts(points))
     for at_once in (64, 128, 256, 512):
-        prompting._PORTIONS[kind] = prompting._Portion(at_once, 4096)
+        prompting._CHUNK_SIZES[kind] = prompting._ChunkSize(at_once, 4096)
         spent = bench.milliseconds(partial(sam2.best_masks, prepared, Prompts(points), batch_size=at_once), repeats=3)
         figures[f"ours, {at_once} at a time, ms"] = spent
         spent = bench.milliseconds(
@@ -232,7 +232,7 @@ def prompts(bench: Bench) -> dict[str, Any]:
         spent = bench.milliseconds(partial(sam2.best_masks, prepared, Prompts(points), batch_size=256), repeats=3)
         figures[f"ours, 256 at a time, {together} drawn together, ms"] = spent
         mask_drawing._TOGETHER = own
-    prompting._PORTIONS.update(before)
+    prompting._CHUNK_SIZES.update(before)
     for name, dtype, matmul in (
         ("fp32", None, "highest"),
         ("TF32", None, "high"),

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,22 +13,18 @@ from PIL import Image
 
 from no_time_to_train import __version__
 from no_time_to_train.batch.image_paths import InputImage
-from no_time_to_train.batch.run import Outcome
+from no_time_to_train.batch.run import Outcome, Predictor
 from no_time_to_train.batch.thumbnails import Picture, picture_of
-from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.datasets import ReferenceDataset
 from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
-from no_time_to_train.data.references import Reference, load_negative_references, load_references
-from no_time_to_train.encoders.preprocessing import image_tensor, reference_window
-from no_time_to_train.encoders.torch_encoder import ONNX
+from no_time_to_train.data.references import Reference, load_negative_references, load_references, reference_window
 from no_time_to_train.errors import ImageReadError
 from no_time_to_train.io.atomic import write_text_atomic
-from no_time_to_train.models.pipeline import MatchingPipeline
+from no_time_to_train.io.paths import path_as_named
 from no_time_to_train.results.html import page_templates
-from no_time_to_train.segmenter import Segmenter
 
 _SIDE, _REFERENCE_SIDE = 640, 240
 # References are shown with this much around them, in longer sides of their boxes.
@@ -60,7 +56,7 @@ class ShownReference:
         outline: Its mask, as an SVG path.
         file_name: Of its image.
         negative: Whether it shows what the class is not.
-        drawn: Whether SAM2 drew its mask.
+        drawn: Whether its mask was drawn by the models, from its box.
     """
 
     picture: Picture
@@ -117,8 +113,7 @@ class ShownImage:
 
 def write_report(
     path: Path,
-    segmenter: Segmenter,
-    config: MatcherConfig,
+    predictor: Predictor,
     outcome: Outcome,
     images: Sequence[InputImage],
     *,
@@ -135,8 +130,7 @@ def write_report(
 
     Args:
         path: The file to write, whole or not at all.
-        segmenter: With its references.
-        config: Which models it was built from.
+        predictor: With its references.
         outcome: What came of the run.
         images: All that were looked at.
         run: The run's name, as the journal has it.
@@ -154,10 +148,10 @@ def write_report(
     import supervision as sv
 
     palette = [colour.as_hex() for colour in sv.ColorPalette.DEFAULT.colors]
-    names = segmenter.class_names
+    names = predictor.class_names
     found = Counter(instance["category"] for entry in outcome.entries for instance in entry["instances"])
-    pictures = {} if references is None else _reference_pictures(references, names, segmenter.baseline)
-    counts = Counter((label, negative) for label, _, negative in segmenter.references)
+    pictures = {} if references is None else _reference_pictures(references, names, predictor)
+    counts = Counter((label, negative) for label, _, negative in predictor.references)
     classes = [
         ShownClass(
             name=name,
@@ -179,8 +173,9 @@ def write_report(
         num_instances=found.total(),
         unreadable=[(image.name, _reason(image, error)) for image, error in outcome.unreadable],
         from_memory=references is None,
-        random_weights=segmenter.baseline.random_weights,
-        facts=_facts(segmenter.baseline, config, min_score, settings, run),
+        random_weights=predictor.random_weights,
+        facts=_facts(predictor, min_score, settings, run),
+        drawn_by=predictor.kind,
         min_score=min_score,
         version=__version__,
         script_hash=base64.b64encode(hashlib.sha256(script).digest()).decode(),
@@ -227,7 +222,7 @@ def _shown_instance(
 
 
 def _reference_pictures(
-    files: ReferenceFiles, names: Sequence[str], baseline: MatchingPipeline
+    files: ReferenceFiles, names: Sequence[str], predictor: Predictor
 ) -> dict[str, list[ShownReference]]:
     """Draw the first references of each class, those that show it before those that show what it is not."""
     found: list[Reference] = list(load_references(files.references, class_names=names).references)
@@ -239,45 +234,29 @@ def _reference_pictures(
     for index, reference in enumerate(found):
         row = pictures[names[reference.class_index]]
         if len(row) < _SHOWN_OF_A_CLASS:
-            row.append(_shown_reference(dataset, index, baseline))
+            row.append(_shown_reference(dataset, index, predictor))
     return pictures
 
 
-def _shown_reference(dataset: ReferenceDataset, index: int, baseline: MatchingPipeline) -> ShownReference:
+def _shown_reference(dataset: ReferenceDataset, index: int, predictor: Predictor) -> ShownReference:
     item = dataset[index]
     box = item.reference.annotation.bbox
-    mask = baseline.mask_of_box(image_tensor(item.image), box).cpu().numpy() if item.mask is None else item.mask
+    mask = predictor.mask_of_box(item.image, box) if item.mask is None else item.mask
     x1, y1, x2, y2 = reference_window(box, mask.shape[0], mask.shape[1], _AROUND)
     pixels = np.ascontiguousarray(item.image[y1:y2, x1:x2])
     picture = picture_of(Image.fromarray(pixels), _REFERENCE_SIDE)
     outline = picture.outline(mask[y1:y2, x1:x2])
     reference = item.reference
-    return ShownReference(picture, outline, _named(reference.image.file_name), reference.negative, item.mask is None)
+    return ShownReference(
+        picture, outline, path_as_named(reference.image.file_name), reference.negative, item.mask is None
+    )
 
 
-def _facts(
-    baseline: MatchingPipeline, config: MatcherConfig, min_score: float, settings: Sequence[Path], run: str
-) -> dict[str, str]:
-    encoder = baseline.encoder
-    by = ", ONNX Runtime" if config.encoder_cfg.name.startswith(ONNX) else ""
-    facts = {
-        "Encoder": f"{encoder.config.name}, {encoder.img_size} px{by}",
-        baseline.promptable.kind: _named(config.sam2_cfg_file),
-        "Least score": f"{min_score:g}",
-        "Method": config.name,
-        "Precision": config.precision,
-    }
+def _facts(predictor: Predictor, min_score: float, settings: Sequence[Path], run: str) -> dict[str, str]:
+    facts = {**predictor.describe(), "Least score": f"{min_score:g}"}
     if settings:
-        facts["Settings"] = ", ".join(map(_named, settings))
+        facts["Settings"] = ", ".join(map(path_as_named, settings))
     return facts | {"Version": f"no_time_to_train {__version__}", "Run": run}
-
-
-def _named(path: Path | str) -> str:
-    """Return a path as it was named, or its end where the whole would tell of the machine, of Windows too."""
-    parts, windows = PurePath(path), PureWindowsPath(path)
-    if windows.drive or windows.root:
-        return windows.name
-    return parts.name if parts.is_absolute() or ".." in parts.parts or "~" in parts.parts[:1] else parts.as_posix()
 
 
 def _reason(image: InputImage, error: ImageReadError) -> str:

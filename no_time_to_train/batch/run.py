@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,7 +23,38 @@ from no_time_to_train.io.atomic import atomic_path, remove_file
 from no_time_to_train.io.file_stamps import FileStamp
 from no_time_to_train.io.redact import printable
 from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
-from no_time_to_train.segmenter import Segmenter
+
+
+class Predictor(Protocol):
+    """Finds instances of the classes of its references in images; `Segmenter` is one."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes."""
+
+    @property
+    def references(self) -> Sequence[tuple[str, Any, bool]]:
+        """Label, mean feature and whether it is negative, of each reference."""
+
+    @property
+    def random_weights(self) -> Sequence[str]:
+        """Names of the models whose weights are random, so that what is found means nothing."""
+
+    @property
+    def kind(self) -> str:
+        """What draws masks, such as `SAM2`."""
+
+    def describe(self) -> dict[str, str]:
+        """Return its models and their settings, for people."""
+
+    def predict(self, images: UInt8[np.ndarray, "H W 3"]) -> Prediction:
+        """Find instances in one image."""
+
+    def mask_of_box(
+        self, image: UInt8[np.ndarray, "H W 3"], box: tuple[float, float, float, float]
+    ) -> Bool[np.ndarray, "H W"]:
+        """Draw the object in a box (x, y, width, height in pixels)."""
+
 
 INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "report.html"
 
@@ -47,7 +79,7 @@ class Outcome:
 
 
 def predict_images(
-    segmenter: Segmenter,
+    predictor: Predictor,
     images: Sequence[InputImage],
     output: Path,
     *,
@@ -65,7 +97,7 @@ def predict_images(
     all. An image whose JSON is there, whole, of the same run and of the same content, is not looked at again.
 
     Args:
-        segmenter: With its references.
+        predictor: With its references.
         images: To look at.
         output: The folder to write.
         run: Names everything but the images that decides what is found and drawn.
@@ -80,7 +112,7 @@ def predict_images(
         ImageReadError: An image cannot be read, and `strict` is set.
         OutputError: The folder cannot be written to.
     """
-    journal = Journal(output / INSTANCES, run, segmenter.class_names, min_score)
+    journal = Journal(output / INSTANCES, run, predictor.class_names, min_score)
     outcome = Outcome()
     for image in _with_progress(images, console):
         entry = journal.read(image)
@@ -97,7 +129,7 @@ def predict_images(
             outcome.unreadable.append((image, error))
             continue
         pixels = np.array(picture)
-        candidates = segmenter.predict(pixels)
+        candidates = predictor.predict(pixels)
         found = candidates.filter(min_score)
         # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
         remove_coco_folder(output / COCO_FOLDER)
@@ -111,7 +143,7 @@ def predict_images(
             image, found.image_size, _instances(found), stamp=stamp, best_scores=_best_scores(candidates)
         )
         outcome.entries.append(entry)
-    outcome.dataset = found_dataset(outcome.entries, segmenter.class_names, image_root)
+    outcome.dataset = found_dataset(outcome.entries, predictor.class_names, image_root)
     write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
     # At the end: an image that was looked at first can be replaced for as long as the run takes.
     stamps = {entry["file_name"]: FileStamp.from_json(entry["stamp"]) for entry in outcome.entries}

@@ -146,7 +146,6 @@ def predict(
             write_report(
                 output / REPORT,
                 segmenter,
-                config,
                 outcome,
                 found,
                 run=run,
@@ -166,8 +165,8 @@ def predict(
     console.print(summary(outcome, segmenter.class_names))
     for line in advice(outcome, segmenter.class_names, config, min_score):
         console.print(printable(line))
-    if segmenter.baseline.random_weights:
-        console.print(f"random weights ({', '.join(segmenter.baseline.random_weights)}): the instances mean nothing")
+    if segmenter.random_weights:
+        console.print(f"random weights ({', '.join(segmenter.random_weights)}): the instances mean nothing")
     kept = f", {outcome.kept} of them from an earlier run" if outcome.kept else ""
     console.print(f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {output / RESULTS}")
     if report:

@@ -4,6 +4,7 @@ They are COCO JSON subsets, or the pickles of the original project, which name a
 """
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,8 @@ from typing import Any
 
 from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.records import MOST_BEYOND, is_below_a_pixel, pixels_beyond
-from no_time_to_train.data.sampling import sample_references
 from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError, EmptyMaskError
 from no_time_to_train.io.safe_pickle import read_plain_pickle
-
-__all__ = [
-    "Reference",
-    "ReferenceSet",
-    "load_negative_references",
-    "load_references",
-    "sample_references",
-]
 
 log = logging.getLogger(__name__)
 
@@ -284,3 +276,34 @@ def _look_up(named: Mapping[int, list[tuple[int, int]]], dataset: CocoDataset, p
 
 def _malformed(path: Path, where: str, expected: str) -> AnnotationError:
     return AnnotationError(f"{path}: {where}: expected {expected}", remedy=_PICKLE_REMEDY)
+
+
+def reference_window(
+    box: tuple[float, float, float, float], height: int, width: int, scale: float = 1.2
+) -> tuple[int, int, int, int]:
+    """Return the window around a reference's box: a square of its longer side times `scale`, clipped to the image.
+
+    Args:
+        box: x, y, width and height, in pixels.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        scale: Side of the square in longer box sides.
+
+    Returns:
+        The first and one past the last column and row: x1, y1, x2, y2. At least one pixel each way.
+
+    Examples:
+        >>> reference_window((10.0, 20.0, 40.0, 20.0), height=100, width=100)
+        (6, 6, 54, 54)
+    """
+    x, y, box_width, box_height = box
+    half = max(box_width, box_height, 1) * scale / 2
+    centre_x, centre_y = x + box_width / 2, y + box_height / 2
+    x1 = min(max(0, math.floor(centre_x - half)), width - 1)
+    y1 = min(max(0, math.floor(centre_y - half)), height - 1)
+    return (
+        x1,
+        y1,
+        max(x1 + 1, min(width, math.ceil(centre_x + half))),
+        max(y1 + 1, min(height, math.ceil(centre_y + half))),
+    )

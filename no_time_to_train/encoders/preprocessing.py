@@ -1,6 +1,5 @@
 """Bringing images and reference masks to the encoder: crop, resize, normalise, and masks to the patch grid."""
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -70,37 +69,6 @@ def encoder_size(height: int, width: int, encoder: Encoder, policy: ResizePolicy
         return encoder.img_size, encoder.img_size
     patch, scale = encoder.patch_size, encoder.img_size / max(height, width)
     return tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))  # type: ignore[return-value] # of two
-
-
-def reference_window(
-    box: tuple[float, float, float, float], height: int, width: int, scale: float = 1.2
-) -> tuple[int, int, int, int]:
-    """Return the window around a reference's box: a square of its longer side times `scale`, clipped to the image.
-
-    Args:
-        box: x, y, width and height, in pixels.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        scale: Side of the square in longer box sides.
-
-    Returns:
-        The first and one past the last column and row: x1, y1, x2, y2. At least one pixel each way.
-
-    Examples:
-        >>> reference_window((10.0, 20.0, 40.0, 20.0), height=100, width=100)
-        (6, 6, 54, 54)
-    """
-    x, y, box_width, box_height = box
-    half = max(box_width, box_height, 1) * scale / 2
-    centre_x, centre_y = x + box_width / 2, y + box_height / 2
-    x1 = min(max(0, math.floor(centre_x - half)), width - 1)
-    y1 = min(max(0, math.floor(centre_y - half)), height - 1)
-    return (
-        x1,
-        y1,
-        max(x1 + 1, min(width, math.ceil(centre_x + half))),
-        max(y1 + 1, min(height, math.ceil(centre_y + half))),
-    )
 
 
 def mask_on_grid(mask: Bool[Tensor, "H W"], grid: tuple[int, int]) -> Bool[Tensor, "h w"]:

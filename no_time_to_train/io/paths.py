@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 
 from no_time_to_train.errors import ConfigError
 
@@ -126,3 +126,11 @@ def as_given(path: Path | str) -> str:
     text = str(path) if isinstance(path, str) else re.sub(r"^([^/]+:)/?", r"\1//", str(path))
     # Without what opens a link to whoever has it.
     return re.sub(r"(?<=//)[^/@]+@", "", text.partition("?")[0])
+
+
+def path_as_named(path: Path | str) -> str:
+    """Return a path as it was named, or its end where the whole would tell of the machine, of Windows too."""
+    parts, windows = PurePath(path), PureWindowsPath(path)
+    if windows.drive or windows.root:
+        return windows.name
+    return parts.name if parts.is_absolute() or ".." in parts.parts or "~" in parts.parts[:1] else parts.as_posix()

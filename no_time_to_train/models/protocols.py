@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from no_time_to_train.configs.pipeline import ProtocolName
-from no_time_to_train.encoders.preprocessing import Resize, mask_on_grid, reference_window, resize_bicubic
+from no_time_to_train.data.references import reference_window
+from no_time_to_train.encoders.preprocessing import Resize, mask_on_grid, resize_bicubic
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import nearest
 from no_time_to_train.matching.instances import Pool

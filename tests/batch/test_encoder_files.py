@@ -14,6 +14,7 @@ from no_time_to_train.cli.predictor import choose_models
 from no_time_to_train.configs.pipeline import EncoderConfigArgs, MatcherConfig
 from no_time_to_train.data.synthetic.dataset import write_shapes
 from no_time_to_train.errors import UnknownEncoderError
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
 from tests.golden_files import golden
 
@@ -51,7 +52,7 @@ def test_yaml_takes_a_file() -> None:
             )
         )
 
-    assert module(str(golden("vit_swiglu"))).model_cfg.build().encoder.config.name == "dinov3_vit_64x3"
+    assert MatchingPipeline(module(str(golden("vit_swiglu"))).model_cfg).encoder.config.name == "dinov3_vit_64x3"
     with pytest.raises(UnknownEncoderError):
         module("no_such_encoder")
 

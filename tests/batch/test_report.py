@@ -15,7 +15,6 @@ import yaml
 from PIL import Image
 
 from no_time_to_train import __version__
-from no_time_to_train.batch.report import _named
 from no_time_to_train.cli import main
 from no_time_to_train.cli.lightning import main as lightning
 from tests.browser import dumped, needs_chromium
@@ -176,21 +175,6 @@ def test_absolute_names_of_references_tell_nothing_of_the_machine(
     source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert str(named.images) not in source
     assert all(f"in {name}" in source for name in shown)
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("a/b.jpg", "a/b.jpg"),
-        ("/home/somebody/a/b.jpg", "b.jpg"),
-        ("../somebody/b.jpg", "b.jpg"),
-        ("~/a/b.jpg", "b.jpg"),
-        ("C:\\Users\\somebody\\b.jpg", "b.jpg"),
-        ("\\\\server\\somebody\\b.jpg", "b.jpg"),
-    ],
-)
-def test_names_that_are_shown(name: str, shown: str) -> None:
-    assert _named(name) == shown
 
 
 def test_everything_has_a_name_for_those_who_do_not_see(report: Path) -> None:

@@ -16,7 +16,7 @@ from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2 import fast_decoder as prompting
 from no_time_to_train.proposers.sam2 import mask_upscaling as mask_drawing
 from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
-from no_time_to_train.proposers.sam2.fast_decoder import ImageState, PromptDecoder, _Portion
+from no_time_to_train.proposers.sam2.fast_decoder import ImageState, PromptDecoder, _ChunkSize
 from no_time_to_train.proposers.sam2.mask_upscaling import MaskDrawing
 from no_time_to_train.proposers.sam2.predictor import MaskPredictions, build_sam2
 from no_time_to_train.proposers.sam2.weights import new_sam2
@@ -140,11 +140,11 @@ def test_with_trained_weights() -> None:
 
 
 # Of eight rows of eight positions: one at a time, three and at the end two, all.
-@pytest.mark.parametrize("portion", [_Portion(1, 1), _Portion(2, 30), _Portion(3, 10**6)])
-def test_in_any_portions(small: Sam2Model, portion: _Portion, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("portion", [_ChunkSize(1, 1), _ChunkSize(2, 30), _ChunkSize(3, 10**6)])
+def test_in_any_portions(small: Sam2Model, portion: _ChunkSize, monkeypatch: pytest.MonkeyPatch) -> None:
     embedding, prompts = _embedding(small), _prompts(small, "points", 5)
     expected = _theirs(small, embedding, prompts, multimask=True)
-    monkeypatch.setattr(prompting, "_PORTIONS", {"cpu": portion})
+    monkeypatch.setattr(prompting, "_CHUNK_SIZES", {"cpu": portion})
     decoder = PromptDecoder(small)
     got = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)
     _assert_same(got.mask_logits, expected.mask_logits.flatten(0, 1))
@@ -204,7 +204,7 @@ def test_only_wanted_masks_are_drawn(small: Sam2Model, monkeypatch: pytest.Monke
         upscaled.append(arguments)
         return upscale(*arguments)
 
-    monkeypatch.setattr(prompting, "_PORTIONS", {"cpu": _Portion(2, 10**6)})
+    monkeypatch.setattr(prompting, "_CHUNK_SIZES", {"cpu": _ChunkSize(2, 10**6)})
     monkeypatch.setattr(MaskDrawing, "_upscale", counted)
     got = _selected(decoder, decoder.prepare(embedding), prompts, lambda _: next(chosen))
     _assert_same(got.mask_logits, expected.mask_logits[wanted])
@@ -220,7 +220,7 @@ def test_masks_drawn_together_are_the_same(small: Sam2Model, monkeypatch: pytest
     monkeypatch.setattr(MaskDrawing, "_draw_one_by_one", MaskDrawing._draw_together)
     monkeypatch.setattr(mask_drawing, "_TOGETHER", 2)
     for positions in (30, 10**6):
-        monkeypatch.setattr(prompting, "_PORTIONS", {"cpu": _Portion(4, positions)})
+        monkeypatch.setattr(prompting, "_CHUNK_SIZES", {"cpu": _ChunkSize(4, positions)})
         got = _selected(decoder, decoder.prepare(embedding), prompts, _some)
         _assert_same(got.mask_logits, expected.mask_logits)
         _assert_same(got.predicted_iou, expected.predicted_iou)

@@ -15,27 +15,29 @@ from torch import Tensor
 _LEAST = -80.0
 
 
-def heads(attention: Any, projected: Float[Tensor, "*N T I"]) -> Float[Tensor, "*N H T d"]:
+def split_heads(attention: Any, projected: Float[Tensor, "*N T I"]) -> Float[Tensor, "*N H T d"]:
     """Split the last axis by heads."""
     return torch.unflatten(projected, -1, (attention.num_attention_heads, -1)).transpose(-3, -2)
 
 
-def by_head(attention: Any, weight: Float[Tensor, "I C"]) -> Float[Tensor, "H d C"]:
+def split_weight_heads(attention: Any, weight: Float[Tensor, "I C"]) -> Float[Tensor, "H d C"]:
     """Split the first axis of a projection by heads."""
     return torch.unflatten(weight, 0, (attention.num_attention_heads, -1))
 
 
-def by_channel(attention: Any, projected: Float[Tensor, "L I"]) -> Float[Tensor, "H d L"]:
+def heads_channel_first(attention: Any, projected: Float[Tensor, "L I"]) -> Float[Tensor, "H d L"]:
     """Split the last axis by heads, and put the positions last."""
-    return heads(attention, projected).mT.contiguous()
+    return split_heads(attention, projected).mT.contiguous()
 
 
-def among(attention: Any, asking: Float[Tensor, "N T C"], values: Float[Tensor, "N T C"]) -> Float[Tensor, "N T C"]:
+def self_attend(
+    attention: Any, asking: Float[Tensor, "N T C"], values: Float[Tensor, "N T C"]
+) -> Float[Tensor, "N T C"]:
     """Let tokens attend to each other."""
     return cast(Tensor, attention(asking[None], asking[None], values[None])[0][0])
 
 
-def shared_product(tokens: Float[Tensor, "N H T d"], image: Float[Tensor, "H d L"]) -> Float[Tensor, "N H T L"]:
+def batched_head_matmul(tokens: Float[Tensor, "N H T d"], image: Float[Tensor, "H d L"]) -> Float[Tensor, "N H T L"]:
     """Multiply each prompt's tokens with the same image, head by head, all prompts in one product.
 
     Returns:
@@ -45,7 +47,7 @@ def shared_product(tokens: Float[Tensor, "N H T d"], image: Float[Tensor, "H d L
     return torch.unflatten(torch.bmm(by_heads.flatten(1, 2), image), 1, by_heads.shape[1:3]).transpose(0, 1)
 
 
-def exponentials(scores: Tensor, dim: int, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def stable_exp(scores: Tensor, dim: int, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Take what softmax divides by its sum; in place, unless told where.
 
     What is too small to count is kept from numbers so small that processors compute with them at a tenth of the speed;
@@ -65,7 +67,7 @@ def softmax_into(weights: Float[Tensor, "N H T l"], scores: Float[Tensor, "N H T
         # Two kernels instead of six, of which each goes through all of it.
         weights.copy_(scores.softmax(dim=2))
     else:
-        exponentials(scores, dim=2, out=weights)
+        stable_exp(scores, dim=2, out=weights)
         weights.div_(weights.sum(dim=2, keepdim=True))
 
 
@@ -83,7 +85,7 @@ class PartialAttention(NamedTuple):
     sums: tuple[Float[Tensor, "N H T _"], ...]
 
 
-def merged(parts: Sequence[PartialAttention]) -> list[Float[Tensor, "N H T _"]]:
+def combine_partial_attention(parts: Sequence[PartialAttention]) -> list[Float[Tensor, "N H T _"]]:
     """Bring together what attention finds in all positions, as means by weight."""
     if len(parts) == 1:
         return [own / parts[0].total for own in parts[0].sums]

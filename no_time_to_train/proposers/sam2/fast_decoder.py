@@ -19,10 +19,9 @@ from transformers import Sam2Model
 
 from no_time_to_train.matching.precision import full_precision
 from no_time_to_train.proposers.base import Embedding, MaskFilter, MaskProposals, Prompts
-from no_time_to_train.proposers.sam2.attention_ops import among
-from no_time_to_train.proposers.sam2.image_state import ImageToToken, SharedImage, TokenToImage
+from no_time_to_train.proposers.sam2.attention_ops import self_attend
+from no_time_to_train.proposers.sam2.image_state import ImageToToken, PromptState, SharedImageState, TokenToImage
 from no_time_to_train.proposers.sam2.low_rank_attention import (
-    PromptedImages,
     Workspace,
     attend_to_image,
     attend_to_tokens,
@@ -30,14 +29,14 @@ from no_time_to_train.proposers.sam2.low_rank_attention import (
 from no_time_to_train.proposers.sam2.mask_upscaling import MaskDrawing
 
 
-class _Portion(NamedTuple):
+class _ChunkSize(NamedTuple):
     """What is computed with at a time: few prompts and positions stay in the cache, many fill a GPU."""
 
     prompts: int
     positions: int
 
 
-_PORTIONS = {"cpu": _Portion(16, 1024), "cuda": _Portion(128, 4096)}
+_CHUNK_SIZES = {"cpu": _ChunkSize(16, 1024), "cuda": _ChunkSize(128, 4096)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class _Decoded(NamedTuple):
     """Prompts after the transformer: the token of the predicted IoU, those of the masks, and the images."""
 
     tokens: Float[Tensor, "N M1 C"]
-    images: PromptedImages
+    images: PromptState
 
 
 class PromptDecoder:
@@ -100,8 +99,8 @@ class PromptDecoder:
         positions = self._model.get_image_wide_positional_embeddings()[0].flatten(1).T.to(dtype)
         height, width = embedding["features"].shape[2:]
         # Whole rows.
-        tile = min(height, max(1, _portion(features).positions // width)) * width
-        shared = SharedImage(features, positions, tile)
+        tile = min(height, max(1, _chunk_size(features).positions // width)) * width
+        shared = SharedImageState(features, positions, tile)
         token_to_image, image_to_token = [], []
         for layer in decoder.transformer.layers:
             token_to_image.append(shared.token_to_image(layer.cross_attn_token_to_image))
@@ -127,7 +126,7 @@ class PromptDecoder:
         """
         for decoded in self._decode(image, prompts, batch_size):
             with torch.inference_mode(), full_precision():
-                quality = _quality(image, decoded)[:, 1:]
+                quality = _predict_iou(image, decoded)[:, 1:]
                 kept = keep(quality.float())
                 # The first mask token is that of the single mask.
                 masks = _draw(image, decoded, F.pad(kept, (1, 0)))
@@ -140,7 +139,7 @@ class PromptDecoder:
         """
         for decoded in self._decode(image, prompts, batch_size):
             with torch.inference_mode(), full_precision():
-                quality = _quality(image, decoded)
+                quality = _predict_iou(image, decoded)
                 masks = _draw(image, decoded, torch.ones_like(quality, dtype=torch.bool))
                 masks = torch.unflatten(masks, 0, quality.shape)
                 if image.decoder.dynamic_multimask_via_stability:
@@ -150,7 +149,7 @@ class PromptDecoder:
 
     def _decode(self, image: ImageState, prompts: Prompts, batch_size: int) -> Iterator[_Decoded]:
         """Run the layers, over a few prompts at a time."""
-        at_once = _portion(image.decoder.iou_token.weight).prompts
+        at_once = _chunk_size(image.decoder.iou_token.weight).prompts
         workspace: Workspace | None = None
         for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
             with torch.inference_mode(), full_precision():
@@ -158,7 +157,7 @@ class PromptDecoder:
                 workspace = workspace or image.workspace(min(at_once, len(prompts)), given.shape[1])
             for few in torch.split(given, at_once):
                 with torch.inference_mode(), full_precision():
-                    decoded = _few(image, few, workspace)
+                    decoded = _run_layers(image, few, workspace)
                 yield decoded
 
     def _tokens(self, decoder: Any, prompts: Prompts) -> Float[Tensor, "N T C"]:
@@ -171,20 +170,20 @@ class PromptDecoder:
         return torch.cat([own.expand(len(prompts), -1, -1), sparse[0].to(own.dtype)], dim=1)
 
 
-def _portion(weights: Tensor) -> _Portion:
-    return _PORTIONS.get(weights.device.type, _PORTIONS["cpu"])
+def _chunk_size(weights: Tensor) -> _ChunkSize:
+    return _CHUNK_SIZES.get(weights.device.type, _CHUNK_SIZES["cpu"])
 
 
-def _few(image: ImageState, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
+def _run_layers(image: ImageState, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
     """Run the layers on a few prompts."""
     tokens, images = given, None
     layers = zip(image.decoder.transformer.layers, image.token_to_image, image.image_to_token, strict=False)
     for layer, token_to_image, image_to_token in layers:
         if images is None:
-            tokens = layer.layer_norm1(among(layer.self_attn, given, given))
+            tokens = layer.layer_norm1(self_attend(layer.self_attn, given, given))
         else:
             asking = tokens + given
-            tokens = layer.layer_norm1(tokens + among(layer.self_attn, asking, tokens))
+            tokens = layer.layer_norm1(tokens + self_attend(layer.self_attn, asking, tokens))
         tokens = layer.layer_norm2(tokens + attend_to_image(token_to_image, tokens + given, images))
         tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
         images = attend_to_tokens(image_to_token, tokens + given, tokens, images, workspace)
@@ -196,7 +195,7 @@ def _few(image: ImageState, given: Float[Tensor, "N T C"], workspace: Workspace)
     return _Decoded(image.decoder.transformer.layer_norm_final_attn(tokens + found), images)
 
 
-def _quality(image: ImageState, decoded: _Decoded) -> Float[Tensor, "N M"]:
+def _predict_iou(image: ImageState, decoded: _Decoded) -> Float[Tensor, "N M"]:
     return cast(Tensor, image.decoder.iou_prediction_head(decoded.tokens[:, 0]))
 
 

@@ -17,10 +17,39 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from no_time_to_train.proposers.sam2.attention_ops import by_channel, by_head, heads
+from no_time_to_train.proposers.sam2.attention_ops import (
+    batched_head_matmul,
+    heads_channel_first,
+    split_heads,
+    split_weight_heads,
+)
 
 # For each layer so far, maps of its heads' values, to which 1 is added as a last channel, for what is constant.
 Maps = tuple[Float[Tensor, "H d1 _"], ...]
+
+
+class PromptTile(NamedTuple):
+    """Some positions of N prompts' images after a layer.
+
+    Attributes:
+        scale: Of the shared part.
+        coefficients: Of the rows.
+    """
+
+    scale: Float[Tensor, "N l"]
+    coefficients: Float[Tensor, "N R l"]
+
+
+class PromptState(NamedTuple):
+    """The images of N prompts after a layer.
+
+    Attributes:
+        values: What each layer's tokens gave, of which its rows are made; the last channel is 1.
+        tiles: The positions. Coefficients are in the order of layers, then heads, then tokens.
+    """
+
+    values: tuple[Float[Tensor, "N H T d1"], ...]
+    tiles: tuple[PromptTile, ...]
 
 
 class TokenToImageTile(NamedTuple):
@@ -89,7 +118,7 @@ class ImageToToken(NamedTuple):
     tiles: tuple[ImageToTokenTile, ...]
 
 
-class SharedImage:
+class SharedImageState:
     """The shared part and the constant on their way through the layers.
 
     Args:
@@ -111,7 +140,7 @@ class SharedImage:
         """Prepare an attention of tokens to the image as it is now."""
         # A bias of keys, and what is constant of them, is the same for all positions, which softmax does not see.
         keys, positions = self._projected(attention, attention.k_proj.weight, self._positions)
-        values = heads(attention, F.linear(self.features, attention.v_proj.weight))
+        values = split_heads(attention, F.linear(self.features, attention.v_proj.weight))
         tiles = zip(self._tiles(keys), self._tiles(positions), self._tiles(values, 1), strict=True)
         return TokenToImage(
             attention,
@@ -128,7 +157,7 @@ class SharedImage:
         row_queries = self.row_maps(weight)
         # A head's weights sum to 1, so that the shares of what is constant come together.
         constant = (self.constant + attention.o_proj.bias) / attention.num_attention_heads
-        projection = by_head(attention, attention.o_proj.weight.T)
+        projection = split_weight_heads(attention, attention.o_proj.weight.T)
         rows = torch.cat([projection, constant.expand(len(projection), 1, -1)], dim=1)
         self._rows = tuple(centred(one) for one in (*self._rows, rows))
         shared = centred(self.features)
@@ -154,10 +183,10 @@ class SharedImage:
     ) -> tuple[Float[Tensor, "H d L"], Float[Tensor, "H d L"] | None]:
         """Project the shared part and the positions; before the first layer, when nothing scales it, their sum."""
         if not self._rows:
-            return by_channel(attention, F.linear(self.features + positions, weight, bias)), None
+            return heads_channel_first(attention, F.linear(self.features + positions, weight, bias)), None
         return (
-            by_channel(attention, F.linear(self.features, weight)),
-            by_channel(attention, F.linear(positions, weight, bias)),
+            heads_channel_first(attention, F.linear(self.features, weight)),
+            heads_channel_first(attention, F.linear(positions, weight, bias)),
         )
 
     def _tiles(self, values: Tensor | None, dim: int = -1) -> Sequence[Any]:
@@ -170,3 +199,10 @@ class SharedImage:
 def centred(values: Tensor) -> Tensor:
     """Take the mean over the last axis away."""
     return values - values.mean(dim=-1, keepdim=True)
+
+
+def project_values(values: Sequence[Float[Tensor, "N H T d1"]], maps: Maps) -> Float[Tensor, "N R J"]:
+    """Map each layer's values, and put the results in the order of the coefficients."""
+    return torch.cat(
+        [batched_head_matmul(own, one).flatten(1, 2) for own, one in zip(values, maps, strict=True)], dim=1
+    )

@@ -15,7 +15,7 @@ with at a time: several prompts' products with a tile stay in the cache.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,50 +24,28 @@ from torch import Tensor
 
 from no_time_to_train.proposers.sam2.attention_ops import (
     PartialAttention,
-    exponentials,
-    heads,
-    merged,
-    shared_product,
+    batched_head_matmul,
+    combine_partial_attention,
     softmax_into,
+    split_heads,
+    stable_exp,
 )
 from no_time_to_train.proposers.sam2.image_state import (
     ImageToToken,
     ImageToTokenTile,
-    Maps,
+    PromptState,
+    PromptTile,
     TokenToImage,
     TokenToImageTile,
+    project_values,
 )
 
 # Memory for the coefficients, tile by tile.
 Workspace = Sequence[Float[Tensor, "N R l"]]
 
 
-class PromptedTile(NamedTuple):
-    """Some positions of N prompts' images after a layer.
-
-    Attributes:
-        scale: Of the shared part.
-        coefficients: Of the rows.
-    """
-
-    scale: Float[Tensor, "N l"]
-    coefficients: Float[Tensor, "N R l"]
-
-
-class PromptedImages(NamedTuple):
-    """The images of N prompts after a layer.
-
-    Attributes:
-        values: What each layer's tokens gave, of which its rows are made; the last channel is 1.
-        tiles: The positions. Coefficients are in the order of layers, then heads, then tokens.
-    """
-
-    values: tuple[Float[Tensor, "N H T d1"], ...]
-    tiles: tuple[PromptedTile, ...]
-
-
 def attend_to_image(
-    step: TokenToImage, asking: Float[Tensor, "N T C"], images: PromptedImages | None
+    step: TokenToImage, asking: Float[Tensor, "N T C"], images: PromptState | None
 ) -> Float[Tensor, "N T C"]:
     """Let tokens attend to what each prompt has made of the image.
 
@@ -77,14 +55,16 @@ def attend_to_image(
         images: The prompts' images; before the first layer None, for the image that they share.
     """
     attention = step.attention
-    queries = heads(attention, attention.q_proj(asking) * attention.scaling)
+    queries = split_heads(attention, attention.q_proj(asking) * attention.scaling)
     if images is None:
-        (found,) = merged([_attend_to_shared(queries, tile) for tile in step.tiles])
+        (found,) = combine_partial_attention([_attend_to_shared(queries, tile) for tile in step.tiles])
     else:
-        products = _products(attention, queries, from_values(images.values, step.row_keys))
+        products = _products(attention, queries, project_values(images.values, step.row_keys))
         tiles = zip(step.tiles, images.tiles, strict=True)
-        found, mixed = merged([_attend_to_prompted(queries, products, shared, own) for shared, own in tiles])
-        found = found + mixed @ heads(attention, from_values(images.values, step.row_values))
+        found, mixed = combine_partial_attention(
+            [_attend_to_prompted(queries, products, shared, own) for shared, own in tiles]
+        )
+        found = found + mixed @ split_heads(attention, project_values(images.values, step.row_values))
     return cast(Tensor, attention.o_proj(found.transpose(1, 2).flatten(2) + step.bias))
 
 
@@ -92,9 +72,9 @@ def attend_to_tokens(
     step: ImageToToken,
     asking: Float[Tensor, "N T C"],
     tokens: Float[Tensor, "N T C"],
-    images: PromptedImages | None,
+    images: PromptState | None,
     workspace: Workspace,
-) -> PromptedImages:
+) -> PromptState:
     """Let each prompt's image attend to its tokens, add what it finds, and normalise.
 
     Args:
@@ -105,12 +85,12 @@ def attend_to_tokens(
         workspace: Where the coefficients are to be, those until now included.
     """
     attention = step.attention
-    keys = heads(attention, attention.k_proj(asking))
-    values = F.pad(heads(attention, attention.v_proj(tokens)), (0, 1), value=1.0)
+    keys = split_heads(attention, attention.k_proj(asking))
+    values = F.pad(split_heads(attention, attention.v_proj(tokens)), (0, 1), value=1.0)
     every, products = (*(() if images is None else images.values), values), None
     if images is not None:
-        products = _products(attention, keys, from_values(images.values, step.row_queries))
-    rows = from_values(every, step.rows)
+        products = _products(attention, keys, project_values(images.values, step.row_queries))
+    rows = project_values(every, step.rows)
     squares = _squares(rows / rows.shape[2] ** 0.5, values.shape[1] * values.shape[2])
     tiles = []
     for index, (shared, place) in enumerate(zip(step.tiles, workspace, strict=True)):
@@ -118,26 +98,21 @@ def attend_to_tokens(
         coefficients = place[: len(keys), : rows.shape[1]]
         weights = torch.unflatten(coefficients[:, -keys.shape[1] * keys.shape[2] :], 1, keys.shape[1:3])
         if own is None:
-            scores = shared_product(keys, shared.queries)
+            scores = batched_head_matmul(keys, shared.queries)
         else:
             scores = _scores(keys, products, shared.queries, shared.positions, own)
         softmax_into(weights, scores)
         scale = _variance(shared, own, coefficients, squares, every).add_(step.norm.eps).rsqrt_()
         coefficients.mul_(scale[:, None])
-        tiles.append(PromptedTile(scale if own is None else scale * own.scale, coefficients))
-    return PromptedImages(every, tuple(tiles))
-
-
-def from_values(values: Sequence[Float[Tensor, "N H T d1"]], maps: Maps) -> Float[Tensor, "N R J"]:
-    """Map each layer's values, and put the results in the order of the coefficients."""
-    return torch.cat([shared_product(own, one).flatten(1, 2) for own, one in zip(values, maps, strict=True)], dim=1)
+        tiles.append(PromptTile(scale if own is None else scale * own.scale, coefficients))
+    return PromptState(every, tuple(tiles))
 
 
 def _products(
     attention: Any, tokens: Float[Tensor, "N H T d"], rows: Float[Tensor, "N R I"]
 ) -> Float[Tensor, "N HT R"]:
     """Multiply tokens with the projected rows, head by head."""
-    return (tokens @ heads(attention, rows).mT).flatten(1, 2)
+    return (tokens @ split_heads(attention, rows).mT).flatten(1, 2)
 
 
 def _scores(
@@ -145,27 +120,27 @@ def _scores(
     products: Float[Tensor, "N HT R"] | None,
     shared: Float[Tensor, "H d l"],
     positions: Float[Tensor, "H d l"] | None,
-    own: PromptedTile,
+    own: PromptTile,
 ) -> Float[Tensor, "N H T l"]:
     """Multiply tokens with what an attention projects of each prompt's image."""
     assert products is not None
     assert positions is not None
     scores = own.scale.new_empty((*tokens.shape[:3], shared.shape[2]))
     scale = own.scale[:, None, None]
-    torch.addcmul(shared_product(tokens, positions), shared_product(tokens, shared), scale, out=scores)
+    torch.addcmul(batched_head_matmul(tokens, positions), batched_head_matmul(tokens, shared), scale, out=scores)
     scores.flatten(1, 2).baddbmm_(products, own.coefficients)
     return scores
 
 
 def _attend_to_shared(queries: Float[Tensor, "N H T d"], tile: TokenToImageTile) -> PartialAttention:
-    weights, highest = exponentials(shared_product(queries, tile.keys), dim=-1)
+    weights, highest = stable_exp(batched_head_matmul(queries, tile.keys), dim=-1)
     return PartialAttention(highest, weights.sum(dim=-1, keepdim=True), (_weighted(weights, tile.values),))
 
 
 def _attend_to_prompted(
-    queries: Float[Tensor, "N H T d"], products: Float[Tensor, "N HT R"], shared: TokenToImageTile, own: PromptedTile
+    queries: Float[Tensor, "N H T d"], products: Float[Tensor, "N HT R"], shared: TokenToImageTile, own: PromptTile
 ) -> PartialAttention:
-    weights, highest = exponentials(_scores(queries, products, shared.keys, shared.positions, own), dim=-1)
+    weights, highest = stable_exp(_scores(queries, products, shared.keys, shared.positions, own), dim=-1)
     total = weights.sum(dim=-1, keepdim=True)
     mixed = torch.unflatten(torch.bmm(weights.flatten(1, 2), own.coefficients.mT), 1, weights.shape[1:3])
     count, number, length, positions = weights.shape
@@ -192,7 +167,7 @@ def _squares(rows: Float[Tensor, "N R C"], layer: int) -> list[Float[Tensor, "N 
 
 def _variance(
     shared: ImageToTokenTile,
-    own: PromptedTile | None,
+    own: PromptTile | None,
     coefficients: Float[Tensor, "N R l"],
     squares: Sequence[Float[Tensor, "N HT _"]],
     values: Sequence[Float[Tensor, "N H T d1"]],
@@ -202,7 +177,7 @@ def _variance(
     for products, given, crossing in zip(squares, values, shared.crossings, strict=True):
         stop = products.shape[2]
         part = torch.bmm(products, coefficients[:, :stop])
-        crossed, product = torch.unflatten(part, 1, given.shape[1:3]), shared_product(given, crossing)
+        crossed, product = torch.unflatten(part, 1, given.shape[1:3]), batched_head_matmul(given, crossing)
         if own is None:
             crossed.add_(product)
         else:

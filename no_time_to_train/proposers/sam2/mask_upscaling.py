@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from no_time_to_train.proposers.sam2.image_state import SharedImage, centred
-from no_time_to_train.proposers.sam2.low_rank_attention import PromptedImages, from_values
+from no_time_to_train.proposers.sam2.image_state import PromptState, SharedImageState, centred, project_values
 
 # Prompts that a GPU upscales together: 8 MB each at 64 x 64 positions, a few times over.
 _TOGETHER = 64
@@ -48,7 +47,7 @@ class MaskDrawing:
     def __init__(
         self,
         decoder: Any,
-        shared: SharedImage,
+        shared: SharedImageState,
         size: tuple[int, int],
         stride4: Float[Tensor, "C4 H4 W4"],
         stride8: Float[Tensor, "C8 H8 W8"],
@@ -77,7 +76,7 @@ class MaskDrawing:
         self._large = torch.empty_like(self._tiles[0].stride4)
 
     def draw(
-        self, images: PromptedImages, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
+        self, images: PromptState, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
     ) -> Float[Tensor, "K Hm Wm"]:
         """Draw the masks that are kept, upscaling the features of a prompt once.
 
@@ -91,13 +90,13 @@ class MaskDrawing:
         return self._draw_one_by_one(images, filters, kept)
 
     def _draw_one_by_one(
-        self, images: PromptedImages, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
+        self, images: PromptState, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
     ) -> Float[Tensor, "K Hm Wm"]:
         height, width = self.size
         counts = kept.sum(dim=1).tolist()
         drawn = filters.new_empty((sum(counts), 4 * height, 4 * width))
         wanted = [own[these] for own, these in zip(filters, kept, strict=True)]
-        rows = from_values(images.values, self._row_maps)
+        rows = project_values(images.values, self._row_maps)
         stop = 0
         for tile, own in zip(self._tiles, images.tiles, strict=True):
             start, stop = stop, stop + len(tile.order)
@@ -109,11 +108,11 @@ class MaskDrawing:
         return drawn
 
     def _draw_together(
-        self, images: PromptedImages, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
+        self, images: PromptState, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
     ) -> Float[Tensor, "K Hm Wm"]:
         height, width = self.size
         asked = kept.any(dim=1).nonzero()[:, 0]
-        rows = from_values(images.values, self._row_maps)
+        rows = project_values(images.values, self._row_maps)
         drawn = [filters.new_empty((0, 4 * height, 4 * width))]
         for some in torch.split(asked, _TOGETHER) if len(asked) else ():
             bands = []

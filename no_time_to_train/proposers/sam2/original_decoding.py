@@ -20,7 +20,7 @@ from transformers import Sam2Model
 
 from no_time_to_train.matching.precision import full_precision
 from no_time_to_train.proposers.base import Embedding, MaskProposals
-from no_time_to_train.proposers.sam2.attention_ops import heads
+from no_time_to_train.proposers.sam2.attention_ops import split_heads
 
 # Most prompts that are decoded together: 8 MB each for the released models, a few times over.
 _AT_ONCE = 16
@@ -97,10 +97,12 @@ def _attend(
 ) -> Float[Tensor, "N Q C"]:
     """Attend with each of queries and keys scaled by the root, as torch does without a fused kernel."""
     root = attention.scaling**0.5
-    query = heads(attention, attention.q_proj(asking)) * root
-    key = heads(attention, attention.k_proj(keys)) * root
+    query = split_heads(attention, attention.q_proj(asking)) * root
+    key = split_heads(attention, attention.k_proj(keys)) * root
     weights = (query @ key.mT).softmax(dim=-1)
-    found: Tensor = attention.o_proj((weights @ heads(attention, attention.v_proj(values))).transpose(1, 2).flatten(2))
+    found: Tensor = attention.o_proj(
+        (weights @ split_heads(attention, attention.v_proj(values))).transpose(1, 2).flatten(2)
+    )
     return found
 
 
