@@ -32,8 +32,9 @@ from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.layouts.dino import META_DINOV3_VIT
 from no_time_to_train.weights.layouts.mapping import to_transformers
-from no_time_to_train.weights.load import from_tensor, read_tensors
+from no_time_to_train.weights.load import from_tensor
 from tests.golden_files import NAMES, golden
+from tests.weights.stored import read_tensors
 from tests.weights.test_inspect import write_sparse
 
 # Meta's own training alone has a use for them, so that no other layout keeps them.

@@ -18,8 +18,8 @@ from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.formats.stored_tensor import FileRange
 from no_time_to_train.weights.formats.torch_pickle import read_structure
 from no_time_to_train.weights.formats.writer import write_pickle
-from no_time_to_train.weights.load import as_tensor, read_tensors
-from tests.weights.stored import stored
+from no_time_to_train.weights.load import as_tensor
+from tests.weights.stored import read_tensors, stored
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
