@@ -57,17 +57,17 @@ def write_pickle(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
         temporary.open("wb") as file,
         zipfile.ZipFile(file, "w") as archive,
     ):
-        archive.writestr(f"{path.stem}/data.pkl", _pickled(tensors))
-        archive.writestr(f"{path.stem}/byteorder", "little")
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), _pickled(tensors))
+        archive.writestr(zipfile.ZipInfo("archive/byteorder"), "little")
         for index, tensor in enumerate(tensors.values()):
-            entry = zipfile.ZipInfo(f"{path.stem}/data/{index}")
+            entry = zipfile.ZipInfo(f"archive/data/{index}")
             entry.file_size = tensor.num_bytes
             large = tensor.num_bytes > _LARGE_RECORD
-            begin = file.tell() + 30 + len(entry.filename.encode()) + 4 + (20 if large else 0)  # of its bytes
+            begin = file.tell() + 30 + len(entry.filename) + 4 + (20 if large else 0)  # of its bytes
             entry.extra = struct.pack("<HH", _PADDING, -begin % _ALIGNMENT) + b"Z" * (-begin % _ALIGNMENT)
             with archive.open(entry, "w", force_zip64=large) as record:
                 _copy(tensor, record.write, None)
-        archive.writestr(f"{path.stem}/version", "3\n")
+        archive.writestr(zipfile.ZipInfo("archive/version"), "3\n")
 
 
 def _pickled(tensors: Mapping[str, StoredTensor]) -> bytes:
