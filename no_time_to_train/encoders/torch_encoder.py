@@ -189,7 +189,7 @@ def build_torch_encoder(
         if entry.ffn_from_checkpoint:
             entry = replace(entry, ffn=source.architecture.ffn, ffn_dim=source.architecture.ffn_dim)
         _warn_about_preprocessor(entry, source)
-        return _from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
+        return encoder_from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
     if not random_init:
         raise _no_weights_named(entry)
     warnings.warn(f"{entry.name} has random weights: its features mean nothing", UserWarning, stacklevel=2)
@@ -248,17 +248,18 @@ def build_encoder_from_checkpoint(
     source = read_source(path)
     entry = identify_encoder(source)
     _warn_about_preprocessor(entry, source)
-    return _from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
+    return encoder_from_source(source, entry, img_size=img_size, dtype=dtype, device=device)
 
 
-def _from_source(
+def encoder_from_source(
     source: WeightsSource,
     entry: EncoderConfig,
     *,
-    img_size: int | None,
-    dtype: torch.dtype,
-    device: torch.device | str,
+    img_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> FeatureEncoder:
+    """Build an encoder of weights that were opened; see `build_torch_encoder`."""
     with torch.device("meta"):
         model = build_model(source.architecture, num_heads=entry.num_heads, settings=source.model_config)
     # The mask token serves pre-training only; files without it are whole.

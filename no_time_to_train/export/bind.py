@@ -8,14 +8,6 @@ import onnx_ir as ir
 from no_time_to_train.export.trace import PIXEL_VALUES
 from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor
 
-# In which weights may be stored.
-DTYPES = {
-    "float64": ir.DataType.DOUBLE,
-    "float32": ir.DataType.FLOAT,
-    "float16": ir.DataType.FLOAT16,
-    "bfloat16": ir.DataType.BFLOAT16,
-}
-
 
 def bind_weights(
     model: ir.Model, weights: Mapping[str, StoredTensor], folder: Path | None, *, as_computed: bool = False
@@ -71,7 +63,7 @@ def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path | Non
         piece.file.relative_to(base).as_posix(),
         piece.offset,
         piece.length,
-        ir.DataType.INT8 if stored.dtype == "int8" else DTYPES[stored.dtype.name],
+        ir.DataType.from_numpy(stored.dtype),
         shape=shape,
         name=name,
         base_dir=base,

@@ -19,8 +19,8 @@ import onnx_ir as ir
 from no_time_to_train import __version__
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS
 from no_time_to_train.configs.image_size import check_image_size
-from no_time_to_train.errors import ConfigError, WeightsFormatError
-from no_time_to_train.export.bind import DTYPES, bind_weights
+from no_time_to_train.errors import ConfigError
+from no_time_to_train.export.bind import bind_weights
 from no_time_to_train.export.places import Place, check_own, check_replaceable, clone_weights, place_of
 from no_time_to_train.export.precision import half_weights, int8_weights, to_half, to_int8
 from no_time_to_train.export.tidy import simplify
@@ -158,22 +158,12 @@ def export_onnx(
     check_encoder(entry, source)
     if entry is not None:
         source = replace(source, entry=entry)
-    _check_floating(source)
     if options.image_size is not None:
         check_image_size(*options.image_size, source.entry)
     place = place_of(source.weights, None if output is None else Path(output), options.precision, copy=copy_weights)
     with ThreadPoolExecutor(1) as pool:
         job = _Job(source, place, options, dict(metadata or {}), pool.submit(_hashes, place), verify)
         return _beside_the_weights(job) if place.in_place else _in_a_folder(job)
-
-
-def _check_floating(source: EquinoxSource) -> None:
-    wrong = [f"{name} is {tensor.dtype}" for name, tensor in source.leaves.items() if tensor.dtype.name not in DTYPES]
-    if wrong:
-        raise WeightsFormatError(
-            f"{len(wrong)} tensors of {source.path} are of no dtype that can be exported: {', '.join(wrong[:5])}",
-            remedy="name the original file",
-        )
 
 
 @dataclass(frozen=True)
@@ -260,14 +250,10 @@ def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> N
 
 def _identity(job: _Job, path: Path, digest: str) -> str:
     """Say which torch encoder a file is the same as, and by which hashes that can be seen to hold still."""
-    from no_time_to_train.encoders.torch_encoder import (  # and transformers
-        build_encoder_from_checkpoint,
-        build_torch_encoder,
-    )
+    from no_time_to_train.encoders.torch_encoder import encoder_from_source  # and transformers
 
-    name, weights = job.source.entry.name, job.place.source.path
-    known = name in ENCODER_CONFIGS
-    encoder = build_torch_encoder(name, weights) if known else build_encoder_from_checkpoint(weights)
+    entry = ENCODER_CONFIGS.get(job.source.entry.name, job.source.entry)
+    encoder = encoder_from_source(job.source.weights, entry)
     hashes = {file.name: cached_sha256(file) for file in read_onnx_file(path).weights}
     return json.dumps({"fingerprint": encoder.fingerprint, "weights": hashes, "file": digest})
 

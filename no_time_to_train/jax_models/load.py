@@ -211,7 +211,7 @@ def fill_encoder(
     model = abstract_encoder(source, entry)
     values = []
     for name, stored in source.leaves.items():
-        value = jnp.asarray(stored.array())
+        value = jnp.array(stored.array())  # a copy: the file may change later
         values.append(value if dtype is None or name == "rope_periods" else value.astype(dtype))
     filled: EqxEncoder = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(model), values)
     return filled

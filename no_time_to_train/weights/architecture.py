@@ -3,12 +3,13 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, Architecture, EncoderSpec
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
 from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.formats.json_files import FETCH_AGAIN
-from no_time_to_train.weights.formats.stored_tensor import HasShape
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor
 from no_time_to_train.weights.layouts.base import Layout
 
 Shapes = dict[str, tuple[int, ...]]
@@ -18,11 +19,11 @@ OPTIONAL = ("embeddings.mask_token",)
 
 
 def read_architecture(
-    tensors: Mapping[str, HasShape],
+    tensors: Mapping[str, StoredTensor],
     layout: Layout,
     source: str,
     *,
-    rope_periods: HasShape | None = None,
+    rope_periods: StoredTensor | None = None,
     untied_norm: bool = False,
 ) -> Architecture:
     """Read the architecture from the shapes of an encoder's tensors.
@@ -99,7 +100,7 @@ def describe_architecture(architecture: Architecture) -> str:
 
 
 def _vit(
-    tensors: Mapping[str, HasShape], layout: Layout, rope_periods: HasShape | None, *, untied_norm: bool
+    tensors: Mapping[str, StoredTensor], layout: Layout, rope_periods: StoredTensor | None, *, untied_norm: bool
 ) -> Architecture:
     dinov2 = layout.family == "dinov2"
     blocks = "encoder.layer" if dinov2 else "model.layer"
@@ -131,7 +132,7 @@ def _vit(
     )
 
 
-def _convnext(tensors: Mapping[str, HasShape]) -> Architecture:
+def _convnext(tensors: Mapping[str, StoredTensor]) -> Architecture:
     stages = _count(tensors, r"model\.stages\.(\d+)\.")
     depths = tuple(_count(tensors, rf"model\.stages\.{stage}\.layers\.(\d+)\.") for stage in range(stages))
     dims = tuple(tensors[f"model.stages.{stage}.layers.0.gamma"].shape[0] for stage in range(stages))
@@ -145,7 +146,7 @@ def _convnext(tensors: Mapping[str, HasShape]) -> Architecture:
     )
 
 
-def _count(names: Mapping[str, HasShape], pattern: str) -> int:
+def _count(names: Mapping[str, StoredTensor], pattern: str) -> int:
     """Count the blocks whose names match, by the highest index.
 
     Raises:
@@ -168,7 +169,7 @@ def shapes_of(architecture: Architecture) -> Shapes:
     return _dinov2_shapes(architecture) if architecture.family == "dinov2" else _dinov3_vit_shapes(architecture)
 
 
-def check_complete(tensors: Mapping[str, HasShape], architecture: Architecture, source: str) -> None:
+def check_complete(tensors: Mapping[str, StoredTensor], architecture: Architecture, source: str) -> None:
     """Refuse a file that lacks tensors of its architecture, or has some of another shape.
 
     Args:
@@ -201,7 +202,7 @@ def check_complete(tensors: Mapping[str, HasShape], architecture: Architecture, 
         )
 
 
-def wrong_shapes(tensors: Mapping[str, HasShape], expected: Mapping[str, Sequence[int]]) -> list[str]:
+def wrong_shapes(tensors: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> list[str]:
     """Return a phrase about each tensor whose shape is not the expected one."""
     return [
         f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name])}"

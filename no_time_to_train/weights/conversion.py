@@ -6,7 +6,7 @@ from typing import Literal
 
 from no_time_to_train.errors import OutputError, WeightsFormatError
 from no_time_to_train.io.atomic import atomic_folder, is_taken
-from no_time_to_train.weights.equinox_source import equinox_source_of
+from no_time_to_train.weights.equinox_source import equinox_header, equinox_source_of
 from no_time_to_train.weights.formats.reader import PICKLE_SUFFIXES
 from no_time_to_train.weights.formats.stored_tensor import from_array
 from no_time_to_train.weights.formats.writer import write_equinox, write_pickle, write_safetensors
@@ -64,7 +64,8 @@ def convert_weights(source: Path | str, destination: Path | str, to: Target) -> 
     if to == "equinox":
         found = equinox_source_of(weights)
         hashes = {file.name: sha256_of(file) for file in weights.file.files}
-        write_equinox(destination, found.leaves, {**found.header(), "source": hashes})
+        header = equinox_header(found.entry, found.architecture, found.config, periods_stored=found.periods_stored)
+        write_equinox(destination, found.leaves, {**header, "source": hashes})
     elif to == "meta":
         _write_meta(weights, destination)
     else:

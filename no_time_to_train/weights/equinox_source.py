@@ -44,10 +44,6 @@ class EquinoxSource:
         """The file or folder as it was named."""
         return self.weights.path
 
-    def header(self) -> dict[str, Any]:
-        """Return what an Equinox file says of itself before its leaves."""
-        return equinox_header(self.entry, self.architecture, self.config, periods_stored=self.periods_stored)
-
 
 def equinox_header(
     entry: EncoderSpec, architecture: Architecture, config: Mapping[str, Any], *, periods_stored: bool

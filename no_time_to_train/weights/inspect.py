@@ -12,7 +12,7 @@ from no_time_to_train.configs.encoders import Architecture
 from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import candidate_encoders, describe_architecture
 from no_time_to_train.weights.formats.reader import open_weights
-from no_time_to_train.weights.formats.stored_tensor import StoredTensor, WeightsFile, check_unchanged, state_of
+from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor, WeightsFile, state_of
 from no_time_to_train.weights.layouts.base import Drop
 from no_time_to_train.weights.layouts.dino import find_rule
 from no_time_to_train.weights.layouts.sam2 import (
@@ -24,7 +24,6 @@ from no_time_to_train.weights.layouts.sam2 import (
 )
 from no_time_to_train.weights.source import source_of
 
-_BLOCK = 1 << 24
 _SHOWN = 10
 
 
@@ -109,7 +108,7 @@ def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsR
     """
     path = Path(path)
     stored = open_weights(path, verify=not headers_only)
-    states = {file: state_of(file) for file in stored.files}
+    read = [FileRange(file, 0, 0, state_of(file)) for file in stored.files]
     tensors = stored.tensors
     found = _as_sam2(tensors, path) or _as_encoder(stored, path)
     counts = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
@@ -120,8 +119,8 @@ def inspect_weights(path: Path | str, *, headers_only: bool = False) -> WeightsR
     if not headers_only:
         contents["sha256"] = {file.name: sha256_of(file) for file in stored.files}
         contents["not_finite"] = tuple(name for name, tensor in tensors.items() if not tensor.is_finite())
-    for file, state in states.items():
-        check_unchanged(file, state)
+    for whole in read:
+        whole.check_unchanged()
     return WeightsReport(
         path=path,
         container=stored.container,
@@ -140,16 +139,13 @@ def sha256_of(file: Path) -> str:
     Raises:
         WeightsNotFoundError: It cannot be read.
     """
-    digest = hashlib.sha256()
     try:
         with file.open("rb") as stream:
-            while part := stream.read(_BLOCK):
-                digest.update(part)
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise WeightsNotFoundError(
             f"cannot read {file}: {error}", remedy="check the path and its permissions"
         ) from error
-    return digest.hexdigest()
 
 
 def _as_encoder(file: WeightsFile, path: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, Weight
 from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.architecture import wrong_shapes
 from no_time_to_train.weights.formats.json_files import FETCH_AGAIN
-from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor
 from no_time_to_train.weights.formats.torch_pickle import read_structure
 from no_time_to_train.weights.layouts.mapping import hub_tensors
@@ -37,11 +36,6 @@ def from_tensor(tensor: Tensor) -> StoredTensor:
     plain = tensor.detach().cpu().contiguous()
     content = plain.flatten().view(torch.uint8).numpy().tobytes()
     return StoredTensor(np.dtype(str(plain.dtype).removeprefix("torch.")), tuple(plain.shape), (content,))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a weights file or folder, memory-mapped; see `open_weights`."""
-    return {name: as_tensor(tensor) for name, tensor in open_weights(path).tensors.items()}
 
 
 def hub_state(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:

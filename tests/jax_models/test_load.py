@@ -27,8 +27,8 @@ from no_time_to_train.jax_models.load import leaf_names
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.equinox_source import read_equinox_source
-from no_time_to_train.weights.load import read_tensors
 from tests.golden_files import NAMES, golden
+from tests.weights.stored import read_tensors
 
 # As for torch: fp32 noise of Meta's code against fp64 is 4e-6; the mildest mistake known (tanh GELU) costs 6e-4.
 TOLERANCE = 2e-5

@@ -1,12 +1,14 @@
-"""torch's tensors as stored ones."""
+"""torch's tensors as stored ones, and the other way round."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor
-from no_time_to_train.weights.load import from_tensor
+from no_time_to_train.weights.load import as_tensor, from_tensor
 
 
 def stored(state: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
@@ -15,3 +17,8 @@ def stored(state: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
         name: StoredTensor(np.dtype(np.float32), tuple(tensor.shape), ()) if tensor.is_meta else from_tensor(tensor)
         for name, tensor in state.items()
     }
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a weights file or folder, memory-mapped."""
+    return {name: as_tensor(tensor) for name, tensor in open_weights(path).tensors.items()}

@@ -28,12 +28,15 @@ from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoin
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import KeyMismatchError, OutputError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.export import export_onnx
-from no_time_to_train.weights import inspect_weights
+from no_time_to_train.weights import conversion, equinox_source, inspect_weights
+from no_time_to_train.weights import source as source_module
 from no_time_to_train.weights.conversion import convert_weights
+from no_time_to_train.weights.formats import reader
 from no_time_to_train.weights.layouts.dino import META_DINOV3_VIT
 from no_time_to_train.weights.layouts.mapping import to_transformers
-from no_time_to_train.weights.load import from_tensor, read_tensors
+from no_time_to_train.weights.load import from_tensor
 from tests.golden_files import NAMES, golden
+from tests.weights.stored import read_tensors
 from tests.weights.test_inspect import write_sparse
 
 # Meta's own training alone has a use for them, so that no other layout keeps them.
@@ -288,3 +291,33 @@ def test_numbers_that_no_encoder_loads_are_not_written(dtype: torch.dtype, to: A
     with pytest.raises(WeightsFormatError, match=r"1 tensors of .* not of floating point: norm\.weight is"):
         convert_weights(tmp_path / "in.pth", tmp_path / name, to)
     assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
+
+
+@pytest.mark.parametrize(("to", "name"), [("hf", "out"), ("meta", "out.pth"), ("equinox", "out.eqx")])
+@pytest.mark.parametrize("layout", ["meta", "hf"])
+def test_a_file_is_opened_and_identified_once(
+    layout: str, to: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = golden("vit_mlp_released")
+    if layout == "hf":
+        source = convert_weights(source, tmp_path / "source", "hf")
+    calls: list[str] = []
+
+    def count(module: Any, function: str) -> None:
+        original = getattr(module, function)
+
+        def counted(*args: Any, **options: Any) -> Any:
+            calls.append(function)
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, function, counted)
+
+    count(reader, "_read_safetensors")
+    count(reader, "read_torch_file")
+    count(source_module, "detect_layout")
+    count(source_module, "to_transformers")
+    for module in (conversion, equinox_source):
+        count(module, "identify_encoder")
+    convert_weights(source, tmp_path / name, to)
+    opened = "_read_safetensors" if layout == "hf" else "read_torch_file"
+    assert calls == [opened, "detect_layout", "to_transformers", "identify_encoder"]

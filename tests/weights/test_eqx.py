@@ -24,8 +24,8 @@ from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.weights import inspect_weights
 from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.formats import equinox as eqx
-from no_time_to_train.weights.load import read_tensors
 from tests.golden_files import golden
+from tests.weights.stored import read_tensors
 
 # Two implementations in fp32, two blocks deep.
 TOLERANCE = 2e-5

@@ -14,7 +14,7 @@ from torch.serialization import set_crc32_options
 from no_time_to_train.cli import main
 from no_time_to_train.errors import UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.formats.reader import open_weights
-from no_time_to_train.weights.load import read_tensors
+from tests.weights.stored import read_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int16)}
 

@@ -18,8 +18,8 @@ from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.formats.stored_tensor import FileRange
 from no_time_to_train.weights.formats.torch_pickle import read_structure
 from no_time_to_train.weights.formats.writer import write_pickle
-from no_time_to_train.weights.load import as_tensor, read_tensors
-from tests.weights.stored import stored
+from no_time_to_train.weights.load import as_tensor
+from tests.weights.stored import read_tensors, stored
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -125,6 +125,13 @@ def test_compressed_archives_are_refused(tmp_path: Path) -> None:
         open_weights(tmp_path / "b.pth")
 
 
+def test_other_archives_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/b.txt", "text")
+    with pytest.raises(WeightsFormatError, match=r"it is an archive without data\.pkl"):
+        open_weights(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("content", [nn.Linear(1, 1), {"a": np.float64(1)}, {"a": Path("x")}])
 def test_other_classes_are_refused_by_name(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pth")
@@ -153,7 +160,10 @@ def test_torch_opens_what_is_written(tmp_path: Path) -> None:
     assert all(isinstance(place, FileRange) and place.offset % 64 == 0 for place in places)
     with zipfile.ZipFile(tmp_path / "a.pth") as archive:
         assert archive.testzip() is None
-        assert pickle.PROTO in archive.read("a/data.pkl")[:1]
+        assert archive.read("archive/data.pkl")[:1] == pickle.PROTO
+    first = (tmp_path / "a.pth").read_bytes()
+    write_pickle(tmp_path / "b.pth", stored(tensors))
+    assert (tmp_path / "b.pth").read_bytes() == first
 
 
 def test_records_of_a_gigabyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,8 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES, *eqx.SUFFIXES)
 _DTYPES = {
-    name: np.dtype(kind)
-    for name, kind in {
-        **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"},
-        **{"I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
-    }.items()
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"},
+    **{"I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
 }
 
 
@@ -107,7 +104,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, StoredTensor], dict[str, st
             tensors = {}
             for name in handle.offset_keys():
                 entry = handle.get_slice(name)
-                dtype, shape = _DTYPES[entry.get_dtype()], tuple(entry.get_shape())
+                dtype, shape = np.dtype(_DTYPES[entry.get_dtype()]), tuple(entry.get_shape())
                 place = FileRange(file, offset, math.prod(shape) * dtype.itemsize, state)
                 tensors[name] = StoredTensor(dtype, shape, (place,))
                 offset += place.length

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import ml_dtypes  # noqa: F401 # NumPy knows bfloat16 by its name then
 import numpy as np
@@ -16,15 +16,6 @@ from no_time_to_train.errors import WeightsFormatError, WeightsNotFoundError
 
 FileState = tuple[int, int, int]
 _BLOCK = 1 << 20
-
-
-@runtime_checkable
-class HasShape(Protocol):
-    """A tensor of any library."""
-
-    @property
-    def shape(self) -> Sequence[int]:
-        """Length of each axis."""
 
 
 def state_of(file: Path) -> FileState:
@@ -40,21 +31,6 @@ def state_of(file: Path) -> FileState:
             f"{file} was removed while it was read: {error.strerror}", remedy="run it again when the file stays"
         ) from error
     return state.st_ino, state.st_size, state.st_mtime_ns
-
-
-def check_unchanged(file: Path, state: FileState) -> None:
-    """Refuse a file that was written or replaced since.
-
-    Args:
-        file: The file.
-        state: As `state_of` gave it.
-
-    Raises:
-        WeightsFormatError: It was.
-        WeightsNotFoundError: It was removed.
-    """
-    if state_of(file) != state:
-        raise WeightsFormatError(f"{file} changed while it was read", remedy="run it again when nothing writes to it")
 
 
 @dataclass(frozen=True)
@@ -78,8 +54,12 @@ class FileRange:
 
         Raises:
             WeightsFormatError: It was.
+            WeightsNotFoundError: It was removed.
         """
-        check_unchanged(self.file, self.state)
+        if state_of(self.file) != self.state:
+            raise WeightsFormatError(
+                f"{self.file} changed while it was read", remedy="run it again when nothing writes to it"
+            )
 
 
 @dataclass(frozen=True)
@@ -119,8 +99,8 @@ class StoredTensor:
 
     @property
     def is_floating(self) -> bool:
-        """Return whether elements are floating point; NumPy counts bfloat16 as something else."""
-        return self.dtype.kind in "fV"
+        """Return whether elements are floating point of 16 bits or more, as an encoder's are."""
+        return self.dtype.name in ("float64", "float32", "float16", "bfloat16")
 
     def rows(self, part: int, parts: int) -> "StoredTensor":
         """Return one of several equal parts along the first axis."""
@@ -145,7 +125,7 @@ class StoredTensor:
 
     def is_finite(self) -> bool:
         """Return whether all values are finite in float32; integers are."""
-        if not self.is_floating:
+        if self.dtype.kind not in "fV":  # the latter for bfloat16
             return True
         flat = self.array().reshape(-1)
         with np.errstate(over="ignore"):

@@ -132,6 +132,8 @@ def _read_zip(file: Path, state: FileState) -> tuple[Any, dict[str, FileRange]]:
             if begin + entry.file_size > state[1]:
                 raise ValueError(f"its record {entry.filename} is cut off")
             records[entry.filename.partition("/")[2]] = FileRange(file, begin, entry.file_size, state)
+    if "data.pkl" not in records:
+        raise ValueError("it is an archive without data.pkl")
     if "byteorder" in records and read_piece(records["byteorder"]) != b"little":
         raise ValueError(_BIG_ENDIAN)
     loaded = evaluate(io.BytesIO(read_piece(records["data.pkl"])), file)

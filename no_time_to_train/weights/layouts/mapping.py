@@ -1,7 +1,7 @@
 """From one layout's names and shapes to another's, without loading what may be larger than the memory."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from no_time_to_train.configs.encoders import Family
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
 from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor, concat_rows, from_array
-from no_time_to_train.weights.layouts.base import Layout, Split
+from no_time_to_train.weights.layouts.base import Drop, Layout, Rule, Split, identity
 from no_time_to_train.weights.layouts.dino import (
     META_DINOV3_CONVNEXT,
     META_DINOV3_VIT,
@@ -168,23 +168,13 @@ def _in_layout(mapped: Mapping[str, StoredTensor], layout: Layout, source: str) 
         )
     renamed: dict[str, StoredTensor] = {}
     placed: set[str] = set()
-    for name, rule in layout.top.items():
-        if isinstance(rule, str) and rule in mapped:
-            renamed[name] = mapped[rule]
-            placed.add(rule)
-    blocks = _blocks(mapped, layout)
-    for prefix_there, (prefix, leaves) in blocks.items():
-        gated = "mlp.gate_proj.weight" in leaves
-        for name, rule in layout.leaf.items():
-            if isinstance(rule, Split) and rule.names[0] in leaves:
-                renamed[prefix_there + name] = _joined([mapped.get(prefix + part) for part in rule.names])
-                placed |= {prefix + part for part in rule.names}
-            elif isinstance(rule, str) and rule in leaves and not _of_other_ffn(name, gated=gated):
-                renamed[prefix_there + name] = mapped[prefix + rule]
-                placed.add(prefix + rule)
-        for name in leaves & {"weight", "bias"}:  # of a ConvNeXt's downsampling
-            renamed[prefix_there + name] = mapped[prefix + name]
-            placed.add(prefix + name)
+    for there, here, rules in _blocks(mapped, layout):
+        other_ffn = "mlp.fc" if f"{here}mlp.gate_proj.weight" in mapped else "mlp.w"
+        for name, rule in rules.items():
+            targets = () if isinstance(rule, Drop) else rule.names if isinstance(rule, Split) else (rule,)
+            if targets and here + targets[0] in mapped and not name.startswith(other_ffn):
+                renamed[there + name] = _joined([mapped.get(here + target) for target in targets])
+                placed |= {here + target for target in targets}
     left = sorted(mapped.keys() - placed)
     if left:
         raise KeyMismatchError(
@@ -219,8 +209,10 @@ def _zero_key_biases(mapped: Mapping[str, StoredTensor]) -> set[str]:
 
 
 def _joined(parts: list[StoredTensor | None]) -> StoredTensor:
-    """Stack tensors; zeros stand for those that are missing."""
+    """Stack tensors, if they are several; zeros stand for those that are missing."""
     (present, *_) = (part for part in parts if part is not None)
+    if len(parts) == 1:
+        return present
     zeros = replace(present, pieces=(bytes(present.num_bytes),))
     return concat_rows([zeros if part is None else part for part in parts])
 
@@ -233,23 +225,14 @@ def _bias_mask(bias: StoredTensor) -> StoredTensor:
     return from_array(mask)
 
 
-def _of_other_ffn(name: str, *, gated: bool) -> bool:
-    return name.startswith("mlp.fc" if gated else "mlp.w")
-
-
-def _blocks(mapped: Iterable[str], layout: Layout) -> dict[str, tuple[str, set[str]]]:
-    """Find the blocks: Meta's prefix of each, with transformers' and the names below it."""
-    patterns = [(layout.block, layout.block_target)]
-    if layout.downsample:
-        patterns.append((layout.downsample, r"model.stages.\1.downsample_layers.\2."))
-    found: dict[str, tuple[str, set[str]]] = {}
-    for meta, target in patterns:
-        pattern = re.sub(r"\\\\\d", lambda _: r"(\d+)", re.escape(target))
-        for name in mapped:
-            match = re.match(pattern, name)
-            if match:
-                prefix = meta.replace(r"\.", ".")
-                for number in match.groups():
-                    prefix = prefix.replace(r"(\d+)", number, 1)
-                found.setdefault(prefix, (match[0], set()))[1].add(name[match.end() :])
-    return found
+def _blocks(mapped: Iterable[str], layout: Layout) -> Iterator[tuple[str, str, Mapping[str, Rule]]]:
+    """Go through the blocks: the prefix of each in the layout and by transformers, and the rules for its names."""
+    yield "", "", layout.top
+    downsample = (layout.downsample, r"model.stages.\1.downsample_layers.\2.", identity("weight", "bias"))
+    for pattern, target, rules in ((layout.block, layout.block_target, layout.leaf), downsample):
+        found = re.compile(re.sub(r"\\\\\d", lambda _: r"(\d+)", re.escape(target)))
+        for here in dict.fromkeys(match[0] for name in mapped if (match := found.match(name))) if pattern else ():
+            there = (pattern or "").replace(r"\.", ".")
+            for number in re.findall(r"\d+", here):
+                there = there.replace(r"(\d+)", number, 1)
+            yield there, here, rules
