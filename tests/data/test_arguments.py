@@ -74,7 +74,8 @@ def test_points() -> None:
     for outside in ([30, 0], [0, 20], [-1, 0], [0, -1]):
         with pytest.raises(ConfigError, match="outside an image 30 wide and 20 high"):
             checked_points([(1, 1), outside], (HEIGHT, WIDTH))
-    for nothing in ([], np.zeros((0, 2)), torch.zeros(0, 2)):
+    nothings: tuple[Any, ...] = ([], np.zeros((0, 2)), torch.zeros(0, 2))
+    for nothing in nothings:
         with pytest.raises(ConfigError, match="points are empty"):
             checked_points(nothing, (HEIGHT, WIDTH))
     for wrong in ((3, 4), [(1, 2, 3)], "ab", [("a", "b")], [[[1, 2]]], 5):
@@ -86,7 +87,8 @@ def test_numbers() -> None:
     for value in (0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)):
         assert checked_number(value, "score") == 0.5
     assert checked_number(0, "score") == 0
-    for wrong in ("0.5", True, None, [0.5], np.array([0.5]), float("nan"), np.array("a"), {}):
+    wrongs: tuple[Any, ...] = ("0.5", True, None, [0.5], np.array([0.5]), float("nan"), np.array("a"), {})
+    for wrong in wrongs:
         with pytest.raises(ConfigError, match=r"score is .*, expected a number"):
             checked_number(wrong, "score")
 

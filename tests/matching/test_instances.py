@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -221,7 +223,8 @@ def test_a_negative_reference_weighs_by_its_sigma() -> None:
     patches, bank = torch.tensor([0.6, 0.0, 0.8]).expand(4, 4, 3), bank_of(RED)
     bank.add(0, BLUE[None, None], torch.ones(1, 1), negative=True)
     logits, difference = boxes_to_logits((2, 2, 9, 9)), torch.tensor(0.8 - 0.6)
-    for options, sigma in (({}, 0.8), ({"negative_sigma": 0.3}, 0.3)):
+    cases: tuple[tuple[dict[str, Any], float], ...] = (({}, 0.8), ({"negative_sigma": 0.3}, 0.3))
+    for options, sigma in cases:
         found = match_masks(patches, logits, torch.ones(1), bank, image_size=(16, 16), **options)
         torch.testing.assert_close(found.scores[0], 0.6 * torch.exp(-difference / sigma))
         found = match_all_mask_class_pairs(patches, logits, bank, image_size=(16, 16), **options)
