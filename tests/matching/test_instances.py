@@ -223,7 +223,7 @@ def test_a_negative_reference_weighs_by_its_sigma() -> None:
     patches, bank = torch.tensor([0.6, 0.0, 0.8]).expand(4, 4, 3), bank_of(RED)
     bank.add(0, BLUE[None, None], torch.ones(1, 1), negative=True)
     logits, difference = boxes_to_logits((2, 2, 9, 9)), torch.tensor(0.8 - 0.6)
-    cases: list[tuple[dict[str, Any], float]] = [({}, 0.8), ({"negative_sigma": 0.3}, 0.3)]
+    cases: tuple[tuple[dict[str, Any], float], ...] = (({}, 0.8), ({"negative_sigma": 0.3}, 0.3))
     for options, sigma in cases:
         found = match_masks(patches, logits, torch.ones(1), bank, image_size=(16, 16), **options)
         torch.testing.assert_close(found.scores[0], 0.6 * torch.exp(-difference / sigma))

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "no_time_to_train"
 _COPIED = (PACKAGE, "tests")
 # A test that waits for a mutant that never ends is stopped after as many times the whole run's time.
-_PATIENCE = 3
+_PATIENCE = 2
 _LONGEST = 1800.0
 
 
@@ -41,7 +41,7 @@ def copy_project(folder: Path) -> None:
         (folder.parent / "shared").symlink_to(ROOT.parent / "shared")
 
 
-def run_tests(project: Path, targets: list[str], timeout: float) -> int | None:
+def run_tests(project: Path, target: str, timeout: float) -> int | None:
     """Run tests in a fork, which need not import torch again, and return pytest's status, or None after the time."""
     child = os.fork()
     if not child:
@@ -54,7 +54,7 @@ def run_tests(project: Path, targets: list[str], timeout: float) -> int | None:
             del sys.modules[name]
         sys.path = [str(project), *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
         os.environ["PYTHONPATH"] = os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")])
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *targets]))
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", target]))
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -67,9 +67,10 @@ def run_tests(project: Path, targets: list[str], timeout: float) -> int | None:
 
 
 def targets_of(project: Path, folder: str, mutated: Path) -> list[str]:
-    """Return the folder's tests, those of the mutated module first."""
-    own = project / "tests" / folder / f"test_{mutated.stem}.py"
-    return [*([str(own.relative_to(project))] if own.exists() else []), f"tests/{folder}"]
+    """Return the folder's tests, those of the mutated module and of its own folder first."""
+    mirrored = project / "tests" / mutated.relative_to(project / PACKAGE)
+    own = [path for path in (mirrored.with_name(f"test_{mirrored.name}"), mirrored.parent) if path.exists()]
+    return list(dict.fromkeys([*(str(path.relative_to(project)) for path in own), f"tests/{folder}"]))
 
 
 def survives(project: Path, folder: str, mutation: Mutation, timeout: float) -> bool:
@@ -80,7 +81,8 @@ def survives(project: Path, folder: str, mutation: Mutation, timeout: float) -> 
     shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
     try:
         path.write_text(mutation.apply())
-        return run_tests(project, targets_of(project, folder, path), timeout) == 0
+        # One after the other: of overlapping arguments pytest takes the wider one alone.
+        return all(run_tests(project, target, timeout) == 0 for target in targets_of(project, folder, path))
     finally:
         path.write_bytes(whole)
         shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
@@ -120,7 +122,7 @@ def main() -> None:
         project.mkdir()
         copy_project(project)
         start = time.monotonic()
-        status = run_tests(project, [f"tests/{args.folder}"], _LONGEST)
+        status = run_tests(project, f"tests/{args.folder}", _LONGEST)
         if status != 0:
             raise SystemExit(f"error: tests/{args.folder} ends with status {status} without a mutation; mend it first")
         took = time.monotonic() - start

@@ -24,7 +24,8 @@ def blocks(image: Any, count: int) -> np.ndarray:
     """Return the means of `count` x `count` blocks."""
     side = len(image) // count
     reshaped = np.asarray(image, dtype=np.float64).reshape(count, side, count, side, -1)
-    return np.asarray(reshaped.mean(axis=(1, 3)), np.float32)
+    means: np.ndarray = reshaped.mean(axis=(1, 3)).astype(np.float32)
+    return means
 
 
 def textures() -> np.ndarray:
@@ -127,5 +128,8 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as root:
-        more = {"documents": documents(Path(root) / "shapes"), "training": training(Path(root) / "scenes")}
-    np.savez_compressed(GOLDEN, allow_pickle=False, **describe(), **more)
+        more: dict[str, Any] = {
+            "documents": documents(Path(root) / "shapes"),
+            "training": training(Path(root) / "scenes"),
+        }
+    np.savez_compressed(GOLDEN, **more, **dict[str, Any](describe()))
