@@ -111,6 +111,13 @@ def test_what_is_light_stays_light(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_python_api_loads_networks_when_they_are_built() -> None:
+    """transformers and torchvision take longer to import than torch."""
+    code = "import sys; from no_time_to_train import Segmenter\n"
+    code += "sys.exit(bool({'transformers', 'torchvision'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("module", ["segmenter", "cli.predict", "batch.run", "results.drawing"])
 def test_looking_into_images_needs_no_trainer(module: str) -> None:
     code = (

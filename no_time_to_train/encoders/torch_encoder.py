@@ -6,16 +6,15 @@ import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.encoders.base import Encoder, EncoderFeatures
 from no_time_to_train.encoders.fingerprint import weights_digest
-from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.formats.reader import SUFFIXES
@@ -23,6 +22,9 @@ from no_time_to_train.weights.identify import architecture_mismatch_error, ident
 from no_time_to_train.weights.load import as_tensor, assign_tensors
 from no_time_to_train.weights.rope import rope_periods
 from no_time_to_train.weights.source import WeightsSource, read_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["EncoderFeatures", "FeatureEncoder", "build_encoder", "build_encoder_from_checkpoint", "build_torch_encoder"]
 
@@ -43,14 +45,14 @@ class FeatureEncoder(Encoder):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         config: EncoderConfig,
         *,
         img_size: int | None = None,
         random_weights: bool = False,
     ) -> None:
         super().__init__(config, img_size=img_size, random_weights=random_weights)
-        self.model = model
+        self.model = cast("PreTrainedModel", model)
         self.requires_grad_(False)
         self.eval()
 
@@ -193,6 +195,8 @@ def build_torch_encoder(
     if not random_init:
         raise _no_weights_named(entry)
     warnings.warn(f"{entry.name} has random weights: its features mean nothing", UserWarning, stacklevel=2)
+    from no_time_to_train.encoders.transformers_models import build_model  # seconds to import
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(entry, num_heads=entry.num_heads)
@@ -261,6 +265,8 @@ def encoder_from_source(
 ) -> FeatureEncoder:
     """Build an encoder of weights that were opened; see `build_torch_encoder`."""
     with torch.device("meta"):
+        from no_time_to_train.encoders.transformers_models import build_model
+
         model = build_model(source.architecture, num_heads=entry.num_heads, settings=source.model_config)
     # The mask token serves pre-training only; files without it are whole.
     optional = [name for name in ("embeddings.mask_token",) if name not in source.tensors]
@@ -279,7 +285,7 @@ def encoder_from_source(
 
 
 def _restore_rope(
-    model: PreTrainedModel, periods: Float[Tensor, " quarter_head"] | None, *, device: torch.device | str | None = None
+    model: nn.Module, periods: Float[Tensor, " quarter_head"] | None, *, device: torch.device | str | None = None
 ) -> None:
     """Put RoPE frequencies in fp32 into the model: from the stored periods, else by the formula."""
     rope = getattr(model, "rope_embeddings", None)

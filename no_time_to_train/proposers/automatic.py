@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchvision.ops import nms
 
 from no_time_to_train.configs.pipeline import AmgConfig
 from no_time_to_train.matching import MemoryBank
@@ -85,6 +84,8 @@ def suppress_duplicates(masks: MaskProposals, box_nms_thresh: float) -> MaskProp
     Returns:
         The masks that are kept, highest predicted IoU first.
     """
+    from torchvision.ops import nms  # seconds to import
+
     boxes = mask_boxes(masks.mask_logits).float()
     # The far edges of the last pixels.
     boxes[:, 2:] += 1
