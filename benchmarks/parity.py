@@ -19,7 +19,7 @@ from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_torch_
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.parity import compare_features
-from no_time_to_train.parity.inputs import noise_of
+from no_time_to_train.parity.inputs import make_noise
 from tests.parity.planted import equinox_faults
 
 ENCODERS = ("dinov3_small", "dinov3_small_plus", "dinov3_convnext_tiny")
@@ -32,7 +32,7 @@ def sound(name: str, encoder: FeatureEncoder, weights: Path, table: Table) -> No
     others = [load_eqx_encoder(name, weights), export_onnx(name, weights, verify=False)]
     for size in SIZES:
         for batch in BATCHES:
-            pixels = noise_of(batch, size, encoder.config)
+            pixels = make_noise(batch, size, encoder.config)
             report = compare_features(encoder, *others, pixel_values=pixels)
             excess = max(stage.excess or 0.0 for stage in report.blocks)
             apart = [
@@ -46,7 +46,7 @@ def sound(name: str, encoder: FeatureEncoder, weights: Path, table: Table) -> No
 def faulty(name: str, encoder: FeatureEncoder, weights: Path, table: Table) -> None:
     """Compare with faults."""
     model = load_eqx_encoder(name, weights)
-    pixels = noise_of(1, (224, 224), encoder.config)
+    pixels = make_noise(1, (224, 224), encoder.config)
     depth = encoder.config.depth
     found, mildest, missed, count = 0, ("", float("inf")), [], 0
     for fault in equinox_faults(model):

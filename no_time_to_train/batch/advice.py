@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from no_time_to_train.batch.run import Outcome
+from no_time_to_train.batch.run import RunSummary
 from no_time_to_train.configs.pipeline import MatcherConfig
 
 _MOST_NAMED = 10
 
 
-def advice(outcome: Outcome, class_names: Sequence[str], config: MatcherConfig, min_score: float) -> list[str]:
+def advice(outcome: RunSummary, class_names: Sequence[str], config: MatcherConfig, min_score: float) -> list[str]:
     """Return a line for each reason why nothing was found of some classes; nothing if each was found.
 
     Args:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from no_time_to_train import __version__
 from no_time_to_train.batch.image_paths import InputImage
-from no_time_to_train.batch.run import Outcome, Predictor
+from no_time_to_train.batch.run import Predictor, RunSummary
 from no_time_to_train.batch.thumbnails import Picture, picture_of
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.datasets import ReferenceDataset
@@ -114,7 +114,7 @@ class ShownImage:
 def write_report(
     path: Path,
     predictor: Predictor,
-    outcome: Outcome,
+    outcome: RunSummary,
     images: Sequence[InputImage],
     *,
     run: str,

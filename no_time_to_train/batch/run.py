@@ -60,7 +60,7 @@ INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "re
 
 
 @dataclass
-class Outcome:
+class RunSummary:
     """What came of a run.
 
     Attributes:
@@ -90,7 +90,7 @@ def predict_images(
     polygons: bool = False,
     strict: bool = False,
     console: Console | None = None,
-) -> Outcome:
+) -> RunSummary:
     """Find the references' classes in images, and write what was found.
 
     The output folder gets a JSON file and an overlay for each image, written as soon as it is done, and a COCO JSON of
@@ -113,7 +113,7 @@ def predict_images(
         OutputError: The folder cannot be written to.
     """
     journal = Journal(output / INSTANCES, run, predictor.class_names, min_score)
-    outcome = Outcome()
+    outcome = RunSummary()
     for image in _with_progress(images, console):
         entry = journal.read(image)
         drawn = overlay_of(image, output)
@@ -156,7 +156,7 @@ def overlay_of(image: InputImage, output: Path) -> Path:
     return output / OVERLAYS / place_of(image.name, ".png")
 
 
-def summary(outcome: Outcome, class_names: Sequence[str]) -> Table:
+def summary(outcome: RunSummary, class_names: Sequence[str]) -> Table:
     """Lay out how many instances of each class were found, in how many images, and how sure."""
     scores: dict[str, list[float]] = defaultdict(list)
     seen: dict[str, set[str]] = defaultdict(set)

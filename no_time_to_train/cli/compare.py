@@ -4,7 +4,7 @@ import json as json_module
 from pathlib import Path
 from typing import Any
 
-from no_time_to_train.configs.image_size import read_image_size
+from no_time_to_train.configs.image_size import parse_image_size
 from no_time_to_train.configs.limits import TOGETHER, check_number
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.atomic import check_writable
@@ -51,7 +51,7 @@ def compare(
     """
     from no_time_to_train.parity.html_report import check_replaceable, write_report
     from no_time_to_train.parity.runner import Request, compare_backends
-    from no_time_to_train.parity.text_report import in_words
+    from no_time_to_train.parity.text_report import format_text
 
     if image and random is not None:
         raise ConfigError("--image and --random were both given", remedy="choose one")
@@ -71,7 +71,7 @@ def compare(
             eqx=tuple(eqx or ()),
             images=tuple(image or ()),
             num_random=2 if random is None else random,
-            image_sizes=tuple(read_image_size(text) for text in image_size or ["224x224"]),
+            image_sizes=tuple(parse_image_size(text) for text in image_size or ["224x224"]),
             batch_sizes=tuple(batch_size or [1]),
             blocks=block_debug or report is not None,
             pictures=report is not None,
@@ -83,7 +83,7 @@ def compare(
         told: dict[str, Any] = result.to_dict() | ({} if page is None else {"page": str(page)})
         print(json_module.dumps(told, indent=2))
     else:
-        print(in_words(result))
+        print(format_text(result))
         if page is not None:
             print(f"report: {without_home(str(page))}")
     return 0 if result.ok else 1

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from no_time_to_train.configs.image_size import read_image_size
+from no_time_to_train.configs.image_size import parse_image_size
 from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.paths import without_home
@@ -45,7 +45,7 @@ def export(
         encoder,
         weights,
         output,
-        image_size="dynamic" if image_size == "dynamic" else read_image_size(image_size),
+        image_size="dynamic" if image_size == "dynamic" else parse_image_size(image_size),
         batch_size=_batch_size(batch_size),
         opset=opset,
         precision=precision,

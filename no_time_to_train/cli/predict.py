@@ -101,7 +101,7 @@ def predict(
     from no_time_to_train.batch.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
     from no_time_to_train.batch.run_locks import sole_run
     from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line
-    from no_time_to_train.cli.predictor import build_segmenter, choose_models, name_run
+    from no_time_to_train.cli.predictor import build_segmenter, load_settings, run_fingerprint
     from no_time_to_train.io.file_stamps import FileStamp
     from no_time_to_train.io.messages import plain_console
     from no_time_to_train.io.redact import printable
@@ -110,7 +110,7 @@ def predict(
     found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
-    config = choose_models(
+    config = load_settings(
         settings or (),
         encoder=encoder,
         encoder_weights=encoder_weights,
@@ -125,7 +125,7 @@ def predict(
         segmenter.add_references(references, reference_images, class_names=class_names)
         if negative_references is not None:
             segmenter.add_references(negative_references, reference_images, negative=True)
-    run = name_run(segmenter, config, min_score)
+    run = run_fingerprint(segmenter, config, min_score)
     with sole_run(output, "ntt predict", remedy="wait until it has ended, or name another --output"):
         outcome = predict_images(
             segmenter,

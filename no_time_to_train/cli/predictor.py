@@ -28,7 +28,7 @@ _DEFAULTS = {
 }
 
 
-def choose_models(
+def load_settings(
     settings: Sequence[Path] = (),
     *,
     encoder: str | None = None,
@@ -82,7 +82,7 @@ def build_segmenter(config: MatcherConfig, device: str) -> Segmenter:
     return Segmenter.of(MatchingPipeline(config).to(chosen))
 
 
-def name_run(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> str:
+def run_fingerprint(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> str:
     """Name everything but the images that decides what a segmenter finds: weights, settings, references, version."""
     rows = [(label, negative, content_key(mean)) for label, mean, negative in segmenter.references]
     # Weights count by what they are, not by where they lie.

@@ -48,14 +48,14 @@ def check_image_size(height: int, width: int, config: EncoderConfig) -> None:
         )
 
 
-def read_image_size(text: str) -> tuple[int, int]:
+def parse_image_size(text: str) -> tuple[int, int]:
     """Read a size in pixels as users write it: height x width, or one side of a square.
 
     Raises:
         ConfigError: It is none.
 
     Examples:
-        >>> read_image_size("256x384"), read_image_size("224")
+        >>> parse_image_size("256x384"), parse_image_size("224")
         ((256, 384), (224, 224))
     """
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)

@@ -20,7 +20,7 @@ from no_time_to_train.weights.rope import ROPE_PERIODS, periods_as_json, rope_pe
 _MODELS = (DINOv3ViTModel, DINOv3ConvNextModel)
 
 
-class LiveEncoder(NamedTuple):
+class EncoderSnapshot(NamedTuple):
     """A transformers model, and its registry entry where the module tells it."""
 
     model: PreTrainedModel
@@ -32,24 +32,26 @@ class LiveEncoder(NamedTuple):
         return self.entry.name if self.entry is not None and self.entry.name in ENCODER_CONFIGS else None
 
 
-def find_live_encoder(module: nn.Module) -> LiveEncoder | None:
+def find_live_encoder(module: nn.Module) -> EncoderSnapshot | None:
     """Find the encoder in a module: its `FeatureEncoder`, or a DINOv3 model of transformers.
 
     One that is trained goes before one that is frozen, such as a teacher; then the first. The entry of a plain model is
     the module's attribute `entry`, if it is one.
     """
-    found: list[LiveEncoder] = []
+    found: list[EncoderSnapshot] = []
     entry = getattr(module, "entry", None)
     for part in module.modules():
         if isinstance(part, FeatureEncoder) and isinstance(part.model, _MODELS):
-            found.append(LiveEncoder(part.model, part.config))
+            found.append(EncoderSnapshot(part.model, part.config))
         elif isinstance(part, _MODELS) and not any(part is live.model for live in found):
-            found.append(LiveEncoder(part, entry if isinstance(entry, EncoderConfig) else None))
+            found.append(EncoderSnapshot(part, entry if isinstance(entry, EncoderConfig) else None))
     trained = [live for live in found if any(parameter.requires_grad for parameter in live.model.parameters())]
     return next(iter(trained or found), None)
 
 
-def tensors_in(state: Mapping[str, Any] | None, module: nn.Module, live: LiveEncoder) -> dict[str, Tensor] | None:
+def select_encoder_tensors(
+    state: Mapping[str, Any] | None, module: nn.Module, live: EncoderSnapshot
+) -> dict[str, Tensor] | None:
     """Return the tensors of a module's encoder in a state of the module, which may hold averages of its weights.
 
     Returns:
@@ -62,7 +64,7 @@ def tensors_in(state: Mapping[str, Any] | None, module: nn.Module, live: LiveEnc
     return whole if all(key in whole and whole[key].shape == value.shape for key, value in wanted.items()) else None
 
 
-def write_live(live: LiveEncoder, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+def save_encoder_snapshot(live: EncoderSnapshot, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write an encoder's present weights as a Hugging Face folder; nothing of the model changes.
 
     The weights are never there beside the settings of others.

@@ -136,11 +136,11 @@ def _attend_in_parts(nodes: _Nodes, inputs: tuple[ir.Value, ...], *, heads: int,
     return nodes.Reshape(mixed, nodes.constant([0, 0, heads * width]))
 
 
-@register_primitive(jaxpr_primitive="ntt.rotary_angles")
+@register_primitive(jaxpr_primitive="ntt.rope_angles")
 class RotaryAngles(_Lowering):
-    """`layers.rotary_angles`."""
+    """`layers.rope_angles`."""
 
-    _PRIM = Primitive("ntt.rotary_angles")
+    _PRIM = Primitive("ntt.rope_angles")
 
     @staticmethod
     def abstract_eval(
@@ -155,10 +155,10 @@ class RotaryAngles(_Lowering):
     def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
         """Let the primitive stand for the function while jax2onnx traces."""
 
-        def rotary_angles(*arrays: Any, **parameters: int) -> Any:
+        def rope_angles(*arrays: Any, **parameters: int) -> Any:
             return _bind(cls._PRIM, *arrays, **parameters)
 
-        return [MonkeyPatchSpec(target=layers, attr="rotary_angles", make_value=_while_tracing(rotary_angles))]
+        return [MonkeyPatchSpec(target=layers, attr="rope_angles", make_value=_while_tracing(rope_angles))]
 
     @staticmethod
     def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:

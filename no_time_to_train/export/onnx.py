@@ -21,7 +21,7 @@ from no_time_to_train.configs.encoders import ENCODER_CONFIGS
 from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.export.bind import bind_weights
-from no_time_to_train.export.places import Place, check_own, check_replaceable, clone_weights, place_of
+from no_time_to_train.export.places import Place, check_replaceable, clone_weights, place_of, require_own_export
 from no_time_to_train.export.precision import half_weights, int8_weights, to_half, to_int8
 from no_time_to_train.export.tidy import simplify
 from no_time_to_train.export.trace import trace_encoder
@@ -178,7 +178,7 @@ class _Job:
 
 def _beside_the_weights(job: _Job) -> Path:
     folder = job.place.output
-    check_own(folder / MODEL_FILE)
+    require_own_export(folder / MODEL_FILE)
     with atomic_path(folder / MODEL_FILE) as temporary:
         _write_model(job, temporary, job.source.leaves)
         job.place.write_settings(folder)

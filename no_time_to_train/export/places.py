@@ -111,7 +111,7 @@ def place_of(source: WeightsSource, output: Path | None, precision: str, *, copy
     return Place(source=source, output=output.resolve(), in_place=False)
 
 
-def check_own(file: Path) -> None:
+def require_own_export(file: Path) -> None:
     """Refuse an ONNX file that is there already and that no export of this package wrote.
 
     Raises:

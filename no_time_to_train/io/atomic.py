@@ -13,7 +13,7 @@ from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
 from no_time_to_train.io.paths import ONLY_LOCAL, as_given, is_address
-from no_time_to_train.io.stale_files import replaced_name, unfinished_name, writing_in
+from no_time_to_train.io.stale_files import folder_lock, replaced_name, unfinished_name
 
 # What ends writing for lack of room: a full disk, a full quota, and the largest file that `ulimit -f` allows.
 NO_ROOM = {
@@ -63,7 +63,7 @@ def atomic_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
             if target.is_dir():
                 raise IsADirectoryError("it is a folder")
             target.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(writing_in(target.parent))
+            stack.enter_context(folder_lock(target.parent))
             temporary.touch(exist_ok=False)
             stack.callback(temporary.unlink, missing_ok=True)
             mode = temporary.stat().st_mode
@@ -109,7 +109,7 @@ def atomic_folder(root: Path, *, replace: bool = True) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             root.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(writing_in(root.parent))
+            stack.enter_context(folder_lock(root.parent))
             beside.mkdir()
         except OSError as error:
             raise OutputError(
@@ -143,7 +143,7 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(writing_in(folder))
+            stack.enter_context(folder_lock(folder))
             beside.mkdir()
             mode = beside.stat().st_mode & 0o666
         except OSError as error:
@@ -202,7 +202,7 @@ def put_in_place(new: Path, root: Path, *, replace: bool = True) -> None:
         for path in new.rglob("*"):
             _sync(path)
         _sync(new)
-        with writing_in(root.parent):
+        with folder_lock(root.parent):
             old = _swap(new, root) if replace and root.exists() else None
             if old is None:
                 new.rename(root)
@@ -269,7 +269,7 @@ def remove_folder(folder: Path, *, beside: Path | None = None) -> None:
         beside: Where what is left of it lies if the process is killed; where the folder was if None.
     """
     place = beside or folder
-    with suppress(OSError), writing_in(place.parent):
+    with suppress(OSError), folder_lock(place.parent):
         shutil.rmtree(folder.rename(place.with_name(unfinished_name(place))), ignore_errors=True)
 
 

@@ -37,7 +37,7 @@ def is_unfinished(name: str) -> bool:
 
 
 @contextmanager
-def writing_in(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder while something unfinished is in it; what killed processes left there goes before.
 
     A process looks for that once in each folder. Where the file system knows no locks, as some network file systems,

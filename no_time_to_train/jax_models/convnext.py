@@ -13,7 +13,7 @@ from no_time_to_train.configs.encoders import Architecture, EncoderConfig
 from no_time_to_train.configs.image_size import check_image_size, grid_size
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.features import EncoderFeatures, features_of
-from no_time_to_train.jax_models.layers import Tap, over_tokens
+from no_time_to_train.jax_models.layers import Tap, map_tokens
 
 
 class ConvNeXtBlock(eqx.Module):
@@ -33,12 +33,12 @@ class ConvNeXtBlock(eqx.Module):
         self.pointwise_conv2 = eqx.nn.Linear(4 * dim, dim, key=keys[2])
         self.gamma = jnp.ones(dim)
 
-    def __call__(self, pixels: Float[Array, "B H W D"], tap: Tap = layers.untapped) -> Float[Array, "B H W D"]:
+    def __call__(self, pixels: Float[Array, "B H W D"], tap: Tap = layers.no_tap) -> Float[Array, "B H W D"]:
         """Add what the branch gives."""
         tap("conv_raw", convolved := _channels_last(layers.convolve(self.depthwise_conv, _channels_first(pixels))))
-        tap("mlp_in", stream := over_tokens(self.norm, layers.stream_of(convolved)))
-        hidden = jax.nn.gelu(over_tokens(self.pointwise_conv1, stream), approximate=False)
-        tap("mlp_raw", stream := over_tokens(self.pointwise_conv2, hidden))
+        tap("mlp_in", stream := map_tokens(self.norm, layers.flatten_tokens(convolved)))
+        hidden = jax.nn.gelu(map_tokens(self.pointwise_conv1, stream), approximate=False)
+        tap("mlp_raw", stream := map_tokens(self.pointwise_conv2, hidden))
         tap("mlp_scaled", stream := layers.scaled(stream, self.gamma))
         tap("output", pixels := pixels + layers.reshaped(stream, pixels.shape, like=pixels))
         return pixels
@@ -55,17 +55,17 @@ class Stage(eqx.Module):
     blocks: tuple[ConvNeXtBlock, ...]
 
     def __call__(
-        self, pixels: Float[Array, "B H W C"], tap: Tap = layers.untapped, first: int = 0
+        self, pixels: Float[Array, "B H W C"], tap: Tap = layers.no_tap, first: int = 0
     ) -> Float[Array, "B h w D"]:
         """Shrink the images, then transform them; `first` counts the blocks before."""
         for layer in self.downsample:
             if isinstance(layer, eqx.nn.LayerNorm):
-                pixels = layers.reshaped(over_tokens(layer, layers.stream_of(pixels)), pixels.shape, like=pixels)
+                pixels = layers.reshaped(map_tokens(layer, layers.flatten_tokens(pixels)), pixels.shape, like=pixels)
             else:
                 pixels = _channels_last(layers.convolve(layer, _channels_first(pixels)))
-        layers.tap_of(tap, first)("downsample", pixels)
+        layers.block_tap(tap, first)("downsample", pixels)
         for index, block in enumerate(self.blocks, first):
-            pixels = block(pixels, layers.tap_of(tap, index))
+            pixels = block(pixels, layers.block_tap(tap, index))
         return pixels
 
 
@@ -117,7 +117,7 @@ class DinoV3ConvNeXt(eqx.Module):
         check_image_size(height, width, self.config)
         return features_of(self.tokens(pixel_values[None])[0], grid_size(height, width, self.config))
 
-    def tokens(self, pixel_values: Float[Array, "B 3 H W"], tap: Tap = layers.untapped) -> Float[Array, "B N D"]:
+    def tokens(self, pixel_values: Float[Array, "B 3 H W"], tap: Tap = layers.no_tap) -> Float[Array, "B N D"]:
         """Encode a batch: the mean of the last feature map, then its pixels, all after the final norm.
 
         Args:
@@ -133,7 +133,7 @@ class DinoV3ConvNeXt(eqx.Module):
         batch, height, width, dim = pixels.shape
         patches = layers.reshaped(pixels, (batch, height * width, dim))
         tokens = lax.concatenate([jnp.mean(patches, 1, keepdims=True), patches], 1)
-        return layers.reshaped(over_tokens(self.norm, layers.stream_of(tokens)), tokens.shape, like=tokens)
+        return layers.reshaped(map_tokens(self.norm, layers.flatten_tokens(tokens)), tokens.shape, like=tokens)
 
 
 def _channels_last(images: Float[Array, "B D H W"]) -> Float[Array, "B H W D"]:

@@ -17,16 +17,16 @@ Rope = tuple[Float[Array, "B N half_head"], Float[Array, "B N half_head"]]
 Tap = Callable[[str, Array], None]
 
 
-def untapped(name: str, values: Array) -> None:
+def no_tap(name: str, values: Array) -> None:
     """Let a stage pass unseen."""
 
 
-def tap_of(tap: Tap, block: int) -> Tap:
+def block_tap(tap: Tap, block: int) -> Tap:
     """Return what names the stages of a block, such as `blocks.0.attn_in`."""
     return lambda name, values: tap(f"blocks.{block}.{name}", values)
 
 
-def over_tokens(layer: eqx.nn.Linear | eqx.nn.LayerNorm, tokens: Float[Array, "T D"]) -> Float[Array, "T E"]:
+def map_tokens(layer: eqx.nn.Linear | eqx.nn.LayerNorm, tokens: Float[Array, "T D"]) -> Float[Array, "T E"]:
     """Apply a layer to every token."""
     return jax.vmap(layer)(tokens)
 
@@ -56,7 +56,7 @@ def reshaped(values: Array, shape: tuple[int, ...], like: Array | None = None) -
     return lax.reshape(values, shape)
 
 
-def stream_of(tokens: Float[Array, "... D"]) -> Float[Array, "T D"]:
+def flatten_tokens(tokens: Float[Array, "... D"]) -> Float[Array, "T D"]:
     """Put one token after another, so that every linear layer is a product of two matrices."""
     *places, dim = tokens.shape
     return reshaped(tokens, (math.prod(places), dim))
@@ -67,7 +67,7 @@ def scaled(tokens: Float[Array, "T D"], factors: Float[Array, " D"]) -> Float[Ar
     return tokens * lax.reshape(factors, (1, *factors.shape))
 
 
-def rotary_angles(
+def rope_angles(
     periods: Float[Array, " quarter_head"],
     pixel_values: Float[Array, "B 3 H W"],
     *,

@@ -13,7 +13,7 @@ from no_time_to_train.configs.encoders import Architecture, EncoderConfig
 from no_time_to_train.configs.image_size import check_image_size, grid_size
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.features import EncoderFeatures, features_of
-from no_time_to_train.jax_models.layers import Rope, Tap, over_tokens
+from no_time_to_train.jax_models.layers import Rope, Tap, map_tokens
 from no_time_to_train.weights.rope import rope_periods
 
 
@@ -38,11 +38,11 @@ class Attention(eqx.Module):
         """Let every token look at all tokens of its image; T is B·N."""
         images = (*rope[0].shape[:2], tokens.shape[1])
         query, key, value = (
-            layers.reshaped(over_tokens(projection, tokens), images, like=rope[0])
+            layers.reshaped(map_tokens(projection, tokens), images, like=rope[0])
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = layers.attend(query, key, value, *rope, num_heads=self.num_heads)
-        return over_tokens(self.o_proj, layers.reshaped(mixed, tokens.shape))
+        return map_tokens(self.o_proj, layers.reshaped(mixed, tokens.shape))
 
 
 class Mlp(eqx.Module):
@@ -62,12 +62,12 @@ class Mlp(eqx.Module):
 
     def __call__(self, tokens: Float[Array, "T D"]) -> Float[Array, "T D"]:
         """Transform every token by itself."""
-        hidden = over_tokens(self.up_proj, tokens)
+        hidden = map_tokens(self.up_proj, tokens)
         if self.gate_proj is None:
             hidden = _activated(hidden, self.activation)
         else:
-            hidden = _activated(over_tokens(self.gate_proj, tokens), self.activation) * hidden
-        return over_tokens(self.down_proj, hidden)
+            hidden = _activated(map_tokens(self.gate_proj, tokens), self.activation) * hidden
+        return map_tokens(self.down_proj, hidden)
 
 
 class Block(eqx.Module):
@@ -80,13 +80,13 @@ class Block(eqx.Module):
     mlp: Mlp
     layer_scale2: Float[Array, " D"]
 
-    def __call__(self, tokens: Float[Array, "T D"], rope: Rope, tap: Tap = layers.untapped) -> Float[Array, "T D"]:
+    def __call__(self, tokens: Float[Array, "T D"], rope: Rope, tap: Tap = layers.no_tap) -> Float[Array, "T D"]:
         """Add what attention and feed-forward network give."""
-        tap("attn_in", branch := over_tokens(self.norm1, tokens))
+        tap("attn_in", branch := map_tokens(self.norm1, tokens))
         tap("attn_raw", branch := self.attention(branch, rope))
         tap("attn_scaled", branch := layers.scaled(branch, self.layer_scale1))
         tap("post_attn", tokens := tokens + branch)
-        tap("mlp_in", branch := over_tokens(self.norm2, tokens))
+        tap("mlp_in", branch := map_tokens(self.norm2, tokens))
         tap("mlp_raw", branch := self.mlp(branch))
         tap("mlp_scaled", branch := layers.scaled(branch, self.layer_scale2))
         tap("output", tokens := tokens + branch)
@@ -178,7 +178,7 @@ class DinoV3ViT(eqx.Module):
         check_image_size(height, width, self.config)
         return features_of(self.tokens(pixel_values[None])[0], grid_size(height, width, self.config))
 
-    def tokens(self, pixel_values: Float[Array, "B 3 H W"], tap: Tap = layers.untapped) -> Float[Array, "B N D"]:
+    def tokens(self, pixel_values: Float[Array, "B 3 H W"], tap: Tap = layers.no_tap) -> Float[Array, "B N D"]:
         """Encode a batch: the CLS token, the storage tokens and the patches, after the final norm.
 
         Args:
@@ -195,7 +195,7 @@ class DinoV3ViT(eqx.Module):
             prefix = lax.concatenate([prefix, self.storage_tokens], 1)
         prefix = lax.broadcast_in_dim(prefix, (batch, *prefix.shape[1:]), (0, 1, 2))
         tokens = lax.concatenate([prefix, patches], 1)
-        angles = layers.rotary_angles(
+        angles = layers.rope_angles(
             self.rope_periods,
             pixel_values,
             patch_size=self.architecture.patch_size,
@@ -205,10 +205,10 @@ class DinoV3ViT(eqx.Module):
             lax.broadcast_in_dim(values.astype(dtype), (batch, *values.shape), (1, 2))
             for values in (jnp.cos(angles), jnp.sin(angles))
         )
-        tap("embedding", stream := layers.stream_of(tokens))
+        tap("embedding", stream := layers.flatten_tokens(tokens))
         for index, block in enumerate(self.blocks):
-            stream = block(stream, (cosines, sines), layers.tap_of(tap, index))
-        return layers.reshaped(over_tokens(self.norm, stream), tokens.shape, like=tokens)
+            stream = block(stream, (cosines, sines), layers.block_tap(tap, index))
+        return layers.reshaped(map_tokens(self.norm, stream), tokens.shape, like=tokens)
 
 
 def _activated(hidden: Float[Array, "T F"], activation: str) -> Float[Array, "T F"]:

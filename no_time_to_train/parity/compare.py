@@ -322,7 +322,7 @@ def _others(faults: Sequence[StageDrift], first: StageDrift, depth: int) -> str:
 
 
 @dataclass(frozen=True)
-class Compared:
+class BackendInfo:
     """One of the backends.
 
     Attributes:
@@ -367,7 +367,7 @@ class Result:
     """
 
     encoder: str
-    backends: tuple[Compared, ...]
+    backends: tuple[BackendInfo, ...]
     cases: tuple[Case, ...]
     known_answer: KnownAnswer | None = None
 

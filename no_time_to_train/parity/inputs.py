@@ -12,7 +12,7 @@ from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.export.verify import natural_noise, normalised
 
 
-def pixels_of(
+def preprocess_images(
     images: Sequence[Image.Image], size: tuple[int, int], config: EncoderConfig
 ) -> Float[np.ndarray, "B 3 H W"]:
     """Bring images to a size and normalise them, as transformers' processor does: bilinear, antialiased, in float32.
@@ -29,7 +29,7 @@ def pixels_of(
     return normalised(torch.cat(resized).numpy(), config)
 
 
-def noise_of(count: int, size: tuple[int, int], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
+def make_noise(count: int, size: tuple[int, int], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
     """Draw normalised noise with the statistics of photographs; the same at each call."""
     return normalised(natural_noise((count, 3, *size), seed=0), config)
 

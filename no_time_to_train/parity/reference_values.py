@@ -14,7 +14,7 @@ from PIL import Image
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.data.images import load_image
 from no_time_to_train.encoders.base import Encoder
-from no_time_to_train.parity.inputs import pixels_of
+from no_time_to_train.parity.inputs import preprocess_images
 from no_time_to_train.weights.hub.manifest import read_manifest
 from no_time_to_train.weights.inspect import sha256_of
 
@@ -124,7 +124,7 @@ def check_known_answer(
     picture = load_image(image)
     if not is_the_photograph(image, picture):
         return None
-    pixels = torch.from_numpy(pixels_of([picture], (_SIDE, _SIDE), encoder.config))
+    pixels = torch.from_numpy(preprocess_images([picture], (_SIDE, _SIDE), encoder.config))
     with torch.inference_mode():
         features = encoder(pixels.to(encoder.device))
     said = (features.cls[0], features.patches[0, 0, 0])

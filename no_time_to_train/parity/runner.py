@@ -18,8 +18,8 @@ from no_time_to_train.errors import ConfigError, WeightsNotFoundError
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.jax_models.load import load_eqx_encoder, named_weights
 from no_time_to_train.parity.backends import AnyEncoder, Backend, backend_of
-from no_time_to_train.parity.compare import Case, Compared, ParityReport, Result, compare_features
-from no_time_to_train.parity.inputs import denormalised, noise_of, pixels_of
+from no_time_to_train.parity.compare import BackendInfo, Case, ParityReport, Result, compare_features
+from no_time_to_train.parity.inputs import denormalised, make_noise, preprocess_images
 from no_time_to_train.parity.plots import draw_cosines, draw_features, draw_stages
 from no_time_to_train.parity.reference_values import KnownAnswer, check_known_answer
 
@@ -65,7 +65,7 @@ def compare_backends(request: Request) -> Result:
         cases = tuple(_cases(request, images, encoders, backends))
         known = _known_answer(request, encoders[0], sources[0])
         compared = tuple(
-            Compared(backend.name, source, backend.precision, backend.device, backend.fingerprint)
+            BackendInfo(backend.name, source, backend.precision, backend.device, backend.fingerprint)
             for backend, source in zip(backends, sources, strict=True)
         )
     return Result(config.name, compared, cases, known)
@@ -111,7 +111,7 @@ def _cases(
     config = backends[0].config
     names = [path.name for path in request.images] or [f"noise {index + 1}" for index in range(request.num_random)]
     for size in request.image_sizes:
-        pixels = pixels_of(images, size, config) if images else noise_of(request.num_random, size, config)
+        pixels = preprocess_images(images, size, config) if images else make_noise(request.num_random, size, config)
         for batch in request.batch_sizes:
             for begin in range(0, len(pixels), batch):
                 chosen = [index % len(pixels) for index in range(begin, begin + batch)]

@@ -23,7 +23,7 @@ Trace = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Watched:
+class HookPoint:
     """Where a stage's values are seen while a model runs."""
 
     module: nn.Module
@@ -53,7 +53,7 @@ class Stage:
     inputs: tuple[str, ...]
     module: nn.Module | None
     compute: Callable[..., Tensor]
-    watched: Watched | None
+    watched: HookPoint | None
 
 
 def stages_of(model: PreTrainedModel) -> list[Stage]:
@@ -65,20 +65,20 @@ def stages_of(model: PreTrainedModel) -> list[Stage]:
 
 def _vit_stages(model: Any) -> list[Stage]:
     version_2 = not hasattr(model, "rope_embeddings")
-    attend = _attend if version_2 else _Turned(model)
+    attend = _attend if version_2 else _RotaryAttention(model)
     blocks, norm = (model.encoder.layer, model.layernorm) if version_2 else (model.model.layer, model.norm)
     stages, before = [_layer(EMBEDDING, PIXEL_VALUES, model.embeddings)], EMBEDDING
     for index, block in enumerate(blocks):
         at = f"blocks.{index}.{{}}".format
         stages += [
             _layer(at("attn_in"), before, block.norm1),
-            Stage(at("attn_raw"), (at("attn_in"), PIXEL_VALUES), block.attention, attend, Watched(block.attention)),
+            Stage(at("attn_raw"), (at("attn_in"), PIXEL_VALUES), block.attention, attend, HookPoint(block.attention)),
             _layer(at("attn_scaled"), at("attn_raw"), block.layer_scale1),
-            Stage(at("post_attn"), (before, at("attn_scaled")), None, _add, Watched(block.norm2, "in")),
+            Stage(at("post_attn"), (before, at("attn_scaled")), None, _add, HookPoint(block.norm2, "in")),
             _layer(at("mlp_in"), at("post_attn"), block.norm2),
             _layer(at("mlp_raw"), at("mlp_in"), block.mlp),
             _layer(at("mlp_scaled"), at("mlp_raw"), block.layer_scale2),
-            Stage(at("output"), (at("post_attn"), at("mlp_scaled")), None, _add, Watched(block)),
+            Stage(at("output"), (at("post_attn"), at("mlp_scaled")), None, _add, HookPoint(block)),
         ]
         before = at("output")
     return [*stages, _layer(FINAL_NORM, before, norm)]
@@ -91,25 +91,25 @@ def _convnext_stages(model: Any) -> list[Stage]:
         shrunk = f"blocks.{index}.downsample"
         shrink = _shrink_images if before == PIXEL_VALUES else _shrink
         last = part.downsample_layers[-1]
-        stages.append(Stage(shrunk, (before,), part.downsample_layers, shrink, Watched(last, channels_first=True)))
+        stages.append(Stage(shrunk, (before,), part.downsample_layers, shrink, HookPoint(last, channels_first=True)))
         before = shrunk
         for block in part.layers:
             at = f"blocks.{index}.{{}}".format
-            convolved = Watched(block.depthwise_conv, channels_first=True)
+            convolved = HookPoint(block.depthwise_conv, channels_first=True)
             stages += [
                 Stage(at("conv_raw"), (before,), block.depthwise_conv, _convolve, convolved),
                 _layer(at("mlp_in"), at("conv_raw"), block.layer_norm),
-                Stage(at("mlp_raw"), (at("mlp_in"),), block, _pointwise, Watched(block.pointwise_conv2)),
+                Stage(at("mlp_raw"), (at("mlp_in"),), block, _pointwise, HookPoint(block.pointwise_conv2)),
                 Stage(at("mlp_scaled"), (at("mlp_raw"),), block, _scale, None),
-                Stage(at("output"), (before, at("mlp_scaled")), None, _add, Watched(block, channels_first=True)),
+                Stage(at("output"), (before, at("mlp_scaled")), None, _add, HookPoint(block, channels_first=True)),
             ]
             before, index = at("output"), index + 1
     norm = model.layer_norm
-    return [*stages, Stage(FINAL_NORM, (before,), norm, _pool_and_norm, Watched(norm))]
+    return [*stages, Stage(FINAL_NORM, (before,), norm, _pool_and_norm, HookPoint(norm))]
 
 
 def _layer(name: str, given: str, module: nn.Module) -> Stage:
-    return Stage(name, (given,), module, _call, Watched(module))
+    return Stage(name, (given,), module, _call, HookPoint(module))
 
 
 def trace_torch(model: PreTrainedModel, pixel_values: Float[Tensor, "B 3 H W"]) -> Trace:
@@ -121,7 +121,7 @@ def trace_torch(model: PreTrainedModel, pixel_values: Float[Tensor, "B 3 H W"]) 
     """
     stages, trace = stages_of(model), Trace()
 
-    def watch(name: str, watched: Watched) -> RemovableHandle:
+    def watch(name: str, watched: HookPoint) -> RemovableHandle:
         def hook(module: nn.Module, given: Any, result: Any) -> None:
             trace[name] = watched.seen(given, result).detach().cpu()
 
@@ -164,7 +164,7 @@ def with_inputs(trace: Trace) -> Trace:
     return result
 
 
-class _Turned:
+class _RotaryAttention:
     """Attention with the rotary embedding of an image's size."""
 
     def __init__(self, model: Any) -> None:

@@ -14,7 +14,7 @@ from no_time_to_train.parity.stage_errors import StageDrift
 _WIDTH = 200
 
 
-def in_words(result: Result) -> str:
+def format_text(result: Result) -> str:
     """Return what the command prints: a verdict for every pair, and tables of the stages where they were looked at."""
     named = (f"{one.name} ({one.precision}, {one.source})" for one in result.backends)
     lines = [f"{result.encoder}: {', '.join(named)}"]

@@ -18,7 +18,7 @@ from no_time_to_train.results.drawing import ColorBasis, pca_basis, pca_colors, 
 _PCA_SIDE = 448
 
 
-class Overlays:
+class OverlayWriter:
     """Draws targets: the ground truth on the left where there is one, what was found on the right.
 
     Args:
@@ -50,7 +50,7 @@ class Overlays:
         save_panels(panels, self.folder / f"{Path(item.record.file_name).stem}_{item.record.id}.png")
 
 
-class ReferencePictures:
+class ReferenceVisualizer:
     """Draws references: the cut-out with its mask beside its patch features, coloured by their principal components.
 
     The components are those of the first reference of each class, so that a colour means the same in all of a class.

@@ -29,7 +29,7 @@ from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
 from no_time_to_train.pl_wrapper.distributed import gather_objects
 from no_time_to_train.pl_wrapper.memory_checks import check_memory
-from no_time_to_train.pl_wrapper.pictures import Overlays, ReferencePictures
+from no_time_to_train.pl_wrapper.pictures import OverlayWriter, ReferenceVisualizer
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
 from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.results.evaluation import ApReport, ap_table, evaluate, reports_as_json
@@ -189,8 +189,8 @@ class Sam2MatcherLightningModel(LightningModule):
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier run of this module left."""
         self._results, self._seconds = [], 0.0
-        self._pictures = ReferencePictures(self.output_dir / "memory")
-        self._overlays = Overlays(self.output_dir / "overlays", self._targets, self.overlays, self.overlay_score)
+        self._pictures = ReferenceVisualizer(self.output_dir / "memory")
+        self._overlays = OverlayWriter(self.output_dir / "overlays", self._targets, self.overlays, self.overlay_score)
 
     on_validation_epoch_start = on_predict_epoch_start = on_test_epoch_start
 

@@ -18,7 +18,7 @@ from no_time_to_train.io.atomic import check_writable
 _LOSS = "train/loss"
 
 
-class EndsInFolder(LightningModule):
+class ExportsHfFolder(LightningModule):
     """A training that writes a folder at its end, also where it goes on from a checkpoint of its last step.
 
     Attributes:

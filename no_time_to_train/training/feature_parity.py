@@ -15,7 +15,7 @@ from torch import Tensor
 
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.configs.image_size import grid_size
-from no_time_to_train.encoders.live_weights import find_live_encoder, tensors_in, write_live
+from no_time_to_train.encoders.live_weights import find_live_encoder, save_encoder_snapshot, select_encoder_tensors
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError, ParityError
 from no_time_to_train.export.onnx import export_onnx
@@ -202,7 +202,7 @@ class FeatureParityCallback(Callback):
                 state = _state_in(trainer, newest[1])
                 # Without it there is nothing that the export is known to have been made of.
                 newest = newest if state is not None else None
-            write_live(live, folder, tensors_in(state, pl_module, live))
+            save_encoder_snapshot(live, folder, select_encoder_tensors(state, pl_module, live))
             reference = build_encoder_from_checkpoint(folder)
             pixels = self._pixels(reference.config)
             size = None if newest is None else read_onnx_file(newest[0]).image_size

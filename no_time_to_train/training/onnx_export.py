@@ -14,7 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from no_time_to_train.configs.image_size import check_image_size
-from no_time_to_train.encoders.live_weights import LiveEncoder, find_live_encoder, tensors_in, write_live
+from no_time_to_train.encoders.live_weights import (
+    EncoderSnapshot,
+    find_live_encoder,
+    save_encoder_snapshot,
+    select_encoder_tensors,
+)
 from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError, OutputError
 from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
 from no_time_to_train.export.places import is_of_a_checkpoint
@@ -204,7 +209,7 @@ class OnnxExportCallback(Callback):
                         f"{folder} is there already, and is not an export of {checkpoint.name}", remedy=_MOVE
                     )
                 staging = stack.enter_context(atomic_folder(folder))
-                write_live(live, staging / _LIVE, tensors_in(state, pl_module, live))
+                save_encoder_snapshot(live, staging / _LIVE, select_encoder_tensors(state, pl_module, live))
                 notice = checkpoint.parent / NOTICE_FILE
                 if notice.is_file():
                     shutil.copyfile(notice, staging / _LIVE / NOTICE_FILE)
@@ -328,7 +333,7 @@ def _metadata(trainer: Trainer, checkpoint: Path) -> dict[str, str]:
     }
 
 
-def _encoder_in(pl_module: LightningModule) -> LiveEncoder:
+def _encoder_in(pl_module: LightningModule) -> EncoderSnapshot:
     live = find_live_encoder(pl_module)
     if live is None:
         raise ConfigError(

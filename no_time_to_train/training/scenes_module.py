@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.training.exporting_module import EndsInFolder
+from no_time_to_train.training.exporting_module import ExportsHfFolder
 from no_time_to_train.training.optimizer import build_optimizer
 
 
-class QuickstartTraining(EndsInFolder):
+class QuickstartTraining(ExportsHfFolder):
     """Training with Muon and AdamW that ends in a Hugging Face folder.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 
 from no_time_to_train import Segmenter
 from no_time_to_train.cli import main
-from no_time_to_train.cli.predictor import choose_models
+from no_time_to_train.cli.predictor import load_settings
 from no_time_to_train.configs.pipeline import EncoderConfigArgs, MatcherConfig
 from no_time_to_train.data.synthetic.dataset import write_shapes
 from no_time_to_train.errors import UnknownEncoderError
@@ -63,4 +63,4 @@ def test_the_size_of_a_yaml_is_kept_for_the_same_encoder(tmp_path: Path) -> None
         "encoder_cfg: {name: dinov3_quickstart, img_size: 320}}}}"
     )
     for encoder, size in ((QUICKSTART / "encoder", 320), (golden("vit_mlp_untied"), None)):
-        assert choose_models([tmp_path / "run.yaml"], encoder=str(encoder)).encoder_cfg.img_size == size
+        assert load_settings([tmp_path / "run.yaml"], encoder=str(encoder)).encoder_cfg.img_size == size

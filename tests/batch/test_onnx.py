@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from no_time_to_train import Segmenter
 from no_time_to_train.cli import main
-from no_time_to_train.cli.predictor import choose_models
+from no_time_to_train.cli.predictor import load_settings
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.synthetic.dataset import write_shapes
@@ -150,11 +150,11 @@ def test_a_memory_of_another_encoder_is_refused(exported: Path, tmp_path: Path) 
 
 def test_a_size_of_images_is_that_of_the_same_encoder_alone(exported: Path, given: list[str], tmp_path: Path) -> None:
     settings = Path(given[1])
-    assert choose_models([settings], encoder=f"onnx:{exported}").encoder_cfg.img_size == 320
-    assert choose_models([settings], encoder="dinov3_quickstart").encoder_cfg.img_size == 320
-    assert choose_models([settings], encoder="dinov3_small").encoder_cfg.img_size is None
+    assert load_settings([settings], encoder=f"onnx:{exported}").encoder_cfg.img_size == 320
+    assert load_settings([settings], encoder="dinov3_quickstart").encoder_cfg.img_size == 320
+    assert load_settings([settings], encoder="dinov3_small").encoder_cfg.img_size is None
     fixed = export_onnx(QUICKSTART / "encoder", output=tmp_path / "fixed", image_size=(64, 64), verify=False)
-    assert choose_models([settings], encoder=f"onnx:{fixed}").encoder_cfg.img_size is None
+    assert load_settings([settings], encoder=f"onnx:{fixed}").encoder_cfg.img_size is None
 
 
 def damaged(exported: Path, folder: Path, kind: str) -> str:

@@ -15,7 +15,7 @@ from no_time_to_train.batch.run import _with_progress
 from no_time_to_train.cli.lightning import main as lightning
 from no_time_to_train.cli.ntt import _spelled_out, main
 from no_time_to_train.cli.predict import predict as predict_
-from no_time_to_train.cli.predictor import choose_models
+from no_time_to_train.cli.predictor import load_settings
 from no_time_to_train.errors import DataNotFoundError
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 from tests.tiny import TinyData
@@ -60,17 +60,17 @@ def test_everything_is_written(settings: Path, data: TinyData, tmp_path: Path) -
 
 
 def test_a_later_yaml_goes_over_an_earlier_one(settings: Path, tmp_path: Path) -> None:
-    own = choose_models([settings])
-    fast = choose_models([settings, ROOT / "pl_configs" / "presets" / "fast.yaml"])
+    own = load_settings([settings])
+    fast = load_settings([settings, ROOT / "pl_configs" / "presets" / "fast.yaml"])
     assert (own.precision, fast.precision) == ("fp32", "bf16")
     assert own.sam2_infer_cfgs is not None
     assert fast.sam2_infer_cfgs is not None
     assert fast.sam2_infer_cfgs.prompt_selection == "prior"
     assert fast.sam2_infer_cfgs.points_per_side == own.sam2_infer_cfgs.points_per_side
     assert fast.encoder_cfg == own.encoder_cfg
-    published = choose_models([settings, ROOT / "pl_configs" / "presets" / "published.yaml"])
+    published = load_settings([settings, ROOT / "pl_configs" / "presets" / "published.yaml"])
     assert (own.protocol, published.protocol) == ("improved", "published")
-    alone = choose_models([ROOT / "pl_configs" / "presets" / "fast.yaml"], encoder="dinov3_small")
+    alone = load_settings([ROOT / "pl_configs" / "presets" / "fast.yaml"], encoder="dinov3_small")
     assert (alone.precision, alone.encoder_cfg.name, alone.sam2_cfg_file) == (
         "bf16",
         "dinov3_small",

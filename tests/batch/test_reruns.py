@@ -44,7 +44,7 @@ def while_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *,
     """Do something once, while the first image is looked at, or a later one."""
     count = 0
 
-    class Watched(Segmenter):
+    class HookPoint(Segmenter):
         def predict(self, images: Any, **settings: Any) -> Any:
             nonlocal count
             count += not isinstance(images, list)  # It calls itself with a list of one.
@@ -52,7 +52,7 @@ def while_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *,
                 act()
             return super().predict(images, **settings)
 
-    monkeypatch.setattr("no_time_to_train.cli.predictor.Segmenter", Watched)
+    monkeypatch.setattr("no_time_to_train.cli.predictor.Segmenter", HookPoint)
 
 
 def other_image(path: Path) -> None:

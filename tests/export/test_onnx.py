@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 SHAPES = ((1, 3, 64, 64), (3, 3, 96, 160), (2, 3, 224, 224))
 
 
-def pixels_of(shape: tuple[int, ...]) -> np.ndarray:
+def preprocess_images(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
 
 
@@ -45,7 +45,7 @@ def largest_difference(folder: Path, weights: Path, shapes: tuple[tuple[int, ...
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     largest = 0.0
     for shape in shapes:
-        pixels = pixels_of(shape)
+        pixels = preprocess_images(shape)
         with torch.inference_mode():
             expected = encoder.tokens(torch.from_numpy(pixels)).numpy()
         states, pooled = session.run(None, {"pixel_values": pixels})
@@ -117,7 +117,7 @@ def test_halves_are_bound_as_they_are(dtype: torch.dtype, tmp_path: Path) -> Non
     file = read_onnx_file(folder)
     assert file.casts_weights
     lean = open_session(file, save_memory=True)
-    pixels = pixels_of(SHAPES[0])
+    pixels = preprocess_images(SHAPES[0])
     plain = open_session(file, save_memory=False).run(None, {"pixel_values": pixels})[0]
     assert np.abs(lean.run(None, {"pixel_values": pixels})[0] - plain).max() <= TOLERANCE
 
@@ -141,7 +141,7 @@ def test_copies_of_halves_are_not_cast(opset: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["vit_mlp", "vit_swiglu", "convnext"])
 def test_smaller_precisions_say_what_they_cost(name: str, opset: int, tmp_path: Path) -> None:
     encoder = build_encoder_from_checkpoint(golden(name))
-    pixels = pixels_of((2, 3, 64, 96))
+    pixels = preprocess_images((2, 3, 64, 96))
     with torch.inference_mode():
         expected = encoder.tokens(torch.from_numpy(pixels)).numpy()
     sizes = {}
@@ -186,7 +186,7 @@ def test_fp16_keeps_what_leaves_its_range(tmp_path: Path) -> None:
             tensors[key] *= 1e-5
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     made = export_onnx(folder, output=tmp_path / "half", precision="fp16", opset=17)
-    pixels = pixels_of((1, 3, 32, 32))
+    pixels = preprocess_images((1, 3, 32, 32))
     outputs = ReferenceEvaluator(str(made / "model.onnx")).run(None, {"pixel_values": pixels})
     states = np.asarray(next(iter(outputs)))
     assert np.isfinite(states).all()
@@ -327,7 +327,7 @@ def test_full_size_random_encoders(name: str, tmp_path: Path) -> None:
     exact = build_torch_encoder(name, tmp_path / "random.safetensors", dtype=torch.float64)
     # benchmarks/agreement.py has more, and larger ones.
     for shape in ((1, 3, 224, 224), (3, 3, 224, 224), (1, 3, 256, 384)):
-        pixels = pixels_of(shape)
+        pixels = preprocess_images(shape)
         with torch.inference_mode():
             expected = encoder.tokens(torch.from_numpy(pixels)).numpy()
         states = session.run(["last_hidden_state"], {"pixel_values": pixels})[0]

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.results import found_dataset
-from no_time_to_train.cli.predictor import choose_models
+from no_time_to_train.cli.predictor import load_settings
 from no_time_to_train.data.masks import decode_mask, encode_mask
 from no_time_to_train.data.references import load_references
 from no_time_to_train.export import export_onnx
@@ -297,7 +297,7 @@ def _settings() -> Target:
     return Target(
         Form((*parts, {"yaml": yaml.safe_dump(documents[0]).encode()}), the_whole),
         "settings.yaml",
-        lambda path: choose_models([path]),
+        lambda path: load_settings([path]),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from no_time_to_train.io import atomic as files
 from no_time_to_train.io import stale_files as leftovers
 from no_time_to_train.io.atomic import atomic_files, atomic_path, put_in_place, remove_folder, write_text_atomic
-from no_time_to_train.io.stale_files import is_unfinished, remove_left_over, replaced_name, unfinished_name, writing_in
+from no_time_to_train.io.stale_files import folder_lock, is_unfinished, remove_left_over, replaced_name, unfinished_name
 
 
 @pytest.fixture(autouse=True)
@@ -103,11 +103,11 @@ def test_only_what_has_such_a_name_goes(tmp_path: Path) -> None:
 
 
 def test_a_process_looks_once(tmp_path: Path) -> None:
-    with writing_in(tmp_path):
+    with folder_lock(tmp_path):
         pass
     left = tmp_path / unfinished_name(Path("a.json"))
     left.touch()
-    with writing_in(tmp_path):
+    with folder_lock(tmp_path):
         assert left.exists()
     assert remove_left_over(tmp_path)
     assert not left.exists()

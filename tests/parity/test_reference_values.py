@@ -12,7 +12,7 @@ from transformers import DINOv3ViTImageProcessor
 
 from no_time_to_train.configs.encoders import DINOV3_CONFIGS, resolve_encoder
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint
-from no_time_to_train.parity.inputs import pixels_of
+from no_time_to_train.parity.inputs import preprocess_images
 from no_time_to_train.parity.reference_values import PUBLISHED, check_known_answer
 from no_time_to_train.weights.hub.manifest import Manifest
 from no_time_to_train.weights.inspect import sha256_of
@@ -44,7 +44,7 @@ def test_what_is_said_is_what_transformers_would_say(photograph: Path) -> None:
     encoder = encoder_named("dinov3_small")
     image = Image.open(photograph)
     pixels = DINOv3ViTImageProcessor()(images=image, return_tensors="pt")["pixel_values"]
-    ours = torch.from_numpy(pixels_of([image], (224, 224), encoder.config))
+    ours = torch.from_numpy(preprocess_images([image], (224, 224), encoder.config))
     assert (ours - pixels).abs().max() < 5e-6  # it multiplies by 1 / 255: some last places of values up to 2.6
     with torch.inference_mode():
         tokens = encoder.model(pixel_values=pixels).last_hidden_state[0]

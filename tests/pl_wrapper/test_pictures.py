@@ -8,7 +8,7 @@ from no_time_to_train.data.coco import Annotation, Category, CocoDataset, ImageR
 from no_time_to_train.data.datasets import TargetItem
 from no_time_to_train.data.masks import encode_mask
 from no_time_to_train.data.prediction import Prediction
-from no_time_to_train.pl_wrapper.pictures import Overlays
+from no_time_to_train.pl_wrapper.pictures import OverlayWriter
 from tests.results.test_drawing import grey, square
 
 
@@ -26,7 +26,7 @@ def found(*scores: float, masks: Any = None) -> Prediction:
 
 def test_as_many_overlays_as_asked_for(tmp_path: Path) -> None:
     for count, expected in ((0, 0), (2, 2), (-1, 3)):
-        overlays = Overlays(tmp_path / str(count), None, count, 0.5)
+        overlays = OverlayWriter(tmp_path / str(count), None, count, 0.5)
         for index in range(3):
             overlays.draw(item(index), found(0.9))
         assert len(list((tmp_path / str(count)).glob("*.png"))) == expected
@@ -37,7 +37,7 @@ def test_only_scores_of_at_least_the_least_are_drawn(tmp_path: Path) -> None:
     masks[0, :, 30:] = False
     both = found(0.5, 0.25, masks=masks)
     for score, right_changed in ((0.5, False), (0.25, True)):
-        Overlays(tmp_path / str(score), None, -1, score).draw(item(0), both)
+        OverlayWriter(tmp_path / str(score), None, -1, score).draw(item(0), both)
         with Image.open(tmp_path / str(score) / "name 0_10.png") as picture:
             pixels = np.asarray(picture)
         assert pixels.shape == (60, 64, 3)
@@ -48,7 +48,7 @@ def test_only_scores_of_at_least_the_least_are_drawn(tmp_path: Path) -> None:
 def test_truth_on_the_left_and_what_was_found_on_the_right(tmp_path: Path) -> None:
     annotation = Annotation(1, 10, 4, (20, 20, 20, 20), 400, encode_mask(square()[0]))
     truth = CocoDataset((item(0).record,), (annotation,), (Category(4, "thing"),))
-    Overlays(tmp_path, truth, -1, 0.5).draw(item(0), found(0.4))
+    OverlayWriter(tmp_path, truth, -1, 0.5).draw(item(0), found(0.4))
     with Image.open(tmp_path / "name 0_10.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape == (60, 64 + 8 + 64, 3)

@@ -12,9 +12,9 @@ from no_time_to_train.configs.limits import MOST_IN_BATCH, MOST_SCENES, MOST_WOR
 from no_time_to_train.data.synthetic.training_scenes import training_scenes
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.training.distill.image_sources import (
-    Chosen,
     ImageSource,
     SceneImages,
+    SubsetImages,
     images_in_folders,
     images_of_coco,
 )
@@ -135,7 +135,7 @@ class ViewsDataModule(LightningDataModule):
             )
         order = np.random.default_rng([self.seed, 1]).permutation(len(source))
         held_out, rest = np.sort(order[: self.num_val]), np.sort(order[self.num_val :])
-        return Chosen(source, rest.tolist()), Chosen(source, held_out.tolist())
+        return SubsetImages(source, rest.tolist()), SubsetImages(source, held_out.tolist())
 
 
 def _view_config(settings: Mapping[str, Any]) -> ViewConfig:

@@ -70,6 +70,6 @@ def check_layers(layers: Sequence[int], config: EncoderConfig, whose: str) -> No
         )
 
 
-def widths_of(layers: Sequence[int], config: EncoderConfig) -> dict[int, int]:
+def feature_dims(layers: Sequence[int], config: EncoderConfig) -> dict[int, int]:
     """Return how wide the tokens behind blocks (a ConvNeXt's stages) are."""
     return {layer: config.stage_dims[layer] if config.stage_dims else config.embed_dim for layer in layers}

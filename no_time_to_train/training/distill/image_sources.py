@@ -85,7 +85,7 @@ class SceneImages(ImageSource):
         return Image.fromarray(np.array(self.scenes.images[index]))
 
 
-class Chosen(ImageSource):
+class SubsetImages(ImageSource):
     """Some of another source's images.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 _AT_A_TIME = 1024
 
 
-def neighbour_accuracy(features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], *, count: int = 10) -> float:
+def knn_accuracy(features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], *, count: int = 10) -> float:
     """Return the share of images whose nearest others, weighted by their cosine, vote for their class.
 
     Each image is left out of its own vote. The weights are the softmax of cosines over a temperature of 0.07, as in

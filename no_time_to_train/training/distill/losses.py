@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.training.distill.configs import LossConfig
-from no_time_to_train.training.distill.features import DenseFeatures, widths_of
+from no_time_to_train.training.distill.features import DenseFeatures, feature_dims
 
 
-class Distances(NamedTuple):
+class LossTerms(NamedTuple):
     """What the terms came to.
 
     Attributes:
@@ -47,12 +47,12 @@ class DistillationLoss(nn.Module):
         for projection, weight in ((self.cls, config.cls), (self.patches, config.patches)):
             if not weight:  # it tells a cosine all the same, and has no gradient that processes would wait for
                 projection.requires_grad_(False)
-        narrow, wide = widths_of(list(config.layers), student), widths_of(list(config.layers.values()), teacher)
+        narrow, wide = feature_dims(list(config.layers), student), feature_dims(list(config.layers.values()), teacher)
         self.layers = nn.ModuleDict(
             {f"{one}_{other}": nn.Linear(narrow[one], wide[other]) for one, other in config.layers.items()}
         )
 
-    def forward(self, student: DenseFeatures, teacher: DenseFeatures) -> Distances:
+    def forward(self, student: DenseFeatures, teacher: DenseFeatures) -> LossTerms:
         """Compare, in float32."""
         config = self.config
         cls = cosine(self.cls(student.cls), teacher.cls)
@@ -69,7 +69,7 @@ class DistillationLoss(nn.Module):
                 apart.append(1 - cosine(projection(resized(student.layers[one], target)), target).mean())
             terms["layer"], weights["layer"] = torch.stack(apart).mean(), config.layer
         total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name]]).sum()
-        return Distances(total, terms, cls.detach(), patches.detach())
+        return LossTerms(total, terms, cls.detach(), patches.detach())
 
 
 def cosine(one: Float[Tensor, "... D"], other: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:

@@ -12,16 +12,16 @@ from torchmetrics import MeanMetric
 
 from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.configs.parsing import as_config
-from no_time_to_train.encoders.live_weights import LiveEncoder, write_live
+from no_time_to_train.encoders.live_weights import EncoderSnapshot, save_encoder_snapshot
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.pl_wrapper.distributed import gather_objects
 from no_time_to_train.training.distill.configs import LossConfig, OptimizerConfig, StudentConfig, TeacherConfig
 from no_time_to_train.training.distill.encoders import FrozenTeacher, build_student, build_teacher, under_dinov3
 from no_time_to_train.training.distill.features import DenseFeatures, check_layers, dense_features
-from no_time_to_train.training.distill.knn import neighbour_accuracy
-from no_time_to_train.training.distill.losses import Distances, DistillationLoss
+from no_time_to_train.training.distill.knn import knn_accuracy
+from no_time_to_train.training.distill.losses import DistillationLoss, LossTerms
 from no_time_to_train.training.distill.views import ViewBatch
-from no_time_to_train.training.exporting_module import EndsInFolder
+from no_time_to_train.training.exporting_module import ExportsHfFolder
 from no_time_to_train.training.hf_folder import normalised
 from no_time_to_train.training.schedule import build_adamw
 from no_time_to_train.weights.license import NOTICE, NOTICE_FILE
@@ -29,7 +29,7 @@ from no_time_to_train.weights.license import NOTICE, NOTICE_FILE
 _METRICS = ("loss", "cls_cosine", "patch_cosine")
 
 
-class DistillationModule(EndsInFolder):
+class DistillationModule(ExportsHfFolder):
     """A student learns its teacher's features: CLS token, every patch, and what else the loss asks for.
 
     The teacher is not part of the module's state: checkpoints hold the student and the projections of the loss.
@@ -143,8 +143,8 @@ class DistillationModule(EndsInFolder):
         self._seen = []
         if seen and self.trainer.is_global_zero:
             student, teacher, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
-            self.log("val/knn_accuracy", neighbour_accuracy(student, labels), rank_zero_only=True)
-            self.log("val/knn_accuracy_teacher", neighbour_accuracy(teacher, labels), rank_zero_only=True)
+            self.log("val/knn_accuracy", knn_accuracy(student, labels), rank_zero_only=True)
+            self.log("val/knn_accuracy_teacher", knn_accuracy(teacher, labels), rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
         """Set up AdamW and its schedule over all steps."""
@@ -153,13 +153,13 @@ class DistillationModule(EndsInFolder):
     def save(self, folder: Path) -> None:
         """Write the student as a folder."""
         self._write_notice(folder)
-        write_live(LiveEncoder(self.model, self.entry), folder)
+        save_encoder_snapshot(EncoderSnapshot(self.model, self.entry), folder)
 
     # Features -------------------------------------------------------------------------------------------------------
 
-    def compare(self, images: Float[Tensor, "B 3 S S"]) -> Distances:
+    def compare(self, images: Float[Tensor, "B 3 S S"]) -> LossTerms:
         """Compare the student's features of images in [0, 1] with the teacher's."""
-        distances: Distances = self.distances(self.student_features(images), self.teacher_features(images))
+        distances: LossTerms = self.distances(self.student_features(images), self.teacher_features(images))
         return distances
 
     def student_features(self, images: Float[Tensor, "B 3 S S"]) -> DenseFeatures:

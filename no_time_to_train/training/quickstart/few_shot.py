@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from no_time_to_train.configs.limits import MOST_IMAGES, check_number
 from no_time_to_train.data.synthetic.dataset import write_shapes
-from no_time_to_train.encoders.live_weights import find_live_encoder, write_live
+from no_time_to_train.encoders.live_weights import find_live_encoder, save_encoder_snapshot
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.training.quickstart.report import CONFIG, TEST_SEED, build_baseline, fill_memories, measure
@@ -80,7 +80,7 @@ class FewShotAp(Callback):
         baseline = build_baseline(self.settings)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            write_live(live, folder / "student")
+            save_encoder_snapshot(live, folder / "student")
             img_size = baseline.encoder.img_size
             baseline.encoder = build_encoder_from_checkpoint(folder / "student", img_size=img_size)
             memories = fill_memories(baseline, folder / "references", seed=self.seed, shots=(self.shots,))

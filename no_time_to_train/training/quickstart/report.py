@@ -60,7 +60,7 @@ class Memories:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """What one set of targets gave by number of references a class, each figure the mean over the draws.
 
     Attributes:
@@ -222,7 +222,7 @@ def measure(
     paths: ShapesPaths,
     *,
     ap_shots: Sequence[int] = (5,),
-) -> Figures:
+) -> Metrics:
     """Match the targets with every memory, the masks of an image being drawn once.
 
     Args:
@@ -266,7 +266,7 @@ def measure(
         return {count: statistics.fmean(ap[draw, count, colour] for draw in range(len(memories))) for count in ap_shots}
 
     accuracy = {key: statistics.fmean(hits) for key, hits in right.items()}
-    return Figures(
+    return Metrics(
         over_draws(False),
         over_draws(True),
         {count: accuracy[count, False] for count in shots},

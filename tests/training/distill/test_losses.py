@@ -13,7 +13,7 @@ from no_time_to_train.errors import ConfigError, ShapeMismatchError, WeightsNotF
 from no_time_to_train.training.distill.configs import LossConfig, OptimizerConfig, StudentConfig, TeacherConfig
 from no_time_to_train.training.distill.encoders import build_student, build_teacher
 from no_time_to_train.training.distill.features import DenseFeatures, check_layers, dense_features
-from no_time_to_train.training.distill.knn import neighbour_accuracy
+from no_time_to_train.training.distill.knn import knn_accuracy
 from no_time_to_train.training.distill.losses import DistillationLoss, gram_distance, resized
 from no_time_to_train.training.schedule import build_adamw
 from tests.golden_files import golden
@@ -153,12 +153,12 @@ def test_neighbours_vote() -> None:
     centres = torch.randn(4, 32, generator=random)
     labels = torch.arange(40) % 4
     spread = centres[labels] + 0.3 * torch.randn(40, 32, generator=random)
-    assert neighbour_accuracy(spread, labels) == 1.0
-    assert neighbour_accuracy(torch.randn(40, 32, generator=random), labels) < 0.6
+    assert knn_accuracy(spread, labels) == 1.0
+    assert knn_accuracy(torch.randn(40, 32, generator=random), labels) < 0.6
     partly = labels.clone()
     partly[::2] = -1
-    assert neighbour_accuracy(spread, partly) == 1.0
-    assert torch.tensor(neighbour_accuracy(spread[:1], labels[:1])).isnan()
+    assert knn_accuracy(spread, partly) == 1.0
+    assert torch.tensor(knn_accuracy(spread[:1], labels[:1])).isnan()
 
 
 def test_teachers_and_students() -> None:

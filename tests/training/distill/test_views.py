@@ -11,7 +11,7 @@ from PIL import Image
 from no_time_to_train.errors import ConfigError, DataNotFoundError, ImageReadError
 from no_time_to_train.training.distill import views as views_module
 from no_time_to_train.training.distill.datamodule import ViewsDataModule
-from no_time_to_train.training.distill.image_sources import Chosen, FileImages, images_in_folders, images_of_coco
+from no_time_to_train.training.distill.image_sources import FileImages, SubsetImages, images_in_folders, images_of_coco
 from no_time_to_train.training.distill.views import ViewBatch, ViewBatches, ViewConfig, Views
 
 SMALL = ViewConfig(size=16)
@@ -47,7 +47,7 @@ def test_folders_and_their_classes(folder: Path, tmp_path: Path) -> None:
     assert [source.label(index) for index in range(12)] == [0] * 6 + [1] * 6
     assert source.load(3).mode == "RGB"
     assert images_in_folders([folder]).label(0) == -1
-    chosen = Chosen(source, [7, 2])
+    chosen = SubsetImages(source, [7, 2])
     assert (len(chosen), chosen.label(0), chosen.name(1)) == (2, 1, source.name(2))
     with pytest.raises(DataNotFoundError, match="there is no folder"):
         images_in_folders([tmp_path / "nowhere"])
