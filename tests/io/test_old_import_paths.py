@@ -64,7 +64,7 @@ def test_every_form_of_import() -> None:
         "from no_time_to_train import registry\n"
         "import no_time_to_train.files as files\n"
         "from no_time_to_train.models.configs import Sam2InferConfig\n"
-        "from no_time_to_train.visualization import Overlays, draw_masks\n"
+        "from no_time_to_train.visualization import OverlayWriter, draw_masks\n"
         "from no_time_to_train.cli import main\n"
         "from no_time_to_train.io import atomic\n"
         "from no_time_to_train.configs import encoders\n"
