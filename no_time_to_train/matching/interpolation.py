@@ -24,7 +24,7 @@ def axis_weights(source: int, target: int) -> tuple[Int64[np.ndarray, " P"], Flo
     scale = source / target
     if scale <= 1:
         place = ((np.arange(target, dtype=np.float32) + 0.5) * scale - 0.5).clip(min=0)
-        before = place.astype(np.int64).clip(max=source - 1)
+        before = place.astype(np.int64)
         after = place - before.astype(np.float32)
         return before, np.stack([1 - after, after])
     # A triangle as wide as two pixels, cut at the border, as in torch's own interpolation.
