@@ -178,7 +178,7 @@ def match_all_mask_class_pairs(
     return _visible(TiledMasks(logits, image_size).resized(distinct)[positions], scores[best], best % classes)
 
 
-match_all_mask_class_pairs = match_all_mask_class_pairs  # its name in the first release
+match_mask_pairs = match_all_mask_class_pairs  # its name in the first release
 
 
 def overlap_decay(
