@@ -43,7 +43,7 @@ def test_torch_and_jax_take_it() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_metadata_keeps_every_bit(dtype: type, tmp_path: Path) -> None:
     folder = convert_weights(golden("vit_mlp_released"), tmp_path / "hf", "hf")
-    periods = rope_periods(32, 100.0).astype(dtype)
+    periods: np.ndarray = rope_periods(32, 100.0).astype(dtype)
     stated = {"rope_periods": periods_as_json(from_array(periods))}
     save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata=stated)
     found = read_source(folder).rope_periods
