@@ -1,12 +1,16 @@
 """Which images are meant by the paths that a user names."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from no_time_to_train.data.image_files import list_images, real_path
 from no_time_to_train.errors import ConfigError, DataNotFoundError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,3 +90,26 @@ def _name_in(root: Path, named: Path, file: Path) -> str:
         return named.name
     inner = file.relative_to(named) if named.is_dir() else Path(file.name)
     return (Path(_folder_of(named)).relative_to(root) / inner).as_posix()
+
+
+def share_of(images: Sequence[T], share: str) -> list[T]:
+    """Return one share of images, for processes that do a part each.
+
+    Args:
+        images: All of them.
+        share: `2/4` for every fourth one from the second on.
+
+    Raises:
+        ConfigError: It is not two whole numbers, the first from 1 to the second.
+
+    Examples:
+        >>> share_of(["a", "b", "c", "d", "e"], "2/4"), share_of(["a", "b"], "2/2")
+        (['b'], ['b'])
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", share)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(
+            f"shard is {share!r:.40}, expected I/N with I from 1 to N",
+            remedy="2/4 looks at every fourth image from the second on",
+        )
+    return list(images[int(found[1]) - 1 :: int(found[2])])

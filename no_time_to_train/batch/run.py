@@ -89,6 +89,7 @@ def predict_images(
     overlays: bool = True,
     polygons: bool = False,
     strict: bool = False,
+    whole: bool = True,
     console: Console | None = None,
 ) -> RunSummary:
     """Find the references' classes in images, and write what was found.
@@ -106,6 +107,7 @@ def predict_images(
         overlays: Draw each image with what was found.
         polygons: Write masks as polygons instead of RLE into the COCO JSON.
         strict: Stop at the first image that cannot be read.
+        whole: These are all images. If not, other processes look at the rest, and the COCO JSON is left to a later run.
         console: Where the progress bar goes; nowhere if None.
 
     Raises:
@@ -143,8 +145,9 @@ def predict_images(
             image, found.image_size, _instances(found), stamp=stamp, best_scores=_best_scores(candidates)
         )
         outcome.entries.append(entry)
-    outcome.dataset = found_dataset(outcome.entries, predictor.class_names, image_root)
-    write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
+    if whole:
+        outcome.dataset = found_dataset(outcome.entries, predictor.class_names, image_root)
+        write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
     # At the end: an image that was looked at first can be replaced for as long as the run takes.
     stamps = {entry["file_name"]: FileStamp.from_json(entry["stamp"]) for entry in outcome.entries}
     outcome.changed = [image for image in images if image.name in stamps and not _is_still(image, stamps[image.name])]

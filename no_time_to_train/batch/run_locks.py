@@ -21,7 +21,7 @@ def is_lock(name: str) -> bool:
 
 
 @contextmanager
-def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
+def sole_run(folder: Path, kind: str, *, remedy: str, share: str = "") -> Iterator[None]:
     """Hold a folder of results for one run, so that what it holds is never of two runs at once.
 
     The folder has a hidden file meanwhile, such as `.ntt-lock.ntt-predict`. The system releases the lock however the
@@ -33,16 +33,31 @@ def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
             written.
         kind: The kind of run, such as `ntt predict`. Runs of different kinds may share a folder.
         remedy: What a user whose run is refused can do.
+        share: The run does this share of the work, such as `2/4`: others may do other shares meanwhile, and none may do
+            the whole.
 
     Raises:
         OutputError: Another process holds the folder, or it cannot be written to.
     """
+    if share:
+        with (
+            _held(folder, kind, remedy, shared=True),
+            _held(folder, f"{kind} {share.replace('/', '-of-')}", remedy, shared=False),
+        ):
+            yield
+    else:
+        with _held(folder, kind, remedy, shared=False):
+            yield
+
+
+@contextmanager
+def _held(folder: Path, kind: str, remedy: str, *, shared: bool) -> Iterator[None]:
     path = folder / f"{_PREFIX}{kind.replace(' ', '-')}"
     # The deepest first: in this order they are removed.
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _open_locked(path)
+        descriptor = _open_locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     except BlockingIOError as error:
         raise OutputError(f"another {kind} is writing to {folder}", remedy=remedy) from error
     except OSError as error:
@@ -64,13 +79,27 @@ def sole_run(folder: Path, kind: str, *, remedy: str) -> Iterator[None]:
 
 
 def _remove(path: Path, descriptor: int) -> None:
-    """Remove a lock, unless it is gone or is another process's by now."""
+    """Remove a lock, unless it is gone, is another process's by now, or is shared with one."""
     with suppress(OSError):
+        _lock(descriptor, fcntl.LOCK_EX)
         if os.path.samestat(os.fstat(descriptor), path.stat()):
             path.unlink()
 
 
-def _open_locked(path: Path) -> int:
+def _lock(descriptor: int, kind: int) -> None:
+    """Lock a file, where its file system has locks.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _open_locked(path: Path, kind: int) -> int:
     """Return the descriptor of a file that this process has locked and that still has this name.
 
     Raises:
@@ -80,12 +109,7 @@ def _open_locked(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                return descriptor
+            _lock(descriptor, kind)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
                     return descriptor

@@ -28,6 +28,7 @@ def predict(
     polygons: bool = False,
     strict: bool = False,
     clean: bool = False,
+    shard: str | None = None,
     device: str = "cpu",
 ) -> int:
     """Find objects like a few references in folders of images; an interrupted run goes on where it stopped.
@@ -55,6 +56,8 @@ def predict(
         polygons: Write masks as polygons instead of RLE, for programs that do not read RLE.
         strict: Stop at the first image that cannot be read, and end with status 2.
         clean: Remove what earlier runs wrote into the output of images that are not among these.
+        shard: I/N looks at every N-th image from the I-th on, so that N processes or machines with one output share the
+            work; once they have ended, the command without it writes predictions.json.
         device: Where it runs, such as cpu or cuda.
     """
     # Before anything is loaded: torch alone takes seconds.
@@ -69,6 +72,11 @@ def predict(
         raise ConfigError("class names are of references, and a memory has its own", remedy="leave out --class-names")
     if not 0 <= min_score <= 1:
         raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
+    if shard is not None and (report or format is not None or clean):
+        raise ConfigError(
+            "a shard has not seen all images, and report, format and clean are of all",
+            remedy="give them to the run without --shard, which comes after the shards",
+        )
     from no_time_to_train.batch.results import (
         COCO_FOLDER,
         check_coco_folder,
@@ -95,7 +103,7 @@ def predict(
     from rich.console import Console
 
     from no_time_to_train.batch.advice import advice
-    from no_time_to_train.batch.image_paths import common_folder, find_images
+    from no_time_to_train.batch.image_paths import common_folder, find_images, share_of
     from no_time_to_train.batch.left_over import find_left_over, remove_left_over_of, told
     from no_time_to_train.batch.report import ReferenceFiles, write_report
     from no_time_to_train.batch.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
@@ -108,6 +116,8 @@ def predict(
     from no_time_to_train.matching import MemoryBank
 
     found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
+    if shard is not None:
+        found = share_of(found, shard)
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
     config = load_settings(
@@ -126,7 +136,8 @@ def predict(
         if negative_references is not None:
             segmenter.add_references(negative_references, reference_images, negative=True)
     run = run_fingerprint(segmenter, config, min_score)
-    with sole_run(output, "ntt predict", remedy="wait until it has ended, or name another --output"):
+    remedy = "wait until it has ended, or name another --output"
+    with sole_run(output, "ntt predict", remedy=remedy, share=shard or ""):
         outcome = predict_images(
             segmenter,
             found,
@@ -137,6 +148,7 @@ def predict(
             overlays=not no_overlays,
             polygons=polygons,
             strict=strict,
+            whole=shard is None,
             console=Console(stderr=True),
         )
         if report:
@@ -158,7 +170,8 @@ def predict(
             sources = [(paths[entry["file_name"]], FileStamp.from_json(entry["stamp"])) for entry in outcome.entries]
             write_coco_folder(output / COCO_FOLDER, outcome.dataset, sources, polygons=polygons)
         unreadable = {image.name for image, _ in outcome.unreadable}
-        left_over = find_left_over(output, [image for image in found if image.name not in unreadable])
+        seen = [image for image in found if image.name not in unreadable]
+        left_over = find_left_over(output, seen) if shard is None else []
         if clean:
             remove_left_over_of(output, left_over)
     console = plain_console()
@@ -168,7 +181,8 @@ def predict(
     if segmenter.random_weights:
         console.print(f"random weights ({', '.join(segmenter.random_weights)}): the instances mean nothing")
     kept = f", {outcome.kept} of them from an earlier run" if outcome.kept else ""
-    console.print(f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {output / RESULTS}")
+    where = output / RESULTS if shard is None else f"shard {shard}; without --shard, {RESULTS} is written of all"
+    console.print(f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {where}")
     if report:
         console.print(f"to look at: {output / REPORT}")
     if format is not None:
@@ -183,6 +197,6 @@ def predict(
         )
     if left_over:
         print(printable(told(left_over, removed=clean)), file=sys.stderr)
-    if not outcome.entries:
+    if not outcome.entries and found:
         raise ConfigError(f"none of {len(found)} images could be read", remedy="the lines above say why")
     return 0

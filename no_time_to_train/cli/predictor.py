@@ -8,7 +8,7 @@ from typing import Any
 
 from no_time_to_train import __version__
 from no_time_to_train.configs.encoders import resolve_encoder
-from no_time_to_train.configs.parsing import as_config, settings_of
+from no_time_to_train.configs.parsing import as_config, deep_merge, settings_of
 from no_time_to_train.configs.pipeline import FeatureCacheConfig, MatcherConfig
 from no_time_to_train.encoders.devices import checked_device
 from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
@@ -52,9 +52,9 @@ def load_settings(
         DataNotFoundError: There is no such YAML.
         ConfigError: A YAML is malformed, or has no model.
     """
-    config: dict[str, Any] = functools.reduce(_over, map(_read, settings), {})
+    config: dict[str, Any] = functools.reduce(deep_merge, map(_read, settings), {})
     if "name" not in config:
-        config = _over(_DEFAULTS, config)
+        config = deep_merge(_DEFAULTS, config)
     if encoder is not None:
         own = config.get("encoder_cfg")
         own = own if isinstance(own, dict) else {}
@@ -111,15 +111,6 @@ def _takes_any_size_of(encoder: str, other: Any) -> bool:
         return name is not None and name == resolve_encoder(str(other)).name
     except UnknownEncoderError:
         return False
-
-
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Put settings over others, and those within settings too."""
-    result = dict(below)
-    for name, value in above.items():
-        under = below.get(name)
-        result[name] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return result
 
 
 def _read(path: Path) -> dict[str, Any]:

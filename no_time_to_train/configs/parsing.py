@@ -28,6 +28,20 @@ def settings_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
+def deep_merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Put settings over others, and those within settings too: of several YAMLs a later one goes over an earlier one.
+
+    Examples:
+        >>> deep_merge({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 4}})
+        {'a': 1, 'b': {'c': 4, 'd': 3}}
+    """
+    result = dict(below)
+    for name, value in above.items():
+        under = below.get(name)
+        result[name] = deep_merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
+
+
 def as_config(cls: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:
     """Take settings as a dataclass, as a mapping, or as None for the defaults.
 

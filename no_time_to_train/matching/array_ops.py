@@ -17,7 +17,6 @@ __all__ = [
     "array_namespace",
     "as_float",
     "as_like",
-    "batched_nms",
     "default_namespace",
     "device",
     "is_numpy",
@@ -74,28 +73,6 @@ def normalize(rows: Float[Array, "*any D"]) -> Float[Array, "*any D"]:
     """Return rows divided by their L2 norms, or by 1e-12 where that is larger."""
     norms = array_namespace(rows).linalg.vector_norm(rows, axis=-1, keepdims=True)
     return rows / norms.clip(min=1e-12)
-
-
-def batched_nms(
-    boxes: Float[Array, "N 4"], scores: Float[Array, " N"], labels: Int[Array, " N"], threshold: float
-) -> Int[Array, " K"]:
-    """Return the boxes that no better one of their class overlaps by an IoU above the threshold, best first."""
-    if not is_numpy(boxes):
-        from torchvision.ops import batched_nms as torch_nms
-
-        return torch_nms(boxes, scores, labels, threshold)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    order, kept = np.argsort(-scores, kind="stable"), []
-    while len(order):
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        sides = np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(boxes[best, :2], boxes[rest, :2])
-        shared = np.prod(sides.clip(min=0), axis=1)
-        with np.errstate(invalid="ignore"):  # two boxes of no area have no IoU, which is above no threshold
-            iou = shared / (areas[best] + areas[rest] - shared)
-        # In float64, as torchvision compares.
-        order = rest[~(iou.astype(np.float64) > threshold) | (labels[rest] != labels[best])]
-    return np.asarray(kept, dtype=np.int64)
 
 
 def max_by_class(values: Float[Array, "N R"], classes: Int[Array, " R"], count: int) -> Float[Array, "N {count}"]:

@@ -16,12 +16,11 @@ from no_time_to_train.matching.array_ops import (
     Array,
     array_namespace,
     as_float,
-    batched_nms,
     default_namespace,
     device,
     normalize,
 )
-from no_time_to_train.matching.boxes import mask_boxes
+from no_time_to_train.matching.boxes import batched_nms, mask_boxes
 from no_time_to_train.matching.memory_bank import MemoryBank
 from no_time_to_train.matching.precision import inference
 from no_time_to_train.matching.similarity import class_similarity, negative_penalty, pool_masks

@@ -9,7 +9,9 @@ targets twice, and takes features from before the encoder's last norm.
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -104,8 +106,9 @@ class MatchingPipeline(nn.Module):
         key, memory = self.proposer.settings, self.memory
         if self.proposer.uses_memory:
             memory = self._require_memory()
+        if self.proposer.uses_memory and self.features.cache is not None:
             # Where prompts go depends on the references, and on all that makes features of the image.
-            key += f" {content_key(memory.prototypes)} {self.memory_fingerprint}"
+            key += f" {content_key(cast(MemoryBank, memory).prototypes)} {self._memory_key}"
         return self.features.proposals(images, key, self.proposer, patches, memory)
 
     def match(
@@ -123,7 +126,8 @@ class MatchingPipeline(nn.Module):
             image_size: Its height and width.
             memory: By features of the same kind; the memory in use if None.
         """
-        memory, sigma = memory or self._require_memory(), self.config.memory_bank_cfg.negative_sigma
+        memory = self._require_memory() if memory is None else memory
+        sigma = self.config.memory_bank_cfg.negative_sigma
         masks, quality = proposals
         if self.config.name == "matching_baseline":
             # Automatic masks have no doubles, and each may be of several classes.
@@ -169,6 +173,11 @@ class MatchingPipeline(nn.Module):
         if self.normalizes_patches:
             parts.append("normalized")
         return self.protocol.key(" ".join(parts))
+
+    @cached_property
+    def _memory_key(self) -> str:
+        # All weights are read for it.
+        return self.memory_fingerprint
 
     @property
     def normalizes_patches(self) -> bool:

@@ -39,6 +39,21 @@ def test_a_second_run_is_refused_until_the_first_one_ends(tmp_path: Path) -> Non
     assert [path.name for path in folder.iterdir()] == ["result"]
 
 
+def test_shares_run_together_and_never_beside_the_whole(tmp_path: Path) -> None:
+    with sole_run(tmp_path, "a run", remedy="", share="1/2"):
+        with sole_run(tmp_path, "a run", remedy="", share="2/2"):
+            pass
+        for share in ("1/2", ""):
+            with pytest.raises(OutputError, match="another a run"), sole_run(tmp_path, "a run", remedy="", share=share):
+                pass
+        # The share that has ended left the lock of the others.
+        assert (tmp_path / ".ntt-lock.a-run").exists()
+    with sole_run(tmp_path, "a run", remedy=""), pytest.raises(OutputError):
+        with sole_run(tmp_path, "a run", remedy="", share="1/2"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(KeyError), sole_run(tmp_path / "new", "a run", remedy=""):
         raise KeyError

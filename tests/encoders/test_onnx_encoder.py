@@ -259,6 +259,17 @@ def test_what_a_file_states_is_checked(change: dict[str, object], exported: Path
         build_encoder(f"onnx:{exported / 'changed.onnx'}")
 
 
+def test_files_of_the_first_release_name_the_bias_otherwise(exported: Path) -> None:
+    model = onnx.load(exported / "model.onnx", load_external_data=False)
+    stated = {entry.key: entry.value for entry in model.metadata_props}
+    config = json.loads(stated["config"])
+    config["qkv_bias"] = config.pop("query_bias")
+    onnx.helper.set_model_props(model, stated | {"config": json.dumps(config)})
+    onnx.save(model, exported / "older.onnx")
+    older = build_encoder(f"onnx:{exported / 'older.onnx'}")
+    assert older.config == build_encoder(f"onnx:{exported / 'model.onnx'}").config
+
+
 def test_devices_that_are_not_here(exported: Path) -> None:
     file = read_onnx_file(exported)
     with pytest.raises(ConfigError, match="no device 'tpu'"):

@@ -11,7 +11,6 @@ from no_time_to_train.matching import MemoryBank, match_masks
 from no_time_to_train.matching.array_ops import (
     as_float,
     as_like,
-    batched_nms,
     is_numpy,
     max_by_class,
     normalize,
@@ -19,6 +18,7 @@ from no_time_to_train.matching.array_ops import (
     take,
     to_numpy,
 )
+from no_time_to_train.matching.boxes import batched_nms
 from no_time_to_train.matching.changes import mask_changes
 from no_time_to_train.matching.debias import PositionalDebias
 from no_time_to_train.matching.instances import Instances, match_all_mask_class_pairs
