@@ -36,6 +36,7 @@ SLOW = (
     "io/test_process.py",
     "io/test_process_streams.py",
     "jax_models/test_load.py",
+    "models/test_another_promptable.py",
     "models/test_feature_cache.py",
     "models/test_feature_cache_faults.py",
     "models/test_published_whole.py",
@@ -44,8 +45,11 @@ SLOW = (
     "test_gpu_benchmark.py",
     "test_segmenter.py",
     "training",
+    "weights/test_conversion.py",
+    "weights/test_eqx.py",
     "weights/test_fetch_faults.py",
     "weights/test_fetch_secrets.py",
+    "weights/test_without_torch.py",
 )
 
 
