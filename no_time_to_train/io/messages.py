@@ -63,8 +63,8 @@ def missing_extra(said: str, needed_by: str) -> MissingExtraError | None:
         needed_by: The command or the setting that needs the library.
 
     Examples:
-        >>> print(missing_extra("No module named 'jax2onnx'", "ntt export"))
-        ntt export needs jax2onnx, which is not installed (pip install "no-time-to-train[jax]")
+        >>> print(missing_extra("No module named 'faster_coco_eval'", "average precision"))
+        average precision needs faster_coco_eval, which is not installed (pip install "no-time-to-train[eval]")
     """
     # The second is what is said of a module that was blocked.
     found = re.search(r"(?:No module named '|import of )(\w+)", said)
