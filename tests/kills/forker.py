@@ -184,6 +184,8 @@ def _be_the_command(job: dict[str, Any], telling: int) -> None:
         module = importlib.import_module(f"no_time_to_train.{job['program']}")
         sys.argv = [job["program"], *job["args"]]
         status = program(module.main, job["program"])
+        if job["signum"] != signal.SIGKILL:
+            signal.signal(job["signum"], signal.SIG_IGN)  # the command is done: what comes now is too late
         os.write(telling, b"%d " % watch.count)
     except BaseException:
         traceback.print_exc()
