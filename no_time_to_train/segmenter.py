@@ -125,7 +125,7 @@ class Segmenter:
 
     @property
     def kind(self) -> str:
-        """What draws masks, such as `SAM2`."""
+        """Name of the model that draws masks, such as `SAM2`."""
         return self.baseline.promptable.kind
 
     def describe(self) -> dict[str, str]:

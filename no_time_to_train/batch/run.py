@@ -42,7 +42,7 @@ class Predictor(Protocol):
 
     @property
     def kind(self) -> str:
-        """What draws masks, such as `SAM2`."""
+        """Name of the model that draws masks, such as `SAM2`."""
 
     def describe(self) -> dict[str, str]:
         """Return its models and their settings, for people."""

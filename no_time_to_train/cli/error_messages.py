@@ -1,4 +1,4 @@
-"""What a user reads of an error, one line with a remedy, and the exit status that it gives."""
+"""Turn an error into the line that a user reads, with a remedy, and an exit status."""
 
 import re
 import sys

@@ -42,7 +42,7 @@ class Architecture:
         stage_dims: Width per ConvNeXt stage.
         query_bias: Whether queries have a bias; values have one exactly when queries do.
         key_bias: Whether keys have an effective bias.
-        num_positions: Stored position embeddings with the CLS token's (DINOv2); 0 where there are none.
+        num_positions: Number of stored position embeddings, the CLS token's included (DINOv2); 0 if none are stored.
         untied_norm: Whether the file carries the separate norm of Meta's local crops, which inference leaves out.
     """
 

@@ -37,7 +37,7 @@ class ReferenceItem:
 
     @property
     def name(self) -> str:
-        """What to call it in errors."""
+        """The name that error messages use."""
         return f"annotation {self.reference.annotation.id} in {self.reference.image.file_name}"
 
 

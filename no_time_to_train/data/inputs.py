@@ -31,7 +31,7 @@ def as_image(value: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
 
     Raises:
         ImageReadError: The file cannot be read, or the values are of another type or range.
-        ImageSizeError: The shape is none of these.
+        ImageSizeError: The value has another shape.
     """
     if isinstance(value, str | Path):
         pixels = np.array(load_image(Path(value)))
@@ -201,7 +201,7 @@ def check_not_replaced(written: Iterable[Path], read: Mapping[str, Path | None])
 
 
 def _is_tensor(value: Any) -> bool:
-    """Return whether a value is a torch tensor; without torch there are none."""
+    """Return whether a value is a torch tensor. torch is not imported for it."""
     return hasattr(value, "detach")
 
 

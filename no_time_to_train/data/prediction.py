@@ -1,4 +1,4 @@
-"""What was found in one image, in NumPy arrays."""
+"""The instances found in one image, as NumPy arrays."""
 
 import json
 from collections import Counter
@@ -174,7 +174,7 @@ class Prediction:
             `path`.
 
         Raises:
-            ConfigError: There is no such format.
+            ConfigError: The format is not known.
             OutputError: The file cannot be written.
         """
         if format != "coco":

@@ -76,7 +76,7 @@ def normalize(rows: Float[Array, "*any D"]) -> Float[Array, "*any D"]:
 
 
 def max_by_class(values: Float[Array, "N R"], classes: Int[Array, " R"], count: int) -> Float[Array, "N {count}"]:
-    """Return for each of `count` classes the largest of its columns, and 0 where they are negative or there is none."""
+    """Return the largest column of each of `count` classes; 0 for a class that has no positive one."""
     xp = array_namespace(values)
     largest = xp.zeros((len(values), count), dtype=values.dtype, device=device(values))
     if not is_numpy(values):

@@ -121,7 +121,7 @@ class ImageFeatures:
 
         Args:
             images: RGB.
-            key: All that decides the masks beside image, weights and protocol.
+            key: Names every setting that decides the masks, except image, weights and protocol.
             proposer: Proposes masks. What a cache gives in its place has the same foreground at the image's size, but
                 other logits away from it.
             patches: The images' patch features, for the proposer.

@@ -8,14 +8,16 @@ if TYPE_CHECKING:
 
 
 def page_templates(package: str) -> "Environment":
-    """Return the templates that lie in a package's folder; all text that comes in is escaped.
+    """Return the templates in the folder `templates/` of a package; all text that comes in is escaped.
 
     Args:
         package: Such as `no_time_to_train.parity`. Its templates have a filter `data_uri` for PNG and JPEG files.
     """
     from jinja2 import Environment, PackageLoader
 
-    templates = Environment(loader=PackageLoader(package, ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates = Environment(
+        loader=PackageLoader(package, "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     templates.filters["data_uri"] = data_uri
     return templates
 

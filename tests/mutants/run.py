@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch  # noqa: F401  # for the forks
-import torchvision  # noqa: F401
+import torchvision  # noqa: F401  # for the forks
 
 from tests.mutants.mutations import Mutation, mutations_of
 
