@@ -9,7 +9,7 @@ from typing import Any
 from no_time_to_train.batch.entries import check_entry
 from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.places import place_of
-from no_time_to_train.data.prediction import Result
+from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.io.file_stamps import FileStamp
@@ -54,27 +54,23 @@ class Journal:
     def write(
         self,
         image: InputImage,
-        size: tuple[int, int],
-        instances: list[Result],
-        *,
+        candidates: Prediction,
         stamp: FileStamp,
-        best_scores: dict[str, float],
     ) -> dict[str, Any]:
         """Write an image's entry, whole or not at all, and return it.
 
         Args:
             image: The image.
-            size: Its height and width.
-            instances: COCO results without the image's id, with the class's name.
+            candidates: What was found in it, below the least score too.
             stamp: The stamp of the content that was looked at.
-            best_scores: The best score of each class that had any candidate, below the least score too.
         """
+        height, width = candidates.image_size
         entry = {
             "file_name": image.name,
-            "height": size[0],
-            "width": size[1],
-            "instances": instances,
-            "best_scores": best_scores,
+            "height": height,
+            "width": width,
+            "instances": _instances(candidates.filter(self.min_score)),
+            "best_scores": _best_scores(candidates),
             "run": self.run,
             "stamp": stamp.to_json(),
         }
@@ -94,3 +90,17 @@ def read_entry(path: Path) -> dict[str, Any]:
     if not isinstance(entry, dict) or not {"file_name", "instances", "run", "stamp"} <= entry.keys():
         raise ValueError(f"{path} does not hold an entry")
     return entry
+
+
+def _instances(found: Prediction) -> list[dict[str, Any]]:
+    areas = found.masks.sum(axis=(1, 2)).tolist()
+    rows = zip(found.to_coco(), found.names, areas, strict=True)
+    return [{"category": name, "area": area, **row} for row, name, area in rows]
+
+
+def _best_scores(found: Prediction) -> dict[str, float]:
+    """Return the best score of each class that has any, by the class's name."""
+    best: dict[str, float] = {}
+    for name, score in zip(found.names, found.scores.tolist(), strict=True):
+        best[name] = max(score, best.get(name, score))
+    return best

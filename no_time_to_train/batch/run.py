@@ -132,7 +132,6 @@ def predict_images(
             continue
         pixels = np.array(picture)
         candidates = predictor.predict(pixels)
-        found = candidates.filter(min_score)
         # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
         remove_coco_folder(output / COCO_FOLDER)
         for old in (output / RESULTS, output / REPORT, journal.path(image), drawn):
@@ -140,11 +139,8 @@ def predict_images(
         if overlays:
             # Before the entry: what the journal has is whole.
             with atomic_path(drawn) as temporary:
-                found.draw(pixels).save(temporary)
-        entry = journal.write(
-            image, found.image_size, _instances(found), stamp=stamp, best_scores=_best_scores(candidates)
-        )
-        outcome.entries.append(entry)
+                candidates.filter(min_score).draw(pixels).save(temporary)
+        outcome.entries.append(journal.write(image, candidates, stamp))
     if whole:
         outcome.dataset = found_dataset(outcome.entries, predictor.class_names, image_root)
         write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
@@ -175,20 +171,6 @@ def summary(outcome: RunSummary, class_names: Sequence[str]) -> Table:
         cells = [f"{max(values):.2f}", f"{sum(values) / len(values):.2f}"] if values else ["-", "-"]
         table.add_row(printable(name), str(len(values)), str(len(seen[name])), *cells)
     return table
-
-
-def _instances(found: Prediction) -> list[dict[str, Any]]:
-    areas = found.masks.sum(axis=(1, 2)).tolist()
-    rows = zip(found.to_coco(), found.names, areas, strict=True)
-    return [{"category": name, "area": area, **row} for row, name, area in rows]
-
-
-def _best_scores(found: Prediction) -> dict[str, float]:
-    """Return the best score of each class that has any, by the class's name."""
-    best: dict[str, float] = {}
-    for name, score in zip(found.names, found.scores.tolist(), strict=True):
-        best[name] = max(score, best.get(name, score))
-    return best
 
 
 def _is_still(image: InputImage, stamp: FileStamp) -> bool:

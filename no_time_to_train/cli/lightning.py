@@ -36,8 +36,8 @@ from no_time_to_train.io.process import BAD_INPUT, Stopped, is_program, program
 from no_time_to_train.io.redact import printable
 from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
+from no_time_to_train.pl_wrapper.run_modes import MEMORY_SUFFIX
 from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
-from no_time_to_train.pl_wrapper.sam2matcher_pl import MEMORY_SUFFIX
 from no_time_to_train.training.checkpoints import AtomicCheckpointIO
 
 # Their own processes start all others, and do not end with them.

@@ -109,11 +109,12 @@ def predict(
     from no_time_to_train.batch.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
     from no_time_to_train.batch.run_locks import sole_run
     from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line
-    from no_time_to_train.cli.predictor import build_segmenter, load_settings, run_fingerprint
+    from no_time_to_train.cli.predictor import build_segmenter, load_settings
     from no_time_to_train.io.file_stamps import FileStamp
     from no_time_to_train.io.messages import plain_console
     from no_time_to_train.io.redact import printable
     from no_time_to_train.matching import MemoryBank
+    from no_time_to_train.models.run_fingerprint import run_fingerprint
 
     found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
     if shard is not None:
@@ -135,7 +136,7 @@ def predict(
         segmenter.add_references(references, reference_images, class_names=class_names)
         if negative_references is not None:
             segmenter.add_references(negative_references, reference_images, negative=True)
-    run = run_fingerprint(segmenter, config, min_score)
+    run = run_fingerprint(segmenter.baseline, segmenter.references, min_score)
     remedy = "wait until it has ended, or name another --output"
     with sole_run(output, "ntt predict", remedy=remedy, share=shard or ""):
         outcome = predict_images(

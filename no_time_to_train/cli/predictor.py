@@ -2,19 +2,16 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from no_time_to_train import __version__
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.configs.parsing import as_config, deep_merge, settings_of
-from no_time_to_train.configs.pipeline import FeatureCacheConfig, MatcherConfig
+from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.encoders.devices import checked_device
 from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.io.strict_yaml import read_yaml
-from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.segmenter import Segmenter
@@ -80,22 +77,6 @@ def build_segmenter(config: MatcherConfig, device: str) -> Segmenter:
     """
     chosen = checked_device(device)
     return Segmenter.of(MatchingPipeline(config).to(chosen))
-
-
-def run_fingerprint(segmenter: Segmenter, config: MatcherConfig, min_score: float) -> str:
-    """Name everything but the images that decides what a segmenter finds: weights, settings, references, version."""
-    rows = [(label, negative, content_key(mean)) for label, mean, negative in segmenter.references]
-    # Weights count by what they are, not by where they lie.
-    encoder = config.encoder_cfg
-    if encoder.name.startswith(ONNX):
-        encoder = replace(encoder, name=ONNX)
-    elif is_file_of_weights(encoder.name):
-        encoder = replace(encoder, name="")
-    settings = replace(
-        config, encoder_cfg=encoder, encoder_ckpt_path=None, sam2_ckpt_path=None, feature_cache=FeatureCacheConfig()
-    )
-    weights = (segmenter.baseline.memory_fingerprint, segmenter.baseline.promptable.fingerprint())
-    return content_key(*map(str, (__version__, weights, settings, rows, min_score)))[:16]
 
 
 def _takes_any_size_of(encoder: str, other: Any) -> bool:

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from no_time_to_train.data.coco import ImageRecord
-from no_time_to_train.data.images import load_image
+from no_time_to_train.data.images import load_image, load_stamped_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.records import MOST_BEYOND
 from no_time_to_train.data.references import Reference
 from no_time_to_train.errors import AnnotationError, ImageSizeError
+from no_time_to_train.io.file_stamps import FileStamp
 
 # Part of a reference's mask that may be outside its box: where boxes are drawn by hand, they cut off some.
 _MOST_OUTSIDE = 0.1
@@ -49,11 +50,13 @@ class TargetItem:
         index: Place among all targets, the same on every process.
         record: Its id, name and size.
         image: RGB.
+        stamp: Of the content that was read, where the dataset was asked for it.
     """
 
     index: int
     record: ImageRecord
     image: UInt8[np.ndarray, "H W 3"]
+    stamp: FileStamp | None = None
 
 
 class ReferenceDataset:
@@ -78,18 +81,28 @@ class ReferenceDataset:
 
 
 class TargetDataset:
-    """Reads target images."""
+    """Reads target images.
 
-    def __init__(self, records: Sequence[ImageRecord], images: Path) -> None:
+    Args:
+        records: Of the images.
+        images: The folder to which their names are relative.
+        stamped: Take a stamp of each image's content as it is read.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord], images: Path, *, stamped: bool = False) -> None:
         self.records = records
         self.images = images
+        self.stamped = stamped
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> TargetItem:
         record = self.records[index]
-        return TargetItem(index, record, _read(self.images, record))
+        if not self.stamped:
+            return TargetItem(index, record, _read(self.images, record))
+        image, stamp = load_stamped_image(self.images / record.file_name)
+        return TargetItem(index, record, _checked(np.array(image), self.images, record), stamp)
 
 
 def _check_in_box(mask: Bool[np.ndarray, "H W"], reference: Reference) -> None:
@@ -111,12 +124,19 @@ def _check_in_box(mask: Bool[np.ndarray, "H W"], reference: Reference) -> None:
 
 
 def _read(folder: Path, record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
-    path = folder / record.file_name
-    image = np.array(load_image(path))
+    return _checked(np.array(load_image(folder / record.file_name)), folder, record)
+
+
+def _checked(image: UInt8[np.ndarray, "H W 3"], folder: Path, record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
+    """Refuse an image of another size than its record says.
+
+    Raises:
+        ImageSizeError: It is of another size.
+    """
     if image.shape[:2] != (record.height, record.width):
         raise ImageSizeError(
-            f"{path} is {image.shape[0]}x{image.shape[1]} pixels high and wide, its annotations say "
-            f"{record.height}x{record.width}",
+            f"{folder / record.file_name} is {image.shape[0]}x{image.shape[1]} pixels high and wide, its annotations "
+            f"say {record.height}x{record.width}",
             remedy="give the images that were annotated; annotations count EXIF orientation as applied",
         )
     return image

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from no_time_to_train.batch.image_paths import share_of
 from no_time_to_train.configs.limits import MOST_IN_BATCH, MOST_WORKERS, TOGETHER, check_number
 from no_time_to_train.configs.splits import resolve_split
 from no_time_to_train.data.coco import CocoDataset, ImageRecord, load_coco
@@ -40,6 +41,8 @@ class ReferenceTargetDataModule(LightningDataModule):
         max_targets: Take the first so many targets only; for a quick look.
         num_workers: Processes that read images ahead, while others are computed.
         batch_size: Targets that go through the networks together.
+        shard: I/N takes every N-th target from the I-th on, so that N runs into one folder share the work; once they
+            have ended, the run without it writes the results of all.
 
     Raises:
         ConfigError: Both `split` and `class_names` are given, or a number is out of range.
@@ -60,6 +63,7 @@ class ReferenceTargetDataModule(LightningDataModule):
         max_targets: int | None = None,
         num_workers: int = 0,
         batch_size: int = 1,
+        shard: str | None = None,
     ) -> None:
         super().__init__()
         # Few images over many processes: some get none.
@@ -80,6 +84,9 @@ class ReferenceTargetDataModule(LightningDataModule):
         self.max_targets = max_targets
         self.num_workers = num_workers
         self.batch_size = batch_size
+        self.shard = shard
+        if shard is not None:
+            share_of((), shard)
         self._reference_set: ReferenceSet | None = None
         self._targets: CocoDataset | None = None
         self._target_datasets: dict[tuple[str, ...], CocoDataset] = {}
@@ -199,12 +206,17 @@ class ReferenceTargetDataModule(LightningDataModule):
     def target_dataloader(self, class_names: Sequence[str]) -> DataLoader[TargetItem]:
         """Return a loader of lists of targets, this process's share of them."""
         records = self.target_dataset(class_names).images
-        dataset = TargetDataset(records, _folder(self.target_images, "target_images"))
+        module: Any = self.trainer.lightning_module if self.trainer else None
+        stamped = getattr(module, "keeps_targets", False)
+        dataset = TargetDataset(records, _folder(self.target_images, "target_images"), stamped=stamped)
+        if self.shard is not None:
+            mine = share_of(range(len(dataset)), self.shard)
+            return self._loader(Subset(cast("Dataset[Any]", dataset), mine), self.batch_size, list)
         return self._loader(dataset, self.batch_size, list)
 
     def _loader(
         self,
-        dataset: ReferenceDataset | TargetDataset,
+        dataset: ReferenceDataset | TargetDataset | Subset[Any],
         batch_size: int = 1,
         collate: Callable[[list[Any]], Any] | None = None,
     ) -> DataLoader:  # type: ignore[type-arg] # the same

@@ -34,9 +34,13 @@ class OverlayWriter:
         self.count = count
         self.min_score = min_score
 
+    def has(self, item: TargetItem) -> bool:
+        """Return whether a target is drawn already, or is not among those to draw."""
+        return not self._is_wanted(item) or self._path(item).is_file()
+
     def draw(self, item: TargetItem, prediction: Prediction) -> None:
         """Draw one target, if it is among those to draw."""
-        if 0 <= self.count <= item.index:
+        if not self._is_wanted(item):
             return
         image, class_names = item.image, prediction.class_names
         panels = [np.asarray(prediction.filter(self.min_score).draw(image))]
@@ -47,7 +51,13 @@ class OverlayWriter:
             indices = [self.targets.class_indices[entry.category_id] for entry in truth if entry.segmentation]
             drawn = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
             panels.insert(0, draw_masks(image, drawn, indices, [class_names[index] for index in indices]))
-        save_panels(panels, self.folder / f"{Path(item.record.file_name).stem}_{item.record.id}.png")
+        save_panels(panels, self._path(item))
+
+    def _is_wanted(self, item: TargetItem) -> bool:
+        return self.count < 0 or item.index < self.count
+
+    def _path(self, item: TargetItem) -> Path:
+        return self.folder / f"{Path(item.record.file_name).stem}_{item.record.id}.png"
 
 
 class ReferenceVisualizer:

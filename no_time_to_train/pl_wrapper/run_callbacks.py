@@ -84,7 +84,8 @@ class SoleRun(Callback):
             kind = "run_lightening.py fit" if is_fit else "run_lightening.py"
             remedy = "wait until it has ended, or name another folder with --trainer.default_root_dir"
             try:
-                self._held.enter_context(sole_run(folder, kind, remedy=remedy))
+                share = getattr(getattr(trainer, "datamodule", None), "shard", None) or ""
+                self._held.enter_context(sole_run(folder, kind, remedy=remedy, share=share))
             except OutputError as error:
                 refusal = error.message, error.remedy
         # All processes end by themselves, rather than in waiting for the first one.

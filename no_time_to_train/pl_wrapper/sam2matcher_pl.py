@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -28,30 +28,17 @@ from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
 from no_time_to_train.pl_wrapper.distributed import gather_objects
+from no_time_to_train.pl_wrapper.kept_targets import KeptTargets
 from no_time_to_train.pl_wrapper.memory_checks import check_memory
 from no_time_to_train.pl_wrapper.pictures import OverlayWriter, ReferenceVisualizer
+from no_time_to_train.pl_wrapper.run_modes import NEEDS_MEMORY, READS, WRITES_MEMORY, TestMode, check_mode
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
 from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
 from no_time_to_train.results.evaluation import ApReport, ap_table, evaluate, reports_as_json
 
 log = logging.getLogger(__name__)
 
-TestMode = Literal["full", "fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory"]
-
 RESULTS, METRICS = "results.json", "metrics.json"
-MEMORY_SUFFIX = ".safetensors"
-
-# What each mode reads, and whether it begins with a memory file.
-_READS: dict[TestMode, tuple[str, ...]] = {
-    "full": ("references", "optional negatives", "targets"),
-    "fill_memory": ("references",),
-    "fill_memory_neg": ("negatives",),
-    "postprocess_memory": (),
-    "test": ("targets",),
-    "vis_memory": ("references",),
-}
-_NEEDS_MEMORY = frozenset({"fill_memory_neg", "postprocess_memory", "test"})
-_WRITES_MEMORY = frozenset({"fill_memory", "fill_memory_neg", "postprocess_memory"})
 
 
 class Sam2MatcherLightningModel(LightningModule):
@@ -66,6 +53,9 @@ class Sam2MatcherLightningModel(LightningModule):
         out_path: The memory file that a step writes; `--out_path` of the command line.
         overlays: How many targets to draw beside their ground truth; -1 draws all.
         overlay_score: Instances of a lower score are not drawn.
+        resume: Keep the results of each target in the run's folder as soon as it is matched, and match no target again
+            that an earlier run of the same models, settings and references has kept there. A run of a shard
+            (`data.shard`) does so in any case.
 
     Attributes:
         baseline: The models and the memory; None until the run begins.
@@ -84,6 +74,7 @@ class Sam2MatcherLightningModel(LightningModule):
         out_path: Path | None = None,
         overlays: int = 0,
         overlay_score: float = 0.3,
+        resume: bool = False,
     ) -> None:
         super().__init__()
         name = model_cfg.encoder_cfg.name
@@ -100,12 +91,14 @@ class Sam2MatcherLightningModel(LightningModule):
         self.out_path = out_path
         self.overlays = overlays
         self.overlay_score = overlay_score
+        self.resume = resume
         self.baseline: MatchingPipeline | None = None
         self._targets: CocoDataset | None = None
         self._filled: list[tuple[tuple[int, int], torch.Tensor, int, bool]] = []
         self._memory_whole = False
         self._results: list[tuple[int, list[Result]]] = []
-        self._seconds = 0.0
+        self._seconds, self._matched = 0.0, 0
+        self._kept: KeptTargets | None = None
         self.output_dir = Path()
 
     # Set-up ---------------------------------------------------------------------------------------------------------
@@ -114,30 +107,8 @@ class Sam2MatcherLightningModel(LightningModule):
         """Check what the mode needs before anything large is loaded."""
         check_precision(str(self.trainer.precision))
         check_limit(self.trainer, stage)
-        if self.test_mode in _NEEDS_MEMORY and self.memory_path is None:
-            raise ConfigError(
-                f"test_mode {self.test_mode} begins with a memory file", remedy="give it as --ckpt_path FILE"
-            )
-        if self.test_mode in _WRITES_MEMORY and self.out_path is None:
-            raise ConfigError(
-                f"test_mode {self.test_mode} writes a memory file", remedy="say where with --out_path FILE"
-            )
-        if self.test_mode not in _NEEDS_MEMORY and self.memory_path is not None:
-            raise ConfigError(
-                f"test_mode {self.test_mode} does not begin with a memory file, and --ckpt_path is {self.memory_path}",
-                remedy=f"leave it out, or set --model.test_mode to one of {', '.join(sorted(_NEEDS_MEMORY))}",
-            )
-        if self.test_mode not in _WRITES_MEMORY and self.out_path is not None:
-            raise ConfigError(
-                f"test_mode {self.test_mode} does not write a memory file, and --out_path is {self.out_path}",
-                remedy=f"leave it out, or set --model.test_mode to one of {', '.join(sorted(_WRITES_MEMORY))}",
-            )
-        if self.out_path is not None and self.out_path.suffix != MEMORY_SUFFIX:
-            raise ConfigError(
-                f"--out_path is {self.out_path}, expected a name that ends in {MEMORY_SUFFIX}",
-                remedy="rename it: --ckpt_path takes a memory by this ending",
-            )
-        for kind in _READS[self.test_mode]:
+        check_mode(self.test_mode, memory_path=self.memory_path, out_path=self.out_path, shard=self._data.shard)
+        for kind in READS[self.test_mode]:
             if kind == "references":
                 self._data.reference_set()
             elif kind == "targets":
@@ -150,7 +121,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def wanted_data(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Tell the data module what the mode reads, in order, and the classes; begins the memory on the way."""
-        kinds, names = _READS[self.test_mode], self._begin_memory()
+        kinds, names = READS[self.test_mode], self._begin_memory()
         if "targets" in kinds:
             self._targets = self._data.target_dataset(names)
         return kinds, names
@@ -188,7 +159,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier run of this module left."""
-        self._results, self._seconds = [], 0.0
+        self._results, self._seconds, self._matched, self._kept = [], 0.0, 0, None
         self._pictures = ReferenceVisualizer(self.output_dir / "memory")
         self._overlays = OverlayWriter(self.output_dir / "overlays", self._targets, self.overlays, self.overlay_score)
 
@@ -197,10 +168,13 @@ class Sam2MatcherLightningModel(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Bring the processes' parts together and write them."""
         self._finish_memory()
-        if self.test_mode in _WRITES_MEMORY:
+        if self.test_mode in WRITES_MEMORY:
             self._write_memory(cast(Path, self.out_path))
         elif self.test_mode == "vis_memory":
             self._say(f"pictures: {self.output_dir / 'memory'}")
+        elif self._data.shard is not None:
+            count = sum(gather_objects(len(self._results)))
+            self._say(f"shard {self._data.shard}: {count} images; without data.shard, {RESULTS} is written of all")
         elif self.test_mode in ("full", "test"):
             self._write_results()
 
@@ -211,7 +185,7 @@ class Sam2MatcherLightningModel(LightningModule):
     def _begin_memory(self) -> tuple[str, ...]:
         """Start a memory, or load the one that the mode begins with, and return its classes."""
         self._filled, self._memory_whole = [], False
-        if self.test_mode in _NEEDS_MEMORY:
+        if self.test_mode in NEEDS_MEMORY:
             memory = MemoryBank.load(cast(Path, self.memory_path))
             check_memory(memory, cast(Path, self.memory_path), self._data, self.test_mode)
             self._model.use_memory(memory)
@@ -248,7 +222,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def _wanted_references(self) -> list[tuple[str, int]]:
         """Return what each loader of references is of, and how many it has over all processes, in their order."""
-        names, reads = cast(MemoryBank, self._model.memory).class_names, _READS[self.test_mode]
+        names, reads = cast(MemoryBank, self._model.memory).class_names, READS[self.test_mode]
         wanted = [("references", len(self._data.reference_set().references))] if "references" in reads else []
         if "negatives" in reads or ("optional negatives" in reads and self._data.negative_references is not None):
             wanted.append(("negative references", len(self._data.negative_set(names))))
@@ -263,13 +237,28 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def _match(self, items: list[TargetItem]) -> None:
         self._finish_memory()
+        category_ids = list(self._categories())
+        if self._kept is None and self.keeps_targets:
+            folder = cast(Path, self._data.target_images)
+            self._kept = KeptTargets(self.output_dir, self._model, folder, category_ids)
+        missing = []
+        for item in items:
+            done = self._kept.read(item) if self._kept is not None and self._overlays.has(item) else None
+            if done is None:
+                missing.append(item)
+            else:
+                self._results.append((item.index, done))
+        if not missing:
+            return
         begin = time.perf_counter()
-        found = self._predict(items)
+        found = self._predict(missing)
         self._seconds += time.perf_counter() - begin
-        categories = self._categories()
-        for item, prediction in zip(items, found, strict=True):
-            self._results.append((item.index, prediction.to_coco(item.record.id, list(categories))))
+        self._matched += len(missing)
+        for item, prediction in zip(missing, found, strict=True):
+            self._results.append((item.index, prediction.to_coco(item.record.id, category_ids)))
             self._overlays.draw(item, prediction)
+            if self._kept is not None:
+                self._kept.write(item, prediction)
 
     def _predict(self, items: list[TargetItem]) -> list[Prediction]:
         found = self._model.predict_batch([image_tensor(item.image) for item in items])
@@ -286,7 +275,7 @@ class Sam2MatcherLightningModel(LightningModule):
         """
         names = cast(MemoryBank, self._model.memory).class_names
         ids: Sequence[int] = [category.id for category in cast(CocoDataset, self._targets).categories]
-        if not ids and "references" in _READS[self.test_mode]:
+        if not ids and "references" in READS[self.test_mode]:
             ids = self._data.reference_set().category_ids
         return dict(zip(ids or range(1, len(names) + 1), names, strict=True))
 
@@ -294,7 +283,7 @@ class Sam2MatcherLightningModel(LightningModule):
         """Gather, write and evaluate; every process takes part, the first one writes."""
         gathered = list(itertools.chain.from_iterable(gather_objects(self._results)))
         gathered.sort(key=lambda entry: entry[0])
-        seconds = sum(gather_objects(self._seconds)) / max(1, len(gathered))
+        seconds = sum(gather_objects(self._seconds)) / max(1, sum(gather_objects(self._matched)))
         overall: dict[str, float] = {}
         if self.trainer.is_global_zero:
             results = [result for _, found in gathered for result in found]
@@ -353,7 +342,12 @@ class Sam2MatcherLightningModel(LightningModule):
     @property
     def writes_run_folder(self) -> bool:
         """Whether results go into the run's folder, rather than a memory to `out_path`."""
-        return self.test_mode not in _WRITES_MEMORY
+        return self.test_mode not in WRITES_MEMORY
+
+    @property
+    def keeps_targets(self) -> bool:
+        """Whether the results of each target are kept as soon as it is matched."""
+        return self.resume or self._data.shard is not None
 
     @property
     def _model(self) -> MatchingPipeline:

@@ -18,6 +18,7 @@ class ShapesDataModule(ReferenceTargetDataModule):
         distractors: Draw objects of known classes among the targets' too, which are not annotated.
         num_workers: Processes that read images ahead, while others are computed.
         batch_size: Targets that go through the networks together.
+        shard: Which share of the targets to take, such as 2/4; see `ReferenceTargetDataModule`.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class ShapesDataModule(ReferenceTargetDataModule):
         distractors: bool = True,
         num_workers: int = 0,
         batch_size: int = 1,
+        shard: str | None = None,
     ) -> None:
         super().__init__(
             references=root / "references.json",
@@ -39,6 +41,7 @@ class ShapesDataModule(ReferenceTargetDataModule):
             target_images=root / "images",
             num_workers=num_workers,
             batch_size=batch_size,
+            shard=shard,
         )
         self.root = root
         self.seed = seed

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.journal import Journal
 from no_time_to_train.data.masks import encode_mask
+from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.io.file_stamps import FileStamp
 
 CLASSES = ("disc", "square")
@@ -40,9 +42,18 @@ def instance() -> dict[str, Any]:
         "area": 6,
         "category_id": 2,
         "bbox": [2.0, 1.0, 3.0, 2.0],
-        "score": 0.7,
+        "score": 0.75,
         "segmentation": encode_mask(mask),
     }
+
+
+def candidates(far_pixel: int = 1) -> Prediction:
+    """Return a square, and a disc of a score that is below the least one."""
+    masks = np.zeros((2, *SIZE), dtype=bool)
+    masks[:, 1:3, 2:5] = True
+    boxes = np.array([[2, 1, 4, 2]] * 2, dtype=np.float32)
+    scores = np.array([0.75, 0.125], dtype=np.float32)
+    return Prediction(masks, boxes, scores, np.array([1, 0]), CLASSES, SIZE, far_pixel)
 
 
 def stamp_of(image: InputImage) -> FileStamp:
@@ -52,14 +63,24 @@ def stamp_of(image: InputImage) -> FileStamp:
 
 @pytest.fixture
 def written(journal: Journal, image: InputImage) -> dict[str, Any]:
-    best = {"disc": 0.1, "square": 0.7}
-    return journal.write(image, SIZE, [instance()], stamp=stamp_of(image), best_scores=best)
+    return journal.write(image, candidates(), stamp_of(image))
 
 
 def rle(rows: int = 4, columns: int = 6, **changes: Any) -> dict[str, Any]:
     mask = np.zeros((rows, columns), dtype=bool)
     mask[1:3, 2:5] = True
     return encode_mask(mask) | changes
+
+
+def test_an_entry_has_what_is_above_the_least_score_and_the_best_of_the_rest(written: dict[str, Any]) -> None:
+    assert written["instances"] == [instance()]
+    assert written["best_scores"] == {"disc": 0.125, "square": 0.75}
+
+
+def test_entries_of_the_published_protocol_come_back(journal: Journal, image: InputImage) -> None:
+    written = journal.write(image, candidates(far_pixel=0), stamp_of(image))
+    assert written["instances"][0]["bbox"] == [2, 1, 2, 1]
+    assert journal.read(image) == written
 
 
 def test_an_entry_comes_back(journal: Journal, image: InputImage, written: dict[str, Any]) -> None:
@@ -152,9 +173,9 @@ def test_a_score_that_float32_rounds_below_the_least_counts(image: InputImage, j
     score = float(np.float32(0.7))
     assert score < 0.7
     at_least = Journal(journal.folder, "a run", CLASSES, 0.7)
-    instances = [instance() | {"score": score}]
-    at_least.write(image, SIZE, instances, stamp=stamp_of(image), best_scores={"square": score})
-    assert at_least.read(image) is not None
+    entry = at_least.write(image, replace(candidates(), scores=np.array([0.7, 0.125], np.float32)), stamp_of(image))
+    assert [found["score"] for found in entry["instances"]] == [score]
+    assert at_least.read(image) == entry
 
 
 def fifo(path: Path) -> None:

@@ -5,47 +5,19 @@ everything between them has to be right for a precision near 1: crops, grids, cl
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
-import torch.nn.functional as F
-from lightning.pytorch import Trainer
-from torch import Tensor
 
 from no_time_to_train.configs.pipeline import AmgConfig, EncoderConfigArgs, MatcherConfig, Sam2InferConfig
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.matching import Instances, match_masks
-from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.pl_wrapper.datamodule import ReferenceTargetDataModule
-from no_time_to_train.pl_wrapper.sam2matcher_pl import Sam2MatcherLightningModel
-from tests.tiny import TinyData, write_config, write_dataset
+from tests.pl_wrapper.colours import colour_config, run_colours
+from tests.tiny import TinyData, write_dataset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*has random weights:UserWarning"),
     pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
 ]
-
-
-class ColourBaseline(Sam2MatchingBaseline_noAMG):
-    """A baseline whose patch features are colours, and whose masks are where red or green prevails."""
-
-    def encode_batch(self, images: Sequence[Tensor]) -> list[Tensor]:
-        grids = [F.adaptive_avg_pool2d(image.float() / 255 - 0.43, (16, 16)).permute(1, 2, 0) for image in images]
-        return [F.pad(colours, (0, self.encoder.embed_dim - 3)) for colours in grids]
-
-    def predict_batch(self, images: Sequence[Tensor]) -> list[Instances]:
-        return [self._found(image) for image in images]
-
-    def _found(self, image: Tensor) -> Instances:
-        resized = F.interpolate(image[None].float(), size=(96, 96), mode="bilinear")[0]
-        red, green, _ = resized
-        # The true masks, and one that is of no class.
-        logits = torch.stack([red - green - 60, green - red - 60, 20 - resized.std(dim=0)])
-        memory = self._require_memory()
-        quality = torch.tensor([0.9, 0.8, 0.5])
-        return match_masks(self.encode(image), logits, quality, memory, image_size=(image.shape[1], image.shape[2]))
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +27,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 
 @pytest.fixture
 def config(tmp_path: Path) -> MatcherConfig:
-    return MatcherConfig(
-        "matching_baseline_noAMG",
-        str(write_config(tmp_path / "sam2")),
-        EncoderConfigArgs("dinov3_small", img_size=64),
-        random_init=True,
-    )
+    return colour_config(tmp_path)
 
 
 def run(config: MatcherConfig, data: TinyData, folder: Path, targets: Path) -> dict[str, dict[str, float]]:
-    module = Sam2MatcherLightningModel(config)
-    module.baseline = ColourBaseline(config.sam2_cfg_file, encoder_cfg=config.encoder_cfg, random_init=True)
-    trainer = Trainer(default_root_dir=folder, logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    loaded = ReferenceTargetDataModule(data.references, data.images, targets, data.images)
-    logged = trainer.test(module, datamodule=loaded, verbose=False)[0]
+    logged, _ = run_colours(config, data, folder, targets)
     metrics: dict[str, dict[str, float]] = json.loads((folder / "metrics.json").read_text())
     assert logged["segm/AP"] == pytest.approx(metrics["segm"]["AP"])
     return metrics
