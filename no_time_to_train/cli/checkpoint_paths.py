@@ -5,7 +5,7 @@ from pathlib import Path
 
 from no_time_to_train.errors import ConfigError, UnsafeWeightsError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.weights.formats.torch_pickle import read_structure
-from no_time_to_train.weights.hub.http_errors import without_secrets
+from no_time_to_train.weights.http.errors import without_secrets
 
 
 def read_tensor_names(path: Path) -> frozenset[str]:

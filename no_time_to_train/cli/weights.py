@@ -128,7 +128,8 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
         quiet: Show no progress.
         json: Print what was done as JSON, and show no progress.
     """
-    from no_time_to_train.weights.hub.fetch import DEFAULT_MODEL, default_folder
+    from no_time_to_train.weights.hub.fetch import DEFAULT_MODEL
+    from no_time_to_train.weights.hub.sources import default_folder
 
     settings = _read_settings(config_file)
     _check_keys(settings, config_file)

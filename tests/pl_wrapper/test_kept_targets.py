@@ -37,7 +37,8 @@ def test_a_resumed_run_matches_what_is_missing_and_writes_the_same_bytes(
     assert baseline.looked_at == 5
     assert not (tmp_path / "alone" / "instances").exists()
 
-    write, written = KeptTargets.write, []
+    write = KeptTargets.write
+    written: list[object] = []
 
     def interrupted(*args: object) -> None:
         if len(written) == 3:

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from no_time_to_train.weights.hub.download import Retries
+from no_time_to_train.weights.http.download import Retries
 from no_time_to_train.weights.hub.fetch import FetchResult, fetch
 from tests.weights.conftest import REPOSITORY
 

@@ -8,8 +8,8 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NetworkError
+from no_time_to_train.weights.http.download import Retries
 from no_time_to_train.weights.hub.doctor import Finding, as_text, run_checks
-from no_time_to_train.weights.hub.download import Retries
 from no_time_to_train.weights.hub.fetch import fetch
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import Fault, Hub

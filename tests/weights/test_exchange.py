@@ -18,10 +18,10 @@ from no_time_to_train.errors import (
     NoTimeToTrainError,
     RepositoryNotFoundError,
 )
-from no_time_to_train.weights.hub import bounded_http as exchange
-from no_time_to_train.weights.hub.bounded_http import Pace
+from no_time_to_train.weights.http import requests as exchange
+from no_time_to_train.weights.http.download import Retries
+from no_time_to_train.weights.http.requests import Pace
 from no_time_to_train.weights.hub.doctor import run_checks
-from no_time_to_train.weights.hub.download import Retries
 from no_time_to_train.weights.hub.fetch import fetch
 from no_time_to_train.weights.hub.sources import plan_hub
 from tests.weights.conftest import REPOSITORY

@@ -19,8 +19,8 @@ from no_time_to_train.errors import (
     RepositoryNotFoundError,
 )
 from no_time_to_train.weights import check_folder, validate_dinov3
+from no_time_to_train.weights.http.download import Retries
 from no_time_to_train.weights.hub.doctor import run_checks
-from no_time_to_train.weights.hub.download import Retries
 from no_time_to_train.weights.hub.fetch import FetchResult, fetch
 from no_time_to_train.weights.hub.manifest import MANIFEST, read_manifest
 from no_time_to_train.weights.hub.sources import Kind, plan_hub

@@ -15,7 +15,7 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NoTimeToTrainError
-from no_time_to_train.weights.hub.download import Retries
+from no_time_to_train.weights.http.download import Retries
 from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
 from tests.weights.fetching import meta_name

@@ -12,9 +12,9 @@ from huggingface_hub import constants, get_token
 
 from no_time_to_train.errors import AuthenticationError, ConfigError
 from no_time_to_train.io.redact import printable, redact, remember_secret
-from no_time_to_train.weights.hub.bounded_http import ask
-from no_time_to_train.weights.hub.download import Digest
-from no_time_to_train.weights.hub.http_errors import RefusedError, in_one_line, without_secrets
+from no_time_to_train.weights.http.download import Digest
+from no_time_to_train.weights.http.errors import RefusedError, in_one_line, without_secrets
+from no_time_to_train.weights.http.requests import ask
 
 _COMMIT = re.compile(r"[\w.-]{1,64}", re.ASCII)  # forty hex digits on the Hub; mirrors have others
 _LARGEST_FILE = 1 << 50

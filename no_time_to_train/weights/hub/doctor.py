@@ -25,11 +25,8 @@ from no_time_to_train.errors import (
 from no_time_to_train.io.paths import without_home
 from no_time_to_train.io.redact import printable
 from no_time_to_train.weights.architecture import matches
-from no_time_to_train.weights.hub.bounded_http import ask, opened, read
-from no_time_to_train.weights.hub.client import current_token, endpoint, is_link, shown_endpoint, token_header
-from no_time_to_train.weights.hub.download import Retries
-from no_time_to_train.weights.hub.fetch import CHECKPOINTS, default_folder
-from no_time_to_train.weights.hub.http_errors import (
+from no_time_to_train.weights.http.download import Retries
+from no_time_to_train.weights.http.errors import (
     TOKEN_PAGE,
     Answer,
     Target,
@@ -38,8 +35,10 @@ from no_time_to_train.weights.hub.http_errors import (
     in_one_line,
     not_an_address,
 )
+from no_time_to_train.weights.http.requests import ask, opened, read
+from no_time_to_train.weights.hub.client import current_token, endpoint, is_link, shown_endpoint, token_header
 from no_time_to_train.weights.hub.manifest import check_folder, read_manifest
-from no_time_to_train.weights.hub.sources import FetchPlan, Kind, plan_hub, repository_of
+from no_time_to_train.weights.hub.sources import CHECKPOINTS, FetchPlan, Kind, default_folder, plan_hub, repository_of
 from no_time_to_train.weights.hub.staging import unfinished
 from no_time_to_train.weights.inspect import inspect_weights
 

@@ -19,17 +19,17 @@ from no_time_to_train.errors import (
 from no_time_to_train.io.atomic import put_in_place, write_text_atomic
 from no_time_to_train.io.redact import remember_link
 from no_time_to_train.weights.architecture import matches
+from no_time_to_train.weights.http.download import RemoteFile, Retries, download, open_partial
+from no_time_to_train.weights.http.errors import without_secrets
 from no_time_to_train.weights.hub.client import is_link
-from no_time_to_train.weights.hub.download import RemoteFile, Retries, download, open_partial
 from no_time_to_train.weights.hub.fetch_sam2 import fetch_sam2
-from no_time_to_train.weights.hub.http_errors import without_secrets
 from no_time_to_train.weights.hub.manifest import Manifest, check_folder, is_valid, read_manifest
 from no_time_to_train.weights.hub.progress import FetchDisplay
 from no_time_to_train.weights.hub.sources import (
+    CHECKPOINTS,
     FetchPlan,
     Kind,
-    entry_of_link,
-    file_name_of,
+    default_folder,
     plan_hub,
     plan_link,
     repository_of,
@@ -46,7 +46,6 @@ from no_time_to_train.weights.inspect import WeightsReport, sha256_of
 from no_time_to_train.weights.license import NOTICE, NOTICE_FILE, SHORT, is_dinov3_licensed
 
 DEFAULT_MODEL = "facebook/dinov3-vitl16-pretrain-lvd1689m"
-CHECKPOINTS = Path("checkpoints")
 _SHA256_DIGITS = 64
 _BLOCK = 1 << 20
 
@@ -184,15 +183,6 @@ def _fetch_sam2(file: Sam2File, name: str, path: Path, display: FetchDisplay, re
         size=path.stat().st_size,
         was_there=was_there,
     )
-
-
-def default_folder(name: str, source: Kind | None) -> Path:
-    """Return where configurations look for an encoder's weights: a folder named as its repository, or as its entry."""
-    if is_link(name):
-        entry = entry_of_link(name)
-        return CHECKPOINTS / (entry.name if entry else file_name_of(name).rpartition(".")[0] or "weights")
-    kind, repository, entry = repository_of(name, source)
-    return CHECKPOINTS / (entry.name if entry and kind == "timm" else repository.rpartition("/")[2])
 
 
 def _at_hand(

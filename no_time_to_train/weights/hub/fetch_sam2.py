@@ -7,7 +7,7 @@ from pathlib import Path
 
 from no_time_to_train.configs.sam2_releases import Sam2File
 from no_time_to_train.errors import OutputError
-from no_time_to_train.weights.hub.download import Digest, Retries, download
+from no_time_to_train.weights.http.download import Digest, Retries, download
 from no_time_to_train.weights.hub.progress import FetchDisplay
 from no_time_to_train.weights.hub.sources import plan_link
 from no_time_to_train.weights.hub.staging import check_room, fetch_lock, staging_for

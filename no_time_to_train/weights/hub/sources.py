@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -23,21 +24,8 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.io.redact import printable
-from no_time_to_train.weights.hub.bounded_http import ask, opened, read
-from no_time_to_train.weights.hub.client import (
-    Listed,
-    Listing,
-    checked_size,
-    endpoint,
-    is_address,
-    listing_url,
-    read_listing,
-    shown_endpoint,
-    size_and_digest,
-    token_header,
-)
-from no_time_to_train.weights.hub.download import Digest, RemoteFile, Retries
-from no_time_to_train.weights.hub.http_errors import (
+from no_time_to_train.weights.http.download import Digest, RemoteFile, Retries
+from no_time_to_train.weights.http.errors import (
     META_PAGE,
     RETRYABLE_STATUS,
     RefusedError,
@@ -50,9 +38,24 @@ from no_time_to_train.weights.hub.http_errors import (
     session,
     without_secrets,
 )
+from no_time_to_train.weights.http.requests import ask, opened, read
+from no_time_to_train.weights.hub.client import (
+    Listed,
+    Listing,
+    checked_size,
+    endpoint,
+    is_address,
+    is_link,
+    listing_url,
+    read_listing,
+    shown_endpoint,
+    size_and_digest,
+    token_header,
+)
 
 Kind = Literal["hub", "timm", "url"]
 T = TypeVar("T")
+CHECKPOINTS = Path("checkpoints")
 
 _META_HASH = re.compile(r"dino\w*-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors", re.ASCII)
@@ -320,3 +323,12 @@ def plan_link(url: str, *, retries: Retries) -> FetchPlan:
         files=(file,),
         entry=entry_of_link(url),
     )
+
+
+def default_folder(name: str, source: Kind | None) -> Path:
+    """Return where configurations look for an encoder's weights: a folder named as its repository, or as its entry."""
+    if is_link(name):
+        entry = entry_of_link(name)
+        return CHECKPOINTS / (entry.name if entry else file_name_of(name).rpartition(".")[0] or "weights")
+    kind, repository, entry = repository_of(name, source)
+    return CHECKPOINTS / (entry.name if entry and kind == "timm" else repository.rpartition("/")[2])

@@ -14,8 +14,7 @@ from typing import BinaryIO, Literal, NoReturn
 import httpx2
 
 from no_time_to_train.errors import ChecksumMismatchError, DiskFullError, FetchError, NetworkError, OutputError
-from no_time_to_train.weights.hub.bounded_http import Pace, opened, read
-from no_time_to_train.weights.hub.http_errors import (
+from no_time_to_train.weights.http.errors import (
     RETRYABLE_STATUS,
     Answer,
     Target,
@@ -24,6 +23,7 @@ from no_time_to_train.weights.hub.http_errors import (
     not_an_address,
     retry_after,
 )
+from no_time_to_train.weights.http.requests import Pace, opened, read
 
 log = logging.getLogger(__name__)
 

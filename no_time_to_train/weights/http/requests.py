@@ -16,7 +16,7 @@ import httpx2
 
 from no_time_to_train.errors import NetworkError
 from no_time_to_train.io.redact import printable, remember_link
-from no_time_to_train.weights.hub.http_errors import Answer, session
+from no_time_to_train.weights.http.errors import Answer, session
 
 TIMEOUT = httpx2.Timeout(30, connect=10)  # of each step, such as the next bytes
 HEAD_SECONDS = 60.0

@@ -1,0 +1,1 @@
+"""Requests that are bounded, retried and resumed, and what their errors mean."""
