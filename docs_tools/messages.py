@@ -120,7 +120,7 @@ def _scopes(node: ast.Call, scope: Scope, package: Package, wording: Wording, de
 
 
 def _errors_module(package: Package) -> ast.Module:
-    (name,) = (name for name in package.modules if name.endswith(".errors"))
+    (name,) = (name for name in package.modules if name.endswith(".errors") and name.count(".") == 1)
     return package.modules[name].tree
 
 
