@@ -17,7 +17,7 @@ from benchmarks.gpu.timing import Bench, graphed
 from benchmarks.matching import match_plainly, random_bank
 from benchmarks.speed import ask_peer
 from no_time_to_train.matching import Instances, MemoryBank, precision, similarity, tiled_masks
-from no_time_to_train.matching.instances import match_masks
+from no_time_to_train.matching.scoring import match_masks
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
 from no_time_to_train.proposers.base import Embedding, MaskProposals, Prompts

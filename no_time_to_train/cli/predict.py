@@ -104,7 +104,7 @@ def predict(
 
     from no_time_to_train.batch.advice import advice
     from no_time_to_train.batch.image_paths import common_folder, find_images, share_of
-    from no_time_to_train.batch.left_over import find_left_over, remove_left_over_of, told
+    from no_time_to_train.batch.outdated_files import find_left_over, remove_left_over_of, told
     from no_time_to_train.batch.report import ReferenceFiles, write_report
     from no_time_to_train.batch.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
     from no_time_to_train.batch.run_locks import sole_run

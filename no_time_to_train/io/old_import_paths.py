@@ -54,6 +54,7 @@ MOVED = {
     "leftovers": "io.stale_files",
     "lightning_cli": "cli.lightning",
     "limits": "configs.limits",
+    "matching.instances": "matching.scoring",
     "matching.resizing": "matching.tiled_masks",
     "matching.threads": "matching.single_thread",
     "messages": "io.messages",

@@ -26,8 +26,8 @@ from no_time_to_train.encoders.torch_encoder import ONNX, build_encoder, is_file
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import PositionalDebias
-from no_time_to_train.matching.instances import match_all_mask_class_pairs
 from no_time_to_train.matching.memory_bank import foreground_mean
+from no_time_to_train.matching.scoring import match_all_mask_class_pairs
 from no_time_to_train.matching.tiled_masks import resize_masks
 from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.feature_extractor import ImageFeatures

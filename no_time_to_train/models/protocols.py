@@ -17,7 +17,7 @@ from no_time_to_train.data.references import reference_window
 from no_time_to_train.encoders.preprocessing import Resize, mask_on_grid, resize_bicubic
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.messages import nearest
-from no_time_to_train.matching.instances import Pool
+from no_time_to_train.matching.scoring import Pool
 from no_time_to_train.matching.similarity import pool_masks, pool_upsampled
 from no_time_to_train.models.published_rules import (
     corner_points,

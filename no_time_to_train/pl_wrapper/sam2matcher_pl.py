@@ -1,7 +1,6 @@
 """The main job for Lightning: fill the memory from references, match targets, write results and AP."""
 
 import itertools
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -13,14 +12,14 @@ from lightning.pytorch import LightningModule
 
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.configs.pipeline import MatcherConfig
-from no_time_to_train.data.coco import Category, CocoDataset
+from no_time_to_train.data.coco import CocoDataset
 from no_time_to_train.data.datasets import ReferenceItem, TargetItem
 from no_time_to_train.data.inputs import check_not_replaced
 from no_time_to_train.data.prediction import Prediction, Result
 from no_time_to_train.encoders.preprocessing import image_tensor
 from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.io.atomic import remove_file, write_text_atomic
+from no_time_to_train.io.atomic import remove_file
 from no_time_to_train.io.messages import plain_console
 from no_time_to_train.io.redact import printable
 from no_time_to_train.matching import Instances, MemoryBank
@@ -32,13 +31,12 @@ from no_time_to_train.pl_wrapper.kept_targets import KeptTargets
 from no_time_to_train.pl_wrapper.memory_checks import check_memory
 from no_time_to_train.pl_wrapper.pictures import OverlayWriter, ReferenceVisualizer
 from no_time_to_train.pl_wrapper.run_modes import NEEDS_MEMORY, READS, WRITES_MEMORY, TestMode, check_mode
+from no_time_to_train.pl_wrapper.run_results import METRICS, RESULTS, write_metrics, write_results
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
-from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
+from no_time_to_train.results.coco_output import PREDICTIONS
 from no_time_to_train.results.evaluation import ApReport, ap_table, evaluate, reports_as_json
 
 log = logging.getLogger(__name__)
-
-RESULTS, METRICS = "results.json", "metrics.json"
 
 
 class Sam2MatcherLightningModel(LightningModule):
@@ -296,39 +294,31 @@ class Sam2MatcherLightningModel(LightningModule):
 
     def _write_and_evaluate(self, indices: list[int], results: list[Result], seconds: float) -> dict[str, float]:
         """Write results, memory and metrics, print the table, and return the metrics over all classes."""
-        write_text_atomic(self.output_dir / RESULTS, json.dumps(results) + "\n")
-        cast(MemoryBank, self._model.memory).save(self.output_dir / "memory.safetensors")
         targets, random = cast(CocoDataset, self._targets), self._model.random_weights
-        self._found_dataset(indices, results).write(self.output_dir / PREDICTIONS)
+        folder, categories = cast(Path, self._data.target_images), self._categories()
+        write_results(self.output_dir, targets, indices, results, categories, image_root=folder)
+        cast(MemoryBank, self._model.memory).save(self.output_dir / "memory.safetensors")
         metrics: dict[str, Any] = {
             "encoder": self._model.encoder.config.name,
             "protocol": self._model.protocol.name,
             "random_weights": random,
-            "categories": self._categories(),
+            "categories": categories,
             "images": len(indices),
             "instances": len(results),
             "seconds_per_image": seconds,
         }
-        reports = []
         # Lightning's limit on batches leaves images out.
         seen = targets.only_images({targets.images[index].id for index in indices})
-        if seen.annotations:
-            reports = evaluate(seen, results)
+        reports = evaluate(seen, results) if seen.annotations else []
+        if reports:
             self._show(reports, "average precision, in points" + (", of RANDOM weights" if random else ""))
         else:
             self._say("nothing is annotated in these images: no average precision")
-        metrics |= reports_as_json(reports) | self._further_metrics()
-        write_text_atomic(self.output_dir / METRICS, json.dumps(metrics, indent=1) + "\n")
+        write_metrics(self.output_dir, metrics | reports_as_json(reports) | self._further_metrics())
         if random:
             self._say(f"random weights ({', '.join(random)}): the instances mean nothing")
         self._say(f"{len(results)} instances in {len(indices)} images: {self.output_dir / PREDICTIONS}")
         return {f"{report.iou_type}/{name}": value for report in reports for name, value in report.overall.items()}
-
-    def _found_dataset(self, indices: Sequence[int], results: Sequence[Result]) -> FoundDataset:
-        """Return the results with the images and the classes, whose names the results do not have."""
-        targets, folder = cast(CocoDataset, self._targets), cast(Path, self._data.target_images)
-        categories = [Category(category_id, name) for category_id, name in self._categories().items()]
-        return FoundDataset([targets.images[index] for index in indices], results, categories, folder)
 
     def _further_metrics(self) -> dict[str, Any]:
         """Return what else goes into the metrics, and write what else belongs to the run, before them."""

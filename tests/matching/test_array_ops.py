@@ -21,7 +21,7 @@ from no_time_to_train.matching.array_ops import (
 from no_time_to_train.matching.boxes import batched_nms
 from no_time_to_train.matching.changes import mask_changes
 from no_time_to_train.matching.debias import PositionalDebias
-from no_time_to_train.matching.instances import Instances, match_all_mask_class_pairs
+from no_time_to_train.matching.scoring import Instances, match_all_mask_class_pairs
 from no_time_to_train.matching.similarity import pool_masks, pool_upsampled
 from no_time_to_train.matching.tiled_masks import intersections, resize_masks
 

@@ -13,7 +13,7 @@ from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.errors import ConfigError, EmptyClassError, EncoderMismatchError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
 from no_time_to_train.matching.debias import DebiasConfig
-from no_time_to_train.matching.instances import match_all_mask_class_pairs
+from no_time_to_train.matching.scoring import match_all_mask_class_pairs
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.Sam2MatchingBaseline import Sam2MatchingBaseline
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG

@@ -50,6 +50,11 @@ class QuickstartDemo(Sam2MatcherLightningModel):
                 f"{self.test_mode}",
                 remedy="for others take Sam2MatcherLightningModel as model.class_path",
             )
+        if self.keeps_targets:
+            raise ConfigError(
+                "the demo compares the encoder with mean colors on all targets, which resume and data.shard do not match",
+                remedy="leave them out, or take Sam2MatcherLightningModel as model.class_path",
+            )
         super().setup(stage)
         self._shown: Sequence[ApReport] = ()
         self._by_colour: Sequence[ApReport] = ()

@@ -76,3 +76,10 @@ def test_demo_refuses_another_baseline(tmp_path: Path, capsys: pytest.CaptureFix
     given = [*arguments(tmp_path), "--model.test_mode", "fill_memory", "--out_path", str(tmp_path / "m.safetensors")]
     assert main(given) == 2
     assert "Sam2MatcherLightningModel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--model.resume", "true"], ["--data.shard", "1/2"]])
+def test_demo_compares_on_all_targets(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments(tmp_path), *option]) == 2
+    assert "the demo compares" in capsys.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from no_time_to_train.errors import EmptyClassError, EncoderMismatchError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks, similarity
-from no_time_to_train.matching.instances import Pool, match_all_mask_class_pairs, overlap_decay
 from no_time_to_train.matching.interpolation import interpolation_matrix
+from no_time_to_train.matching.scoring import Pool, match_all_mask_class_pairs, overlap_decay
 from no_time_to_train.matching.similarity import (
     class_similarity,
     negative_penalty,
