@@ -52,7 +52,7 @@ class QuickstartDemo(Sam2MatcherLightningModel):
             )
         if self.keeps_targets:
             raise ConfigError(
-                "the demo compares the encoder with mean colors on all targets, which resume and data.shard do not match",
+                "the demo compares on all targets, and resume and data.shard would leave some out",
                 remedy="leave them out, or take Sam2MatcherLightningModel as model.class_path",
             )
         super().setup(stage)
