@@ -21,6 +21,7 @@ from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
 from no_time_to_train.configs.pipeline import AmgConfig, MatcherConfig
 from no_time_to_train.data.datasets import ReferenceItem
 from no_time_to_train.encoders.base import Encoder
+from no_time_to_train.encoders.onednn_linear import use_onednn
 from no_time_to_train.encoders.preprocessing import encoder_size, image_tensor
 from no_time_to_train.encoders.torch_encoder import ONNX, build_encoder, is_file_of_weights
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
@@ -72,6 +73,8 @@ class MatchingPipeline(nn.Module):
             config.sam2_cfg_file, config.sam2_ckpt_path, rules=self.protocol.prompting, random_init=config.random_init
         )
         self.promptable.set_precision(dtype)
+        if self.protocol.fastest_products:
+            use_onednn(self)
         self.proposer = build_proposer(config, self.promptable, self.protocol)
         policy = config.encoder_cfg.resize_policy
         self.features = ImageFeatures(self.encoder, self.promptable, policy, cache, self.protocol)

@@ -52,6 +52,7 @@ class Protocol:
         mask_weights: Brings a reference's mask to the patch grid.
         pool: Averages features over masks.
         far_pixel: What a result's width and height have beyond the distance of the first and the last pixel.
+        fastest_products: Let the networks multiply by whichever library is faster; not where bits have to be torch's.
     """
 
     name: ProtocolName
@@ -63,6 +64,7 @@ class Protocol:
     mask_weights: MaskWeights
     pool: Pool
     far_pixel: int
+    fastest_products: bool
 
     def key(self, what: str) -> str:
         """Name what is kept in a file; of `improved` as before there were protocols, so that older files hold."""
@@ -79,6 +81,7 @@ IMPROVED = Protocol(
     mask_weights=lambda mask, size, grid: mask_on_grid(mask, grid),
     pool=pool_masks,
     far_pixel=1,
+    fastest_products=True,
 )
 PUBLISHED = Protocol(
     name="published",
@@ -90,6 +93,7 @@ PUBLISHED = Protocol(
     mask_weights=fractional_mask,
     pool=pool_upsampled,
     far_pixel=0,
+    fastest_products=False,
 )
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (IMPROVED, PUBLISHED)}
 

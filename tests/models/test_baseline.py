@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from no_time_to_train.configs.pipeline import AmgConfig, EncoderConfigArgs, MemoryBankConfig, Sam2InferConfig
+from no_time_to_train.encoders.onednn_linear import OneDnnLinear
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder
 from no_time_to_train.errors import ConfigError, EmptyClassError, EncoderMismatchError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
@@ -369,3 +370,13 @@ def test_weights_are_found_under_checkpoints(grid: Sam2MatchingBaseline_noAMG, f
         # Other tests share this baseline.
         with torch.no_grad():
             weight.copy_(before)
+
+
+@pytest.mark.parametrize("protocol", ["improved", "published"])
+def test_onednn_multiplies_where_bits_need_not_be_torchs(
+    protocol: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("no_time_to_train.encoders.onednn_linear.prefers_onednn", lambda: True)
+    baseline = build(folder, protocol=protocol)
+    kinds = {type(part) for part in baseline.modules() if isinstance(part, nn.Linear)}
+    assert kinds == {OneDnnLinear if protocol == "improved" else nn.Linear}
