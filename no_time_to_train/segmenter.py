@@ -4,11 +4,11 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from no_time_to_train.configs.pipeline import MatcherConfig
@@ -31,14 +31,29 @@ from no_time_to_train.encoders.preprocessing import image_tensor
 from no_time_to_train.encoders.torch_encoder import ONNX
 from no_time_to_train.errors import ConfigError, EmptyMaskError
 from no_time_to_train.io.paths import path_as_named
-from no_time_to_train.matching import MemoryBank
+from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
+from no_time_to_train.proposers.base import MaskProposals
 
 __all__ = ["FoundInstances", "Prediction", "Segmenter"]
 
 # The name of the first release.
 FoundInstances = Prediction
+
+
+# Bytes of masks up to which an image is remembered: those of 1,024 proposals of SAM2.
+_MOST_KEPT = 1 << 28
+
+
+class _Latest(NamedTuple):
+    """What the networks gave for an image, and the memory that its prompts may have been chosen by."""
+
+    key: str
+    patches: Float[Tensor, "h w D"]
+    proposals: MaskProposals
+    memory: MemoryBank | None
 
 
 class Segmenter:
@@ -96,6 +111,8 @@ class Segmenter:
         """Wrap a matching baseline that was built before; its memory is taken too."""
         segmenter = cls.__new__(cls)
         segmenter._take(baseline)
+        # Whoever has a pipeline already goes through many images.
+        segmenter._keeps_latest = False
         return segmenter
 
     def _take(self, baseline: MatchingPipeline) -> None:
@@ -103,6 +120,9 @@ class Segmenter:
         # Label, mean feature, and whether it is negative, in the order in which they came.
         self._references: list[tuple[str, Float[Tensor, " D"], bool]] = []
         self._class_names: list[str] = []
+        # The image that was looked at last: asked again with other references or scores, it needs no network.
+        self._latest: _Latest | None = None
+        self._keeps_latest = True
         # Made of these references; None after a change.
         self._memory: MemoryBank | None = None
         if baseline.memory is not None:
@@ -258,9 +278,26 @@ class Segmenter:
         self._remember()
         if not isinstance(images, list | tuple):
             return self.predict([cast(ImageLike, images)], min_score=min_score)[0]
-        found = self.baseline.predict_batch([image_tensor(as_image(image)) for image in images])
+        tensors = [image_tensor(as_image(image)) for image in images]
+        found = [self._predict_one(tensors[0])] if len(tensors) == 1 else self.baseline.predict_batch(tensors)
         far_pixel = self.baseline.protocol.far_pixel
         return [to_prediction(each, self.class_names, far_pixel=far_pixel).filter(min_score) for each in found]
+
+    def _predict_one(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
+        """Look at an image, unless it is the one that was looked at last, and match it with the references."""
+        baseline, key = self.baseline, ""
+        if self._keeps_latest:
+            key = content_key(image, str(torch.is_autocast_enabled(baseline.promptable.device.type)))
+        latest = self._latest if self._latest is not None and self._latest.key == key else None
+        patches = baseline.encode(image) if latest is None else latest.patches
+        if latest is None or (baseline.proposer.uses_memory and latest.memory is not baseline.memory):
+            (proposals,) = baseline.propose([image], [patches])
+        else:
+            proposals = latest.proposals
+        self._latest = None
+        if key and proposals.mask_logits.nbytes <= _MOST_KEPT:
+            self._latest = _Latest(key, patches, proposals, baseline.memory)
+        return baseline.match(patches, proposals, (image.shape[1], image.shape[2]))
 
     def save_memory(self, path: Path | str) -> None:
         """Write the references' memory as safetensors, for `load_memory` and for the command line's `--ckpt_path`."""

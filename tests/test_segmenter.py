@@ -21,6 +21,7 @@ from no_time_to_train.errors import (
     ImageSizeError,
     MaskSizeError,
 )
+from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.segmenter import FoundInstances
 from tests.tiny import write_config, write_dataset
 
@@ -156,6 +157,36 @@ def test_memory_goes_to_a_file_and_back(segmenter: Segmenter, folder: Path, tmp_
     assert other.class_names == ("red", "green", "blue")
     with pytest.raises(EncoderMismatchError):
         build(folder, img_size=96).load_memory(tmp_path / "memory.safetensors")
+
+
+@pytest.mark.parametrize("selection", ["grid", "prior"])
+def test_an_image_asked_again_needs_no_network(selection: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = {"points_per_side": 4, "iou_thr": 0.0, "prompt_selection": selection}
+    ours, fresh = (filled(build(folder, sam2_infer_cfgs=rules)) for _ in range(2))
+    first = ours.predict(picture(3))
+    calls: list[str] = []
+    for name in ("encode", "propose"):
+        whole = getattr(MatchingPipeline, name)
+
+        def counted(*args: Any, name: str = name, whole: Any = whole) -> Any:
+            calls.append(name)
+            return whole(*args)
+
+        monkeypatch.setattr(MatchingPipeline, name, counted)
+    again = ours.predict(picture(3), min_score=0.5)
+    assert calls == []
+    assert same(again, first.filter(0.5))
+    for one in (ours, fresh):
+        one.add_reference(picture(2), mask=mask(), label="blue")
+    calls.clear()
+    other = ours.predict(picture(3))
+    # Where prompts go depends on the references, with `prior`.
+    assert calls == ([] if selection == "grid" else ["propose"])
+    assert same(other, fresh.predict(picture(3)))
+    calls.clear()
+    ours.predict(picture(1))
+    assert calls == ["encode", "propose"]
+    assert same(ours.predict(picture(3)), other)
 
 
 def test_a_baseline_is_taken_with_its_memory(segmenter: Segmenter) -> None:
