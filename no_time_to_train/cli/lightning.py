@@ -7,7 +7,6 @@ shows the traceback.
 import logging
 import os
 import pickle
-import re
 import sys
 import time
 import traceback
@@ -28,22 +27,26 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from no_time_to_train.cli.checkpoint_paths import read_tensor_names, require_local_path
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
-from no_time_to_train.cli.option_names import check_kinds, check_names, configurations
+from no_time_to_train.cli.lightning_arguments import (
+    SUBCOMMANDS,
+    check_configurations,
+    check_kinds,
+    check_names,
+    names_subcommand,
+)
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
 from no_time_to_train.io.paths import check_local, without_home
 from no_time_to_train.io.process import BAD_INPUT, Stopped, is_program, program
 from no_time_to_train.io.redact import printable
-from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
 from no_time_to_train.pl_wrapper.run_modes import MEMORY_SUFFIX
-from no_time_to_train.pl_wrapper.run_settings import check_empty, check_paths, check_sizes, with_root
+from no_time_to_train.pl_wrapper.run_settings import check_paths, check_sizes, with_root
 from no_time_to_train.training.checkpoints import AtomicCheckpointIO
 
 # Their own processes start all others, and do not end with them.
 _OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 _LONGEST_WAIT = 20.0  # seconds
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _CORRECT = "correct it in the YAML or on the command line"
 
 
@@ -215,8 +218,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> None:
-    given = args if _names_subcommand(args) else ["test", *args]
-    _check_configurations(given)
+    check_configurations(args)
+    given = args if names_subcommand(args) else ["test", *args]
     with warnings.catch_warnings(), quiet_writers(), ExitStack() as held:
         # They are the command line's own, with the default subcommand filled in.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
@@ -292,33 +295,6 @@ def _of_checkpoint(error: Exception) -> str:
         "the checkpoint is damaged, or of another run than this one: "
         f"{type(error).__name__}: {said} (name another one with --ckpt_path)"
     )
-
-
-def _check_configurations(args: Sequence[str]) -> None:
-    """Read the configuration files that are named, before Lightning does, which says less of what is wrong with them.
-
-    Raises:
-        NoTimeToTrainError: As `read_yaml` does.
-        ConfigError: None of them says which model.
-    """
-    named = list(configurations(args))
-    documents = [read_yaml(Path(name)) for name in named]
-    check_empty(args, documents)
-    models = [document.get("model") for document in documents]
-    by_option = any(re.match(r"--model(\.class_path)?(=|$)", arg) for arg in args)
-    says = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
-    if named and not by_option and not says:
-        raise ConfigError(
-            f"{named[-1]} does not say which model", remedy="give it behind a whole configuration of pl_configs/"
-        )
-
-
-def _names_subcommand(args: Sequence[str]) -> bool:
-    """Return whether a subcommand stands where one can: first, or behind configuration files."""
-    rest = list(args)
-    while rest and rest[0].startswith(("-c", "--config")):
-        del rest[: 1 if "=" in rest[0] else 2]
-    return bool(rest) and rest[0] in (*SUBCOMMANDS, "-h", "--help")
 
 
 def _silence_advertising() -> None:

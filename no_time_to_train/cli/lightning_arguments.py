@@ -1,4 +1,7 @@
-"""Settings that no class takes, found in configurations and options, with the names that there are."""
+"""The arguments of `run_lightening.py`, as far as they can be checked before Lightning is imported, and their names.
+
+Importing torch and Lightning takes seconds, so that a mistake in a YAML, and `--help`, are answered before it.
+"""
 
 import importlib
 import inspect
@@ -10,11 +13,13 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
 
-from no_time_to_train.errors import ConfigError
+from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
+from no_time_to_train.configs.pipeline import MatcherConfig
+from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.io.messages import nearest
 from no_time_to_train.io.strict_yaml import read_yaml
+from no_time_to_train.pl_wrapper.run_settings import check_empty
 
 _DATA_MODULES = (
     "no_time_to_train.pl_wrapper.datamodule.ReferenceTargetDataModule",
@@ -26,7 +31,88 @@ _OWN = "no_time_to_train."
 _PARTS = ("model", "data", "trainer")
 # What else a run takes, and what belongs to jsonargparse.
 _OTHERS = ("seed_everything", "out_path", "ckpt_path", "weights_only", "verbose", "return_predictions")
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _FOREIGN = ("config", "c", "help", "h", "print_config", "optimizer", "lr_scheduler")
+
+
+HELP = """usage: run_lightening.py [SUBCOMMAND] -c YAML [-c YAML ...] [--SETTING VALUE ...]
+
+Run what a YAML describes: the matching of references and targets, or a training. pl_configs/ has YAMLs for all of it.
+
+subcommands:
+  test        match the targets with the references, write and evaluate what is found; if none is given
+  validate    the same, under the names of Lightning's validation
+  predict     the same, without logging metrics
+  fit         train, such as pl_configs/distill_dinov3_small.yaml
+
+options:
+  -c, --config YAML        a configuration; a later one is laid over an earlier one
+  --SETTING VALUE          any setting of the YAML by its dotted name, such as --data.max_targets 10
+  --ckpt_path FILE         a memory file (.safetensors) to match with, or a checkpoint to go on from
+  --out_path FILE          where test_mode fill_memory and the like write the memory
+  --print_config           print the configuration that results, and exit
+  --debug                  show the traceback of an error
+  -h, --help               show this text
+
+run_lightening.py SUBCOMMAND --help lists all settings of the trainer; --model.help CLASS and --data.help CLASS those of
+a class.
+"""
+
+
+def answer_early(args: Sequence[str]) -> int | None:
+    """Answer a command line for which neither torch nor Lightning is needed.
+
+    Args:
+        args: As after the program's name.
+
+    Returns:
+        The exit status, after `--help` or a mistake in a configuration; None if there is more to do.
+    """
+    if args and args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    return run_command(check_configurations, args, _one_line) or None
+
+
+def _one_line(error: Exception) -> str | None:
+    return in_one_line(error, CHECK_PATH) if isinstance(error, NoTimeToTrainError | OSError) else None
+
+
+def check_configurations(args: Sequence[str]) -> None:
+    """Read the configuration files that are named, before Lightning does, which says less of what is wrong with them.
+
+    Raises:
+        NoTimeToTrainError: As `read_yaml` does.
+        ConfigError: None of them says which model, or one has a setting that the matching baselines do not take.
+    """
+    named = list(configurations(args))
+    documents = [read_yaml(Path(name)) for name in named]
+    check_empty(args, documents)
+    models = [document.get("model") for document in documents]
+    by_option = any(re.match(r"--model(\.class_path)?(=|$)", arg) for arg in args)
+    says = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
+    if named and not by_option and not says:
+        raise ConfigError(
+            f"{named[-1]} does not say which model", remedy="give it behind a whole configuration of pl_configs/"
+        )
+    given = [("", _nested(*option)) for option in _options(args)]
+    sources = [*zip((f"{name}: " for name in named), documents, strict=True), *given]
+    parts = [(source, document["model"]) for source, document in sources if "model" in document]
+    classes = [part.get("class_path") if isinstance(part, dict) else part for _, part in parts]
+    if not all(name.startswith(_OWN) for name in classes if isinstance(name, str)):
+        return
+    for source, part in parts:
+        settings = part.get("init_args", part) if isinstance(part, dict) else None
+        if isinstance(settings, dict):
+            _check(settings.get("model_cfg"), MatcherConfig, "model.model_cfg", source)
+
+
+def names_subcommand(args: Sequence[str]) -> bool:
+    """Return whether a subcommand stands where one can: first, or behind configuration files."""
+    rest = list(args)
+    while rest and rest[0].startswith(("-c", "--config")):
+        del rest[: 1 if "=" in rest[0] else 2]
+    return bool(rest) and rest[0] in (*SUBCOMMANDS, "-h", "--help")
 
 
 def check_names(args: Sequence[str]) -> None:
@@ -42,6 +128,8 @@ def check_names(args: Sequence[str]) -> None:
     """
     documents = [(f"{name}: ", read_yaml(Path(name))) for name in configurations(args)]
     given = [("", _nested(*option)) for option in _options(args)]
+    from lightning.pytorch import Trainer
+
     classes: dict[str, Any] = {"trainer": Trainer}
     for _, document in documents + given:
         for part in ("model", "data"):
@@ -160,7 +248,7 @@ def _settings(owner: Any) -> Mapping[str, Any] | None:
     parameters = list(inspect.signature(owner).parameters.values())
     if any(parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) for parameter in parameters):
         return None
-    hints = {} if owner is Trainer else get_type_hints(owner.__init__)
+    hints = get_type_hints(owner.__init__) if owner.__module__.startswith(_OWN) else {}
     return {parameter.name: _owner_in(hints.get(parameter.name)) for parameter in parameters}
 
 

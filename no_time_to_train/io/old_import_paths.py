@@ -103,7 +103,7 @@ MOVED = {
     "parity.tolerances": "parity.compare",
     "paths": "io.paths",
     "pl_wrapper.distill_pl": "training.distill.module",
-    "pl_wrapper.option_names": "cli.option_names",
+    "pl_wrapper.option_names": "cli.lightning_arguments",
     "pl_wrapper.quickstart_demo_pl": "training.quickstart.demo_module",
     "pl_wrapper.quickstart_encoder_pl": "training.quickstart.encoder_module",
     "pl_wrapper.quickstart_sam2_pl": "training.quickstart.sam2_module",

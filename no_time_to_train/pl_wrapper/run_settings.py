@@ -4,14 +4,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
 
 from no_time_to_train.configs.limits import check_number, shown_number
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.paths import check_local, in_home
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 ROOT = "${trainer.default_root_dir}"
 _MOST_DEVICES = 1024
@@ -140,7 +142,7 @@ def check_precision(precision: str) -> None:
         )
 
 
-def check_limit(trainer: Trainer, stage: str) -> None:
+def check_limit(trainer: "Trainer", stage: str) -> None:
     """Refuse a run of no batches, which Lightning ends at once, without results and without an error.
 
     Args:
