@@ -19,6 +19,7 @@ __all__ = [
     "as_like",
     "default_namespace",
     "device",
+    "foreground_of",
     "is_numpy",
     "max_by_class",
     "normalize",
@@ -62,6 +63,15 @@ def as_like(array: Array, like: Array) -> Array:
 def as_float(array: Array) -> Array:
     """Return the values in float32."""
     return array.astype(np.float32, copy=False) if is_numpy(array) else array.float()
+
+
+def foreground_of(logits: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Return 1 where values are above 0 and 0 elsewhere, in float32, in one pass: without an array of booleans."""
+    if is_numpy(logits):
+        return np.greater(logits, 0, out=np.empty(logits.shape, np.float32))
+    import torch
+
+    return torch.gt(logits, 0, out=torch.empty_like(logits, dtype=torch.float32))
 
 
 def take(array: Array, indices: Int[Array, " K"], axis: int) -> Array:

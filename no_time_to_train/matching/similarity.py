@@ -3,7 +3,15 @@
 from jaxtyping import Bool, Float
 
 from no_time_to_train.errors import EncoderMismatchError
-from no_time_to_train.matching.array_ops import Array, array_namespace, as_float, as_like, device, max_by_class
+from no_time_to_train.matching.array_ops import (
+    Array,
+    array_namespace,
+    as_float,
+    as_like,
+    device,
+    foreground_of,
+    max_by_class,
+)
 from no_time_to_train.matching.boxes import mask_boxes
 from no_time_to_train.matching.interpolation import interpolation_matrix, resize_features
 from no_time_to_train.matching.memory_bank import MemoryBank
@@ -72,7 +80,7 @@ def _grid_weights(
     areas = xp.empty(len(masks), dtype=xp.float32, device=device(rows))
     for index, (mask, box) in enumerate(zip(masks, mask_boxes(masks).tolist(), strict=True)):
         x, y = slice(box[0], box[2] + 1), slice(box[1], box[3] + 1)
-        foreground = as_float(mask[y, x] > 0)
+        foreground = foreground_of(mask[y, x])
         areas[index] = foreground.sum()
         weights[index] = rows[y].T @ (foreground @ columns[x])
     return weights, areas

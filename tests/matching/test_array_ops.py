@@ -11,6 +11,7 @@ from no_time_to_train.matching import MemoryBank, match_masks
 from no_time_to_train.matching.array_ops import (
     as_float,
     as_like,
+    foreground_of,
     is_numpy,
     max_by_class,
     normalize,
@@ -29,6 +30,15 @@ from no_time_to_train.matching.tiled_masks import intersections, resize_masks
 def alike(of_torch: Tensor, of_numpy: Any, atol: float = 0.0) -> None:
     assert isinstance(of_numpy, np.ndarray)
     torch.testing.assert_close(torch.from_numpy(of_numpy), of_torch, atol=atol, rtol=0)
+
+
+def test_foreground_is_above_zero() -> None:
+    logits = torch.tensor([[-1.5, 0.0, 1e-30], [2.0, float("nan"), -0.0]])
+    for values in (logits, logits[:, ::2], logits > 0, logits.double()):
+        found = foreground_of(values)
+        assert torch.equal(found, (values > 0).float())
+        alike(found, foreground_of(values.numpy()))
+        assert foreground_of(values.numpy()).dtype == np.float32
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
