@@ -6,7 +6,7 @@ from torch import Tensor
 
 from no_time_to_train.matching import MemoryBank
 from no_time_to_train.proposers.base import MaskProposals
-from no_time_to_train.proposers.prior_guided import PriorSearch
+from no_time_to_train.proposers.prior_guided import PriorSearch, _best_of_cells, _between, _coarsest
 
 SIDE = 16  # of patches, points and masks alike, a pixel each
 OBJECT, OTHER, GROUND = torch.eye(3)
@@ -121,3 +121,82 @@ def test_poor_masks_may_be_kept_back() -> None:
     memory.add_mean(0, OBJECT)
     found = PriorSearch(SIDE, 64, 0.3)(scene.patches, memory, SIDE, lambda _: nothing)
     assert len(found.mask_logits) == 0
+
+
+@pytest.mark.parametrize(("side", "cell"), [(1, 1), (7, 1), (8, 2), (15, 2), (16, 4), (31, 4), (32, 8)])
+def test_four_cells_each_way_at_first(side: int, cell: int) -> None:
+    assert _coarsest(side) == cell
+
+
+def test_the_best_of_each_cell() -> None:
+    nothing = -torch.inf
+    values = torch.tensor(
+        [
+            [1.0, 2.0, 0.0, 9.0, 3.0],
+            [0.0, 2.0, 0.0, 0.0, 4.0],
+            [nothing, nothing, 5.0, 5.0, 4.0],
+            [nothing, nothing, 5.0, 5.0, 0.0],
+            [0.5, -1.0, nothing, nothing, 7.0],
+        ]
+    )
+    # Cells of the last column and row are cut. Of equals the first counts, in a cell and in the order of cells.
+    assert _best_of_cells(values, 2).tolist() == [3, 24, 12, 9, 14, 1, 20]
+    assert _best_of_cells(values, 5).tolist() == [3]
+    assert _best_of_cells(torch.full((3, 3), nothing), 2).tolist() == []
+
+
+def test_between_the_median_and_the_highest() -> None:
+    values = torch.tensor([[0.0, 8.0], [2.0, 3.0]])  # of an even number the lower median
+    assert [_between(values, share) for share in (0.0, 0.5, 1.0)] == [2, 5, 8]
+
+
+def test_cells_halve() -> None:
+    scene = Scene(features=OBJECT)
+    scene.patches[:] = OBJECT
+    nothing = torch.full((SIDE, SIDE), -5.0)
+
+    def ask(points: Tensor) -> MaskProposals:
+        scene.ask(points)
+        return MaskProposals(nothing.expand(len(points), -1, -1), torch.ones(len(points)))
+
+    memory = MemoryBank(["object"], 3, "test")
+    memory.add_mean(0, OBJECT)
+    masks = PriorSearch(SIDE, 1000, 0.3)(scene.patches, memory, SIDE, ask)
+    # The first of each 4 x 4 points, the first of each 2 x 2 points that is left, and all others.
+    corners = {(x, y) for y in range(0, SIDE, 4) for x in range(0, SIDE, 4)}
+    next_ones = {(x + ((x, y) in corners), y) for y in range(0, SIDE, 2) for x in range(0, SIDE, 2)}
+    every = {(x, y) for y in range(SIDE) for x in range(SIDE)}
+    assert [set(points) for points in scene.rounds] == [corners, next_ones, every - corners - next_ones]
+    assert len(scene.asked) == len(masks.mask_logits) == 256
+
+
+def test_a_point_at_the_threshold_is_asked_for() -> None:
+    scene = Scene((slice(4, 8), slice(4, 8)), features=OBJECT + OTHER)
+    scene.patches[6, 5] = OBJECT
+    scene.search(threshold=1.0)
+    assert scene.asked == [(5, 6)]
+
+
+def test_a_logit_of_zero_explains_nothing() -> None:
+    scene = Scene((slice(0, 2), slice(0, 4)), (slice(2, 4), slice(0, 4)))
+    scene.masks = [mask.clamp(min=0) for mask in scene.masks]
+    assert _found(scene.search(), scene) == [True, True]
+
+
+def test_patches_masks_and_points_of_other_sizes() -> None:
+    # Of 4 x 8 patches one resembles the class: row 1, column 6. In an image of 64 pixels it is x 48 to 56, y 16 to 32.
+    patches = GROUND.expand(4, 8, 3).clone()
+    patches[1, 6] = OBJECT
+    memory = MemoryBank(["object"], 3, "test")
+    memory.add_mean(0, OBJECT)
+    asked: list[list[float]] = []
+
+    def ask(points: Tensor) -> MaskProposals:
+        asked.extend(points.tolist())
+        masks = torch.full((len(points), 32, 32), -5.0)
+        masks[:, 8:16, 24:28] = 5.0
+        return MaskProposals(masks, torch.ones(len(points)))
+
+    # A grid of 8 x 8 points, 8 pixels apart: the patch holds two of them, and the mask of the first explains the other.
+    PriorSearch(points_per_side=8, max_prompts=64, threshold=0.6)(patches, memory, 64, ask)
+    assert asked == [[52.0, 20.0]]
