@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
+from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor, concat_rows
 
 POSITION_BUFFERS = (
@@ -180,9 +181,8 @@ def meta_sam2_to_transformers(
             remedy="fetch the file again, or save the whole state_dict()",
         )
     if unknown:
-        shown = ", ".join(sorted(unknown)[:10]) + (", ..." if len(unknown) > 10 else "")
         raise KeyMismatchError(
-            f"{len(unknown)} tensors of {source} are not SAM2's: {shown}",
+            f"{len(unknown)} tensors of {source} are not SAM2's: {first_of(sorted(unknown))}",
             remedy="name a SAM 2 or SAM 2.1 checkpoint of Meta's, without further modules",
         )
     return renamed
