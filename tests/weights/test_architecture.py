@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from no_time_to_train.configs.encoders import DINOV2_CONFIGS, ENCODER_CONFIGS, Architecture
-from no_time_to_train.errors import WeightsFormatError
-from no_time_to_train.weights.architecture import candidate_encoders, matches, read_architecture, shapes_of
+from no_time_to_train.errors import ShapeMismatchError, WeightsFormatError
+from no_time_to_train.weights.architecture import (
+    candidate_encoders,
+    check_complete,
+    matches,
+    read_architecture,
+    shapes_of,
+)
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor, from_array
 from no_time_to_train.weights.hf_config import common_dtype, transformers_config
 from no_time_to_train.weights.layouts.dino import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
@@ -109,6 +115,14 @@ def test_blocks_that_cannot_be_counted() -> None:
             META_DINOV3_VIT,
             "it",
         )
+
+
+def test_patches_are_square() -> None:
+    small, name = ENCODER_CONFIGS["dinov3_small"], "embeddings.patch_embeddings.weight"
+    tensors = without_values(small)
+    tensors[name] = replace(tensors[name], shape=(384, 3, 16, 8))
+    with pytest.raises(ShapeMismatchError, match=r"1 tensors .*\(384, 3, 16, 8\), expected \(384, 3, 8, 8\)"):
+        check_complete(tensors, read_architecture(tensors, META_DINOV3_VIT, "it"), "it")
 
 
 @pytest.mark.parametrize("name", DINOV2_CONFIGS)

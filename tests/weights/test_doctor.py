@@ -8,10 +8,12 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NetworkError
+from no_time_to_train.weights import inspect
 from no_time_to_train.weights.http.download import Retries
 from no_time_to_train.weights.hub.doctor import Finding, as_text, run_checks
 from no_time_to_train.weights.hub.fetch import fetch
 from no_time_to_train.weights.hub.sources import plan_hub
+from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import Fault, Hub
 
@@ -148,6 +150,16 @@ def test_where_weights_are_looked_for(
     (tmp_path / "checkpoints" / "dinov3_small").symlink_to(small_folder)
     assert run_checks("dinov3_small", None)[-1].state == "fine"
     assert run_checks(REPOSITORY, None)[-1].state == "failed"
+
+
+def test_a_file_is_looked_at_by_its_headers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(file: Path) -> str:
+        raise AssertionError(f"{file} is read whole, which takes long for a large one")
+
+    monkeypatch.setattr(inspect, "sha256_of", unexpected)
+    finding = run_checks(None, golden("vit_mlp_released"))[-1]
+    assert finding.state == "fine"
+    assert "is whole, dinov3_vit, width 64" in finding.found
 
 
 def test_an_unfinished_fetch_and_a_damaged_folder(hub: Hub, tmp_path: Path) -> None:

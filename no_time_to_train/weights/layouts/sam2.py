@@ -220,12 +220,12 @@ def hiera_shape(tensors: Mapping[str, StoredTensor]) -> HieraShape | None:
     try:
         background = tensors[f"{prefix}pos_embed"].shape
         window = tensors[f"{prefix}pos_embed_window"].shape
-        widths: list[int] = []
-        while (name := f"{prefix}blocks.{len(widths)}.attn.proj.weight") in tensors:
-            widths.append(tensors[name].shape[0])
+        shapes: list[tuple[int, ...]] = []
+        while (name := f"{prefix}blocks.{len(shapes)}.attn.proj.weight") in tensors:
+            shapes.append(tensors[name].shape)
         return HieraShape(
             embed_dim=background[1],
-            stages=tuple(len(list(blocks)) for _, blocks in groupby(widths)),
+            stages=tuple(len(list(blocks)) for _, blocks in groupby(shapes)),
             background_size=tuple(background[2:]),
             window_size=window[2],
         )
