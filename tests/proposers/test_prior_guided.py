@@ -1,12 +1,16 @@
 """The search for prompts, with masks that are known: an object gives its own mask to every point in it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from no_time_to_train.configs.pipeline import Sam2InferConfig
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.proposers.base import MaskProposals
-from no_time_to_train.proposers.prior_guided import PriorSearch, _best_of_cells, _between, _coarsest
+from no_time_to_train.proposers.base import MaskProposals, Prompts
+from no_time_to_train.proposers.prior_guided import GuidedProposer, PriorSearch, _best_of_cells, _between, _coarsest
+from tests.proposers.toy import ToyPromptable
 
 SIDE = 16  # of patches, points and masks alike, a pixel each
 OBJECT, OTHER, GROUND = torch.eye(3)
@@ -200,3 +204,38 @@ def test_patches_masks_and_points_of_other_sizes() -> None:
     # A grid of 8 x 8 points, 8 pixels apart: the patch holds two of them, and the mask of the first explains the other.
     PriorSearch(points_per_side=8, max_prompts=64, threshold=0.6)(patches, memory, 64, ask)
     assert asked == [[52.0, 20.0]]
+
+
+def test_settings_reach_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upper right quarter of an image is white, and its patches are those of the class."""
+    model = ToyPromptable()
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    image[:, :32, 32:] = 255
+    patches = GROUND.expand(8, 8, 3).clone()
+    patches[:4, 4:] = OBJECT
+    memory = MemoryBank(["object"], 3, "test")
+    memory.add_mean(0, OBJECT)
+    asked: list[tuple[int, float | None, int]] = []
+    best_masks = model.best_masks
+
+    def recorded(image: Tensor, prompts: Prompts, *, min_iou: float | None, batch_size: int) -> MaskProposals:
+        asked.append((len(prompts), min_iou, batch_size))
+        return best_masks(image, prompts, min_iou=min_iou, batch_size=batch_size)
+
+    monkeypatch.setattr(model, "best_masks", recorded)
+    config = Sam2InferConfig(points_per_side=8, testing_point_bs=3, iou_thr=0.5, max_prompts=2, prior_threshold=0.5)
+    proposer = GuidedProposer(model, config)
+    assert proposer.uses_memory
+    masks = proposer(model.embed(model.preprocess(image)), patches, memory)
+    # The search could ask in each of four cells; the mask explains all that is left.
+    assert asked == [(2, 0.5, 3)]
+    white = torch.zeros(32, 32, dtype=torch.bool)
+    white[:16, 16:] = True
+    assert torch.equal(masks.mask_logits > 0, white.expand(2, -1, -1))
+    others = [
+        replace(config, points_per_side=9),
+        replace(config, iou_thr=0.4),
+        replace(config, max_prompts=3),
+        replace(config, prior_threshold=0.4),
+    ]
+    assert len({GuidedProposer(model, each).settings for each in (config, *others)}) == 5
