@@ -112,8 +112,10 @@ def choose(folder: str, count: int, seed: int) -> list[Mutation]:
 
 def name_of(mutation: Mutation) -> str:
     """Return what stays the same for as long as the file does."""
-    digest = hashlib.sha256(mutation.path.read_bytes()).hexdigest()[:12]
-    return f"{mutation.path.relative_to(ROOT)}:{mutation.line} {digest} {mutation.diff()}"
+    source = mutation.path.read_bytes()
+    column = mutation.start - source.rfind(b"\n", 0, mutation.start)
+    digest = hashlib.sha256(source).hexdigest()[:12]
+    return f"{mutation.path.relative_to(ROOT)}:{mutation.line}:{column} {digest} {mutation.diff()}"
 
 
 def main() -> None:
