@@ -157,9 +157,10 @@ def test_a_file_is_looked_at_by_its_headers(hub: Hub, monkeypatch: pytest.Monkey
         raise AssertionError(f"{file} is read whole, which takes long for a large one")
 
     monkeypatch.setattr(inspect, "sha256_of", unexpected)
-    finding = run_checks(None, golden("vit_mlp_released"))[-1]
-    assert finding.state == "fine"
-    assert "is whole, dinov3_vit, width 64" in finding.found
+    for encoder in (None, REPOSITORY):
+        finding = run_checks(encoder, golden("vit_mlp_released"))[-1]
+        assert finding.state == "fine"
+        assert "is whole, dinov3_vit, width 64" in finding.found
 
 
 def test_an_unfinished_fetch_and_a_damaged_folder(hub: Hub, tmp_path: Path) -> None:
