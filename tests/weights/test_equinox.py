@@ -157,7 +157,7 @@ def test_arrays_that_end_early_are_refused(left: int, tmp_path: Path) -> None:
     ],
 )
 def test_every_array_comes_back(version: tuple[int, int], array: np.ndarray, tmp_path: Path) -> None:
-    path = own_file(tmp_path, {"leaves": ["a", "b"]}, saved(array, version), saved(np.float32([7.0, 8.0])))
+    path = own_file(tmp_path, {"leaves": ["a", "b"]}, saved(array, version), saved(np.array([7.0, 8.0], np.float32)))
     tensors = read_eqx(path).tensors
     assert tensors["a"].dtype == array.dtype
     assert tensors["a"].shape == array.shape
