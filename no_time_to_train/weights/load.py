@@ -110,8 +110,6 @@ def is_finite(tensor: Tensor) -> bool:
     """Return whether all values are finite in float32; of a tensor without values nothing is known."""
     if tensor.is_meta or not tensor.is_floating_point():
         return True
-    if tensor.element_size() == 1:
-        tensor = tensor.float()  # of eight bits torch adds nothing up
     # A sum reads the values once and keeps nothing; it may overflow where no value does.
     return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.float().isfinite().all())
 

@@ -105,6 +105,14 @@ def test_keys_may_be_any_text(cache: FeatureCache) -> None:
     assert [path.name for path in cache.folder.parent.iterdir()] == ["cache"]
 
 
+def test_hits_misses_and_entries_are_counted(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "made" / "with it" / "cache", ROOMY)
+    cache.put("one", kilobyte())
+    cache.put("two", kilobyte())
+    assert [cache.get(key) is not None for key in ("one", "two", "one", "three")] == [True, True, True, False]
+    assert (cache.written, cache.hits, cache.misses) == (2, 3, 1)
+
+
 def test_a_new_value_takes_the_place_of_the_old(cache: FeatureCache) -> None:
     cache.put("key", kilobyte(1))
     old = cache.get("key")

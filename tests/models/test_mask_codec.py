@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from no_time_to_train.matching.tiled_masks import pixel_reach, resize_masks
-from no_time_to_train.models.cache.mask_codec import pack_masks, unpack_masks
+from no_time_to_train.models.cache.mask_codec import _parts, pack_masks, unpack_masks
 from no_time_to_train.proposers.base import MaskProposals
 
 
@@ -113,3 +113,41 @@ def test_strided_half_precision_and_differentiable_logits_are_packed() -> None:
         before.bfloat16(),
     ):
         assert torch.equal(at_size(round_trip(given_logits), (55, 44)), at_size(given_logits.float(), (55, 44)))
+
+
+def _spots(*places: tuple[int, int], height: int = 7, width: int = 9) -> Tensor:
+    """One mask of single pixels, whose logits are their numbers in the mask, outside negative."""
+    logits = -torch.arange(1.0, height * width + 1).view(1, height, width)
+    for row, column in places:
+        logits[0, row, column] *= -1
+    return logits
+
+
+@pytest.mark.parametrize(("reach", "rows", "columns"), [(1, (2, 5), (3, 6)), (2, (1, 6), (2, 7)), (3, (0, 7), (1, 8))])
+def test_values_are_kept_within_reach(reach: int, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    logits = _spots((3, 4))
+    packed = pack_masks(MaskProposals(logits, torch.zeros(1)), reach)
+    near = logits[0, slice(*rows), slice(*columns)]
+    assert packed["size"].tolist() == [1, 7, 9]
+    assert packed["runs"].tolist() == [31, 1, 31]
+    assert torch.equal(packed["outlines"], near.flatten())
+    # Elsewhere only the sign comes back.
+    expected = torch.full((1, 7, 9), -10.0)
+    expected[0, slice(*rows), slice(*columns)] = near
+    assert torch.equal(unpack_masks(packed, reach).mask_logits, expected)
+
+
+def test_outlines_at_the_border() -> None:
+    logits = _spots((0, 0), (6, 8))
+    packed = pack_masks(MaskProposals(logits, torch.zeros(1)))
+    assert packed["runs"].tolist() == [0, 1, 61, 1]
+    # The three neighbors of each corner, and the corner.
+    corners = torch.cat([logits[0, :2, :2].flatten(), logits[0, 5:, 7:].flatten()])
+    assert torch.equal(packed["outlines"], corners)
+
+
+def test_few_masks_are_looked_at_together() -> None:
+    # 2^18 pixels, but always one mask.
+    assert list(_parts((3, 700, 500))) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert list(_parts((150, 64, 64))) == [slice(0, 64), slice(64, 128), slice(128, 192)]
+    assert list(_parts((0, 64, 64))) == []

@@ -1,5 +1,7 @@
 """The original's rules, each against its words or against hand-made numbers."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -81,12 +83,21 @@ def test_points_reach_from_pixel_to_pixel_column_by_column() -> None:
         ((0.0, 0.0, 100.0, 100.0), (0, 0, 100, 100)),
         # Odd sides: halves of pixels are truncated at both ends. 10..15: center 12.5, half 3.
         ((10.0, 10.0, 5.0, 5.0), (9, 9, 15, 15)),
+        # Outside of the image: the last pixel.
+        ((150.0, 120.0, 10.0, 10.0), (99, 99, 100, 100)),
         # Less than a pixel, of which the original makes an empty window.
         ((99.5, 0.2, 0.3, 0.3), (98, 0, 99, 1)),
     ],
 )
 def test_windows_are_truncated(box: tuple[float, float, float, float], expected: tuple[int, int, int, int]) -> None:
     assert truncated_window(box, 100, 100, 1.2) == expected
+
+
+def test_the_window_of_a_reference_in_an_image_that_is_not_square() -> None:
+    # 80..110 by 40..50: center 95 and 45, half 18.
+    assert truncated_window((80.0, 40.0, 30.0, 10.0), height=60, width=120, scale=1.2) == (77, 27, 113, 60)
+    assert truncated_window((80.0, 40.0, 30.0, 10.0), height=120, width=100, scale=1.2) == (77, 27, 100, 63)
+    assert truncated_window((300.0, 300.0, 9.0, 9.0), height=60, width=120, scale=1.2) == (119, 59, 120, 60)
 
 
 @given(
@@ -112,6 +123,26 @@ def test_masks_weigh_patches_by_their_corners(side: int, grid: int) -> None:
     weights = fractional_mask(mask, (side, side), (grid, grid))
     assert torch.equal(weights, resized[:: side // grid, :: side // grid])
     assert ((weights > 0) & (weights < 1)).any()
+
+
+def test_a_grid_that_is_not_square() -> None:
+    mask = torch.zeros(4, 6, dtype=torch.bool)
+    mask[1, 4] = True
+    # At its own size each patch is 2 pixels high and 3 wide, and its corner decides.
+    assert fractional_mask(mask.roll((-1, -1), (0, 1)), (4, 6), (2, 2)).tolist() == [[0, 1], [0, 0]]
+    # Corners miss it here: the patch that it touches counts.
+    assert fractional_mask(mask, (4, 6), (2, 3)).tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("resize", [resize_target, resize_reference, resize_in_uint8])
+def test_sizes_are_height_and_width(resize: Callable[..., Tensor]) -> None:
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    image[1, :10] = 255  # the upper half is green
+    resized = resize(image, (32, 64), CPU)
+    assert resized.shape == (1, 3, 32, 64)
+    assert torch.equal(resized[0, 1] > 0.5, torch.arange(32)[:, None].expand(-1, 64) < 16)
+    assert not resized[0, 0].any()
+    assert not resized[0, 2].any()
 
 
 def test_a_mask_that_the_corners_miss_weighs_what_it_touches() -> None:

@@ -2,6 +2,8 @@
 
 ``python -m tests.mutants.run --folder matching --count 40 --seed 1`` prints each survivor. A run that is stopped or
 reaches ``--seconds`` goes on where it was when it is started again with the same options; survivors are tried again.
+
+Tests of the mutated module's name run first, then the folder's other fast tests, then those marked slow.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ _COPIED = (PACKAGE, "tests")
 # A test that waits for a mutant that never ends is stopped after as many times the whole run's time.
 _PATIENCE = 2
 _LONGEST = 1800.0
+PASSED = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def copy_project(folder: Path) -> None:
@@ -41,7 +45,7 @@ def copy_project(folder: Path) -> None:
         (folder.parent / "shared").symlink_to(ROOT.parent / "shared")
 
 
-def run_tests(project: Path, target: str, timeout: float) -> int | None:
+def run_tests(project: Path, arguments: Sequence[str], timeout: float) -> int | None:
     """Run tests in a fork, which need not import torch again, and return pytest's status, or None after the time."""
     child = os.fork()
     if not child:
@@ -54,7 +58,7 @@ def run_tests(project: Path, target: str, timeout: float) -> int | None:
             del sys.modules[name]
         sys.path = [str(project), *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
         os.environ["PYTHONPATH"] = os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")])
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", target]))
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments]))
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -66,23 +70,32 @@ def run_tests(project: Path, target: str, timeout: float) -> int | None:
     return None
 
 
-def targets_of(project: Path, folder: str, mutated: Path) -> list[str]:
-    """Return the folder's tests, those of the mutated module and of its own folder first."""
-    mirrored = project / "tests" / mutated.relative_to(project / PACKAGE)
-    own = [path for path in (mirrored.with_name(f"test_{mirrored.name}"), mirrored.parent) if path.exists()]
-    return list(dict.fromkeys([*(str(path.relative_to(project)) for path in own), f"tests/{folder}"]))
+def own_tests(project: Path, folder: str, mutated: Path) -> list[str]:
+    """Return the folder's test files that are named after the mutated module."""
+    paths = (project / "tests" / folder).rglob(f"test_*{mutated.stem}*.py")
+    return sorted(str(path.relative_to(project)) for path in paths)
 
 
-def survives(project: Path, folder: str, mutation: Mutation, timeout: float) -> bool:
-    """Return whether the folder's tests pass with the mutation."""
+def survives(project: Path, folder: str, mutation: Mutation, timeouts: Mapping[str, float]) -> bool:
+    """Return whether the folder's tests pass with the mutation.
+
+    Args:
+        project: A copy of the project.
+        folder: Of the package.
+        mutation: Of a file in it.
+        timeouts: In seconds, by the markers of the tests that are to run, in this order.
+    """
     path = project / mutation.path.relative_to(ROOT)
     whole = path.read_bytes()
     # Bytecode is told apart by seconds and size, which may be the same for two mutants.
     shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
+    own = own_tests(project, folder, path)
+    others = [f"tests/{folder}", *(f"--ignore={name}" for name in own)]
+    steps = [([*own, "-m", " or ".join(timeouts)], sum(timeouts.values()))] if own else []
+    steps += [([*others, "-m", marker], timeout) for marker, timeout in timeouts.items()]
     try:
         path.write_text(mutation.apply())
-        # One after the other: of overlapping arguments pytest takes the wider one alone.
-        return all(run_tests(project, target, timeout) == 0 for target in targets_of(project, folder, path))
+        return all(run_tests(project, arguments, timeout) in PASSED for arguments, timeout in steps)
     finally:
         path.write_bytes(whole)
         shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
@@ -99,8 +112,10 @@ def choose(folder: str, count: int, seed: int) -> list[Mutation]:
 
 def name_of(mutation: Mutation) -> str:
     """Return what stays the same for as long as the file does."""
-    digest = hashlib.sha256(mutation.path.read_bytes()).hexdigest()[:12]
-    return f"{mutation.path.relative_to(ROOT)}:{mutation.line} {digest} {mutation.diff()}"
+    source = mutation.path.read_bytes()
+    column = mutation.start - source.rfind(b"\n", 0, mutation.start)
+    digest = hashlib.sha256(source).hexdigest()[:12]
+    return f"{mutation.path.relative_to(ROOT)}:{mutation.line}:{column} {digest} {mutation.diff()}"
 
 
 def main() -> None:
@@ -109,6 +124,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="a folder of the package, which tests/ mirrors")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fast", action="store_true", help="leave out tests marked slow")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no mutant after this time")
     args = parser.parse_args()
     begin, state = time.monotonic(), ROOT / "runs" / "mutants" / f"{args.folder}-{args.seed}.json"
@@ -121,16 +137,20 @@ def main() -> None:
         project = Path(folder) / "project"
         project.mkdir()
         copy_project(project)
-        start = time.monotonic()
-        status = run_tests(project, f"tests/{args.folder}", _LONGEST)
-        if status != 0:
-            raise SystemExit(f"error: tests/{args.folder} ends with status {status} without a mutation; mend it first")
-        took = time.monotonic() - start
-        print(f"tests/{args.folder} takes {took:.1f} s; {len(killed)} mutants are known to be killed", flush=True)
+        timeouts = {}
+        for marker in ("not slow",) if args.fast else ("not slow", "slow"):
+            start = time.monotonic()
+            status = run_tests(project, [f"tests/{args.folder}", "-m", marker], _LONGEST)
+            if status not in PASSED:
+                raise SystemExit(f"error: tests/{args.folder} ends with {status} without a mutation; mend it first")
+            took = time.monotonic() - start
+            print(f"tests/{args.folder} -m '{marker}' takes {took:.1f} s", flush=True)
+            timeouts[marker] = _PATIENCE * took + 10
+        print(f"{len(killed)} mutants are known to be killed", flush=True)
         for name in waiting:
             if time.monotonic() - begin > args.seconds:
                 break
-            if survives(project, args.folder, chosen[name], _PATIENCE * took + 10):
+            if survives(project, args.folder, chosen[name], timeouts):
                 survivors.append(name)
                 print(f"survived: {name}", flush=True)
             else:

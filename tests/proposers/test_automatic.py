@@ -1,5 +1,6 @@
 """The automatic mask generator against Meta's, and its parts against plain loops."""
 
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from no_time_to_train.configs.pipeline import AmgConfig
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.proposers.automatic import (
     AutomaticMaskGenerator,
+    _sure_masks,
     remove_small_regions,
     stability_score,
     suppress_duplicates,
@@ -23,6 +25,7 @@ from no_time_to_train.proposers.automatic import (
 from no_time_to_train.proposers.base import MaskProposals
 from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
 from tests.proposers.sam2_oracle import SCRIPT_WARNING, save_meta, tiny_meta
+from tests.proposers.toy import SIDE, ToyPromptable
 from tests.tiny import IMAGE_SIZE, write_config
 
 MASK_SIZE = IMAGE_SIZE // 4
@@ -79,6 +82,31 @@ def test_each_filter_drops_a_part(sam2: Sam2Predictor, image: Tensor) -> None:
         )
     ]
     assert counts[0] < counts[1] < counts[2] < counts[3] == 4 * 4 * 3
+
+
+def test_masks_need_more_than_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing that small regions need is there, because none are looked for.
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    model = ToyPromptable()
+    embedding = model.embed(model.preprocess(torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)))
+    settings = AmgConfig(points_per_side=1, pred_iou_thresh=0.5, stability_score_thresh=0.0, box_nms_thresh=1.0)
+    masks = AutomaticMaskGenerator(model, settings)(embedding)
+    # Of 0.7, 0.9 and 0.5.
+    assert torch.equal(masks.predicted_iou, torch.tensor([0.9, 0.7]))
+    assert (masks.mask_logits > 0).all()
+
+
+def test_which_masks_are_sure() -> None:
+    logits = torch.zeros(4, 2, 3)
+    logits[1, 0, 1] = 2.0  # one pixel above 1, and five more above -1
+    logits[2] = torch.tensor([[2.0, 2.0, 2.0], [0.5, 0.5, 0.5]])
+    logits[3] = -2.0
+    predicted_iou = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    # Stability is 0, 1/6, 1/2 and 0. A logit of 0 is not inside, so that masks 0 and 3 are empty at any threshold.
+    for threshold, rows in ((0.0, [1, 2]), (0.5, [2]), (0.51, [])):
+        masks = _sure_masks(logits, predicted_iou, AmgConfig(stability_score_thresh=threshold))
+        assert torch.equal(masks.predicted_iou, predicted_iou[rows])
+        assert torch.equal(masks.mask_logits, logits[rows])
 
 
 def test_no_masks(sam2: Sam2Predictor, image: Tensor) -> None:

@@ -102,15 +102,6 @@ def test_scaling_coordinates(sam2: Sam2Predictor) -> None:
     torch.testing.assert_close(points, expected.view(2, 2, 2))
 
 
-def test_point_grid() -> None:
-    grid = point_grid(2, 128)
-    assert grid.tolist() == [[32, 32], [96, 32], [32, 96], [96, 96]]
-    assert point_grid(32, 1024).shape == (1024, 2)
-    assert point_grid(32, 1024)[1].tolist() == [48, 16]
-    with pytest.raises(ConfigError, match="32 is usual"):
-        point_grid(0, 128)
-
-
 def test_batch_of_images_is_each_image(sam2: Sam2Predictor) -> None:
     images = [torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8) for _ in range(3)]
     pixels = [sam2.preprocess(image) for image in images]

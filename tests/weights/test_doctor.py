@@ -8,9 +8,12 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.errors import NetworkError
+from no_time_to_train.weights import inspect
 from no_time_to_train.weights.http.download import Retries
 from no_time_to_train.weights.hub.doctor import Finding, as_text, run_checks
 from no_time_to_train.weights.hub.fetch import fetch
+from no_time_to_train.weights.hub.sources import plan_hub
+from tests.golden_files import golden
 from tests.weights.conftest import REPOSITORY
 from tests.weights.hub_server import Fault, Hub
 
@@ -126,6 +129,38 @@ def test_a_full_disk(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     finding = first_failure(run_checks(REPOSITORY, tmp_path / "dino"))
     assert finding.check == "disk"
     assert "--root" in finding.remedy
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_disk_with_just_enough_room(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: int) -> None:
+    size = plan_hub(REPOSITORY, source=None, revision=None, retries=Retries()).size
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=size - lacking))
+    disk = next(finding for finding in run_checks(REPOSITORY, tmp_path / "dino") if finding.check == "disk")
+    assert disk.state == ("failed" if lacking else "fine")
+    assert not lacking or "make room for 1 bytes" in disk.remedy
+
+
+def test_where_weights_are_looked_for(
+    hub: Hub, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry entry's may be at hand under another name; a repository's are in its own folder only."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "dinov3_small").symlink_to(small_folder)
+    assert run_checks("dinov3_small", None)[-1].state == "fine"
+    assert run_checks(REPOSITORY, None)[-1].state == "failed"
+
+
+def test_a_file_is_looked_at_by_its_headers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(file: Path) -> str:
+        raise AssertionError(f"{file} is read whole, which takes long for a large one")
+
+    monkeypatch.setattr(inspect, "sha256_of", unexpected)
+    for encoder in (None, REPOSITORY):
+        finding = run_checks(encoder, golden("vit_mlp_released"))[-1]
+        assert finding.state == "fine"
+        assert "is whole, dinov3_vit, width 64" in finding.found
 
 
 def test_an_unfinished_fetch_and_a_damaged_folder(hub: Hub, tmp_path: Path) -> None:

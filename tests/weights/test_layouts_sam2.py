@@ -21,6 +21,7 @@ from no_time_to_train.weights.layouts.sam2 import (
     meta_key_map,
     meta_sam2_to_transformers,
     sam2_layout,
+    video_only,
 )
 from no_time_to_train.weights.load import from_tensor
 from tests.proposers.sam2_oracle import tiny_meta
@@ -108,6 +109,20 @@ def test_part_of_the_point_embeddings() -> None:
         meta_sam2_to_transformers(state)
 
 
+def test_without_point_embeddings() -> None:
+    """They are missing afterwards, too, for the strict loader to name."""
+    whole = stored(tiny_meta("2.1").state_dict())
+    lacking = {name: tensor for name, tensor in whole.items() if ".point_embeddings." not in name}
+    expected = meta_sam2_to_transformers(whole).keys() - {"prompt_encoder.point_embed.weight"}
+    assert meta_sam2_to_transformers(lacking).keys() == expected
+
+
+@pytest.mark.parametrize(("count", "last"), [(10, r"lora\.09 \("), (11, r"lora\.09, \.\.\. \(")])
+def test_ten_unknown_names_are_shown(count: int, last: str) -> None:
+    with pytest.raises(KeyMismatchError, match=f"{count} tensors .*{last}"):
+        meta_sam2_to_transformers({f"lora.{index:02}": ZERO for index in range(count)})
+
+
 def test_layouts_are_told_apart() -> None:
     state = stored(tiny_meta("2.1").state_dict())
     assert sam2_layout(state, source="x") == "meta"
@@ -122,6 +137,17 @@ def test_one_position_matrix_serves_for_both(kept: str) -> None:
     part = image_part_of_transformers({kept: matrix, "no_object_pointer": ZERO, "other": ZERO})
     assert part.keys() == {*POSITION_BUFFERS, "other"}
     assert all(part[name] is matrix for name in POSITION_BUFFERS)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["no_object_pointer", "no_object_pointer.more", "memory_attention.layers.0.a", "memory_attention"], [0, 2]),
+        (["image_encoder.a", "obj_ptr_proj.a", "maskmem_tpos_enc", "maskmem_tpos_encode"], [1, 2]),
+    ],
+)
+def test_what_only_video_needs(names: list[str], found: list[int]) -> None:
+    assert list(video_only(names)) == [names[index] for index in found]
 
 
 def test_no_shape_without_tensors() -> None:

@@ -1,4 +1,4 @@
-"""timm's layout against timm's own models, small and random."""
+"""timm's layout against timm's own models, small and random, and where the key maps are imported from."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import KeyMismatchError
+from no_time_to_train.weights import layouts
+from no_time_to_train.weights.layouts import dino
 
 VITS: dict[str, dict[str, Any]] = {
     "vit_small_patch16_dinov3": {},
@@ -80,3 +82,9 @@ def test_names_that_timm_does_not_have_are_refused(tmp_path: Path) -> None:
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(KeyMismatchError, match=r"2 tensors .* timm DINOv3 ViT: head\.bias, head\.weight"):
         build_encoder_from_checkpoint(tmp_path)
+
+
+def test_the_key_maps_of_encoders_are_where_they_were() -> None:
+    assert layouts.META_DINOV2 is dino.META_DINOV2
+    with pytest.raises(AttributeError, match="has no attribute '__wrapped__'"):
+        layouts.__wrapped__  # noqa: B018

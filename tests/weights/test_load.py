@@ -7,7 +7,7 @@ from torch import nn
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from no_time_to_train.errors import KeyMismatchError, ShapeMismatchError, WeightsFormatError
-from no_time_to_train.weights.load import as_tensor, assign_tensors
+from no_time_to_train.weights.load import as_tensor, assign_tensors, is_finite
 from no_time_to_train.weights.source import read_source
 from tests.conftest import DATA
 
@@ -77,6 +77,37 @@ def test_nothing_is_assigned_when_something_is_wrong() -> None:
     with pytest.raises(ShapeMismatchError):
         assign_tensors(model, tensors() | {"1.weight": torch.zeros(4)}, source="x")
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "finite"),
+    [
+        ([448.0, -448.0], torch.float8_e4m3fn, True),
+        ([1.0, float("nan")], torch.float8_e4m3fn, False),
+        ([1.0, float("inf")], torch.float8_e5m2, False),
+        ([65504.0, 65504.0], torch.float16, True),
+        ([1.0, float("-inf")], torch.bfloat16, False),
+        # The sum is beyond float32, and the values are not.
+        ([3e38, 3e38], torch.float32, True),
+        ([float("inf"), float("-inf")], torch.float32, False),
+        ([1e300], torch.float64, False),
+        ([2**62, 2**62], torch.int64, True),
+        ([], torch.float32, True),
+    ],
+)
+def test_values_that_are_finite_in_float32(values: list[float], dtype: torch.dtype, finite: bool) -> None:
+    tensor = torch.tensor(values, dtype=torch.int64 if dtype == torch.int64 else torch.float64).to(dtype)
+    assert is_finite(tensor) is finite
+    assert is_finite(tensor.to("meta"))
+
+
+def test_checksums_are_compared_unless_told_otherwise(tmp_path: Path) -> None:
+    content = bytearray((DATA / "golden" / "vit_mlp_released.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.pth").write_bytes(content)
+    with pytest.raises(WeightsFormatError, match="is damaged: Bad CRC-32"):
+        read_source(tmp_path / "flipped.pth")
+    assert read_source(tmp_path / "flipped.pth", verify=False).architecture.embed_dim == 64
 
 
 def test_the_key_bias_is_left_out_where_it_is_masked_and_kept_where_it_is_not(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
+from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor, concat_rows
 
 POSITION_BUFFERS = (
@@ -180,9 +181,8 @@ def meta_sam2_to_transformers(
             remedy="fetch the file again, or save the whole state_dict()",
         )
     if unknown:
-        shown = ", ".join(sorted(unknown)[:10]) + (", ..." if len(unknown) > 10 else "")
         raise KeyMismatchError(
-            f"{len(unknown)} tensors of {source} are not SAM2's: {shown}",
+            f"{len(unknown)} tensors of {source} are not SAM2's: {first_of(sorted(unknown))}",
             remedy="name a SAM 2 or SAM 2.1 checkpoint of Meta's, without further modules",
         )
     return renamed
@@ -220,12 +220,12 @@ def hiera_shape(tensors: Mapping[str, StoredTensor]) -> HieraShape | None:
     try:
         background = tensors[f"{prefix}pos_embed"].shape
         window = tensors[f"{prefix}pos_embed_window"].shape
-        widths: list[int] = []
-        while (name := f"{prefix}blocks.{len(widths)}.attn.proj.weight") in tensors:
-            widths.append(tensors[name].shape[0])
+        shapes: list[tuple[int, ...]] = []
+        while (name := f"{prefix}blocks.{len(shapes)}.attn.proj.weight") in tensors:
+            shapes.append(tensors[name].shape)
         return HieraShape(
             embed_dim=background[1],
-            stages=tuple(len(list(blocks)) for _, blocks in groupby(widths)),
+            stages=tuple(len(list(blocks)) for _, blocks in groupby(shapes)),
             background_size=tuple(background[2:]),
             window_size=window[2],
         )
