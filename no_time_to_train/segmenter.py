@@ -33,6 +33,7 @@ from no_time_to_train.errors import ConfigError, EmptyMaskError
 from no_time_to_train.io.paths import path_as_named
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.cache.feature_cache import content_key
+from no_time_to_train.models.feature_extractor import autocast_state
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.proposers.base import MaskProposals
@@ -287,7 +288,7 @@ class Segmenter:
         """Look at an image, unless it is the one that was looked at last, and match it with the references."""
         baseline, key = self.baseline, ""
         if self._keeps_latest:
-            key = content_key(image, str(torch.is_autocast_enabled(baseline.promptable.device.type)))
+            key = content_key(image, autocast_state(baseline.promptable.device))
         latest = self._latest if self._latest is not None and self._latest.key == key else None
         patches = baseline.encode(image) if latest is None else latest.patches
         if latest is None or (baseline.proposer.uses_memory and latest.memory is not baseline.memory):

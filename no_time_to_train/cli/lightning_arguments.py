@@ -40,22 +40,22 @@ HELP = """usage: run_lightening.py [SUBCOMMAND] -c YAML [-c YAML ...] [--SETTING
 Run what a YAML describes: the matching of references and targets, or a training. pl_configs/ has YAMLs for all of it.
 
 subcommands:
-  test        match the targets with the references, write and evaluate what is found; if none is given
-  validate    the same, under the names of Lightning's validation
-  predict     the same, without logging metrics
-  fit         train, such as pl_configs/distill_dinov3_small.yaml
+  test        (default) match targets with references, write the results, compute average precision
+  validate    do the same in Lightning's validation loop
+  predict     do the same in Lightning's prediction loop, and log no metrics
+  fit         train a model; see pl_configs/distill_dinov3_small.yaml
 
 options:
-  -c, --config YAML        a configuration; a later one is laid over an earlier one
-  --SETTING VALUE          any setting of the YAML by its dotted name, such as --data.max_targets 10
-  --ckpt_path FILE         a memory file (.safetensors) to match with, or a checkpoint to go on from
-  --out_path FILE          where test_mode fill_memory and the like write the memory
-  --print_config           print the configuration that results, and exit
+  -c, --config YAML        read settings; a later file overrides an earlier one
+  --SETTING VALUE          set any setting of the YAML by its dotted name, such as --data.max_targets 10
+  --ckpt_path FILE         match with a memory file (.safetensors), or continue a training from a checkpoint
+  --out_path FILE          write the memory here, in test_mode fill_memory, fill_memory_neg, postprocess_memory
+  --print_config           print the merged configuration and exit
   --debug                  show the traceback of an error
-  -h, --help               show this text
+  -h, --help               show this help and exit
 
-run_lightening.py SUBCOMMAND --help lists all settings of the trainer; --model.help CLASS and --data.help CLASS those of
-a class.
+"run_lightening.py SUBCOMMAND --help" lists the trainer's settings; "SUBCOMMAND --model.help CLASS" and "--data.help
+CLASS" list those of a class.
 """
 
 

@@ -192,7 +192,7 @@ class ImageFeatures:
         if name not in self._fingerprints:
             # Autocast changes what comes out, as much as other weights do.
             self._fingerprints[name] = compute()
-        return f"{self._fingerprints[name]} {_autocast(self._promptable.device)}"
+        return f"{self._fingerprints[name]} {autocast_state(self._promptable.device)}"
 
 
 def _patches(encoder: Encoder, pixels: Tensor) -> tuple[Tensor]:
@@ -209,7 +209,8 @@ def _outlined(settings: str, reach: int) -> str:
     return settings if reach == 1 else f"{settings} reach {reach}"
 
 
-def _autocast(device: torch.device) -> str:
+def autocast_state(device: torch.device) -> str:
+    """Name what autocast makes of models on a device now; it changes what they compute."""
     if not torch.is_autocast_enabled(device.type):
         return "plain"
     return f"autocast {torch.get_autocast_dtype(device.type)}"

@@ -8,6 +8,7 @@ from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.run import INSTANCES
 from no_time_to_train.data.datasets import TargetItem
 from no_time_to_train.data.prediction import Prediction, Result
+from no_time_to_train.models.feature_extractor import autocast_state
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.run_fingerprint import run_fingerprint
 
@@ -17,6 +18,8 @@ _LEAST_SCORE = -1.0
 
 class KeptTargets:
     """Keeps the results of each target as soon as it is matched, in the journal that `ntt predict` has too.
+
+    To be made where the targets are matched: the trainer's autocast, which is on there, belongs to what is kept.
 
     Args:
         folder: The run's; the journal is within it.
@@ -30,7 +33,8 @@ class KeptTargets:
         assert memory is not None
         names = memory.class_names
         references = [(names[index], mean, negative) for mean, index, negative in memory.rows()]
-        run = run_fingerprint(pipeline, references, _LEAST_SCORE)
+        settings = run_fingerprint(pipeline, references, _LEAST_SCORE)
+        run = f"{settings} {autocast_state(pipeline.promptable.device)}"
         self._journal = Journal(folder / INSTANCES, run, names, _LEAST_SCORE)
         self._images = images
         self._category_ids = category_ids

@@ -16,6 +16,7 @@ from tests.docs.blocks import ROOT
 
 # Programs that are not this project's: what stands behind them is theirs.
 FOREIGN = {
+    "git": "the version control's",
     "hf": "the Hub's own command line, which needs a network",
     "labelme2coco": "another project's, which is not installed with this one",
     "pip": "installs from the network",

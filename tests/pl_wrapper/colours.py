@@ -63,13 +63,20 @@ def run_colours(
     model: dict[str, Any] | None = None,
     shard: str | None = None,
     batch_size: int = 1,
+    precision: Any = "32-true",
 ) -> tuple[dict[str, float], ColourBaseline]:
     """Run the main job in a folder, and return what it logged, and the baseline."""
     module = Sam2MatcherLightningModel(config, **(model or {}))
     # Random weights of one seed: the run's name tells weights apart.
     torch.manual_seed(0)
     module.baseline = ColourBaseline(config.sam2_cfg_file, encoder_cfg=config.encoder_cfg, random_init=True)
-    trainer = Trainer(default_root_dir=folder, logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer = Trainer(
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        precision=precision,
+    )
     loaded = ReferenceTargetDataModule(
         data.references, data.images, targets, data.images, shard=shard, batch_size=batch_size
     )

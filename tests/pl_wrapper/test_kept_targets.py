@@ -89,6 +89,9 @@ def test_what_has_changed_is_matched_again(config: MatcherConfig, data: TinyData
     assert baseline.looked_at == 2
     assert len(list((tmp_path / "run" / "overlays").glob("*.png"))) == 2
 
+    _, baseline = run_colours(config, data, tmp_path / "run", data.targets, model=RESUME, precision="bf16-mixed")
+    assert baseline.looked_at == 5
+
     references = json.loads(data.references.read_text())
     for category in references["categories"]:
         category["name"] = {"disc": "square", "square": "disc"}[category["name"]]
