@@ -1,4 +1,4 @@
-"""How near every stage is to what this machine can do: rates of its libraries, FLOPs of each stage, and their quotient.
+"""Compare the speed of every stage with the limit of this machine: the highest rate that any library reaches.
 
 ``python -m benchmarks.roofline [--repeats 3] [--presets exact fast] [--onnx] [--json FILE]``
 

@@ -49,7 +49,7 @@ _MOST_KEPT = 1 << 28
 
 
 class _Latest(NamedTuple):
-    """What the networks gave for an image, and the memory that its prompts may have been chosen by."""
+    """Features and proposals of one image, and the memory that was in use when they were computed."""
 
     key: str
     patches: Float[Tensor, "h w D"]

@@ -27,7 +27,7 @@ def run_fingerprint(
         16 hexadecimal digits.
     """
     rows = [(label, negative, content_key(mean)) for label, mean, negative in references]
-    # Weights count by what they are, not by where they lie.
+    # The content of the weights counts, not their path.
     config, encoder = pipeline.config, pipeline.config.encoder_cfg
     if encoder.name.startswith(ONNX):
         encoder = replace(encoder, name=ONNX)

@@ -1,4 +1,4 @@
-"""What each `test_mode` of the main job reads and writes, and whether a run's files fit it."""
+"""The inputs and outputs of each `test_mode` of the main job, and checks of the files that a run names."""
 
 from pathlib import Path
 from typing import Literal

@@ -336,7 +336,7 @@ class Sam2MatcherLightningModel(LightningModule):
 
     @property
     def keeps_targets(self) -> bool:
-        """Whether the results of each target are kept as soon as it is matched."""
+        """True if each target's results are written to the journal as soon as it is matched."""
         return self.resume or self._data.shard is not None
 
     @property

@@ -1,4 +1,4 @@
-"""What `run_lightening.py` answers before torch and Lightning are imported."""
+"""`run_lightening.py` answers `--help` and mistakes in YAML before it imports torch and Lightning."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a run's fingerprint tells apart, and that it is the same wherever the weights are."""
+"""A run's fingerprint changes with its settings, weights and references, and not with the weights' path."""
 
 import shutil
 from pathlib import Path

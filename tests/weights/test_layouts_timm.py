@@ -87,4 +87,4 @@ def test_names_that_timm_does_not_have_are_refused(tmp_path: Path) -> None:
 def test_the_key_maps_of_encoders_are_where_they_were() -> None:
     assert layouts.META_DINOV2 is dino.META_DINOV2
     with pytest.raises(AttributeError, match="has no attribute '__wrapped__'"):
-        layouts.__wrapped__  # noqa: B018
+        layouts.__wrapped__  # noqa: B018 # asking is the test
