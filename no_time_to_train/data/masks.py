@@ -1,6 +1,5 @@
 """Masks of annotations: polygons and run-length encoding (RLE) to boolean arrays and back."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,6 +16,7 @@ from no_time_to_train.errors import AnnotationError, MaskSizeError
 _FARTHEST_IN_IMAGE_SIZES = 10
 _FARTHEST_PIXEL = 10**7  # Times five, this fits the 32 bits in which pycocotools counts.
 _MASKS_AT_ONCE = 16
+_LONGEST = 7  # Characters of a value in compressed RLE: 32 bits and a sign, five bits each.
 _REMEDY = "correct this annotation, or remove its segmentation so that its box is used"
 
 
@@ -172,14 +172,19 @@ def _compressed(runs: Int64[np.ndarray, " runs"], numbers: Int64[np.ndarray, " N
     ends = numbers.cumsum()
     place = np.arange(len(runs)) - np.repeat(ends - numbers, numbers)
     values = runs - np.where(place > 2, np.roll(runs, 2), 0)
-    digits = values[:, None] >> (5 * np.arange(math.ceil(33 / 5)))
-    # The last character is that of which the sign, 16, says all that is left.
-    more = (digits >> 5) != -((digits & 16) >> 4)
-    characters = ((digits & 31) + 32 * more + 48).astype(np.uint8)
-    written = np.ones_like(more)
-    written[:, 1:] = np.logical_and.accumulate(more[:, :-1], axis=1)
-    text = characters[written].tobytes().decode("ascii")
-    borders = np.append(0, written.sum(axis=1).cumsum())[np.append(0, ends)].tolist()
+    # A value takes so many characters that only copies of its sign would come after them.
+    magnitudes, lengths = values ^ (values >> 63), np.ones(len(values), dtype=np.uint8)
+    for digit in range(1, _LONGEST):
+        lengths += magnitudes >= 1 << (5 * digit - 1)
+    stops = lengths.cumsum(dtype=np.int64)
+    characters = np.empty(int(lengths.sum(dtype=np.int64)), dtype=np.uint8)
+    places = stops - lengths
+    while len(values):
+        more = lengths > 1
+        characters[places] = (values & 31) + 32 * more + 48
+        values, lengths, places = values[more] >> 5, lengths[more] - 1, places[more] + 1
+    text = characters.tobytes().decode("ascii")
+    borders = np.append(0, stops)[np.append(0, ends)].tolist()
     return [text[start:end] for start, end in pairwise(borders)]
 
 
@@ -251,7 +256,7 @@ def _decompressed(counts: bytes) -> Int64[np.ndarray, " runs"] | None:
     ends = np.flatnonzero(sixbits & 32 == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > math.ceil(33 / 5):
+    if lengths.max() > _LONGEST:
         return None  # More than 32 bits and a sign.
     shifts = 5 * (np.arange(len(sixbits)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((sixbits & 31) << shifts, starts)
