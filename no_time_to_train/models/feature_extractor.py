@@ -10,7 +10,7 @@ from torch import Tensor
 
 from no_time_to_train.configs.pipeline import ResizePolicy
 from no_time_to_train.encoders.base import Encoder
-from no_time_to_train.encoders.cuda_graphs import Replayed
+from no_time_to_train.encoders.cuda_graphs import Replayed, is_one_half_image
 from no_time_to_train.encoders.feature_checks import check_features
 from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.matching import MemoryBank
@@ -52,8 +52,8 @@ class ImageFeatures:
         self.cache = cache
         self._protocol = protocol
         self._fingerprints: dict[str, str] = {}
-        self._replayed_encoder = Replayed(partial(_patches, encoder), encoder)
-        self._replayed_embed = Replayed(partial(_embedded, promptable), promptable.image_encoder)
+        self._replayed_encoder = Replayed(partial(_patches, encoder), encoder, is_one_half_image)
+        self._replayed_embed = Replayed(partial(_embedded, promptable), promptable.image_encoder, is_one_half_image)
 
     @torch.inference_mode()
     def patches(self, images: Sequence[Image], *, references: bool = False) -> list[Float[Tensor, "_ _ D"]]:

@@ -140,6 +140,27 @@ def test_prompts_are_decoded_as_transformers_does(
     assert (torch.cat([part.predicted_iou for part in parts]) - expected.predicted_iou.flatten()).abs().max() <= 1e-5
 
 
+def test_prompts_that_are_replayed_give_the_same(sam2: Sam2Predictor, device: torch.device) -> None:
+    built = copy.deepcopy(sam2).to(device)
+    decoder = built._decoder
+    for shift in range(0, 60, 10):
+        embedding = built.embed(built.preprocess(_picture().roll(shift, dims=1)))
+        plain = PromptDecoder(built.model)
+        plain._replayed_share._works = plain._replayed_layers._works = False
+        image, expected_image = decoder.prepare(embedding), plain.prepare(embedding)
+        for count in (16, 10, 61, 130):
+            points = point_grid(12, built.image_size)[:count].to(device)
+            for prompts in (Prompts(points[:, None]), Prompts(boxes=torch.cat([points - 9, points + 9], 1))):
+                found = list(decoder.selected(image, prompts, torch.isfinite, batch_size=128))
+                expected = list(plain.selected(expected_image, prompts, torch.isfinite, batch_size=128))
+                logits, theirs = (torch.cat([part.mask_logits for part in parts]) for parts in (found, expected))
+                # Rows that fill a chunk up may choose another kernel.
+                assert (logits - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    if device.type == "cuda":
+        assert decoder._replayed_share._graphs
+        assert len(decoder._replayed_layers._graphs) > 2
+
+
 @pytest.mark.usefixtures("high_precision")
 def test_prompts_keep_their_precision_beside_tf32(sam2: Sam2Predictor, device: torch.device) -> None:
     sam2 = sam2.to(device)

@@ -16,7 +16,7 @@ from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2 import fast_decoder as prompting
 from no_time_to_train.proposers.sam2 import mask_upscaling as mask_drawing
 from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
-from no_time_to_train.proposers.sam2.fast_decoder import ImageState, PromptDecoder, _ChunkSize
+from no_time_to_train.proposers.sam2.fast_decoder import ImageState, PromptDecoder, _ChunkSize, _run_layers
 from no_time_to_train.proposers.sam2.mask_upscaling import MaskDrawing
 from no_time_to_train.proposers.sam2.predictor import MaskPredictions, build_sam2
 from no_time_to_train.proposers.sam2.weights import new_sam2
@@ -248,11 +248,27 @@ def test_an_image_serves_many_prompts(small: Sam2Model) -> None:
     embedding, prompts = _embedding(small), _prompts(small, "points", 8)
     decoder = PromptDecoder(small)
     image = decoder.prepare(embedding)
-    before = copy.deepcopy([*image.token_to_image, *image.image_to_token])
+    before = copy.deepcopy([*image.layers.token_to_image, *image.layers.image_to_token])
     first = _selected(decoder, image, prompts, torch.isfinite)
     again = _selected(decoder, image, prompts, torch.isfinite)
     assert torch.equal(first.mask_logits, again.mask_logits)
-    assert_nested_equal([*image.token_to_image, *image.image_to_token], before)
+    assert_nested_equal([*image.layers.token_to_image, *image.layers.image_to_token], before)
+
+
+@pytest.mark.parametrize("count", [3, 16, 17])
+def test_chunks_for_a_gpu_are_filled_up(small: Sam2Model, count: int) -> None:
+    # A GPU replays 16, 32, ... prompts; here the same is computed without replaying.
+    decoder = PromptDecoder(small)
+    image = decoder.prepare(_embedding(small))
+    with torch.inference_mode():
+        given = decoder._tokens(image.decoder, _prompts(small, "points", count))
+        expected = _run_layers(image.decoder, (image.layers, given))
+        got = decoder._replay_layers(image.layers, given, at_once=20)
+    _assert_same(got.quality, expected.quality)
+    _assert_same(got.filters, expected.filters)
+    for ours, theirs in zip(got.images.tiles, expected.images.tiles, strict=True):
+        _assert_same(ours.coefficients, theirs.coefficients)
+        _assert_same(ours.scale, theirs.scale)
 
 
 def assert_nested_equal(got: Any, expected: Any) -> None:

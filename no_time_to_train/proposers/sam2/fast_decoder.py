@@ -9,14 +9,17 @@ are those of transformers up to rounding.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from transformers import Sam2Model
 
+from no_time_to_train.encoders.cuda_graphs import Replayed
 from no_time_to_train.matching.precision import full_precision
 from no_time_to_train.proposers.base import Embedding, MaskFilter, MaskProposals, Prompts
 from no_time_to_train.proposers.sam2.attention_ops import self_attend
@@ -36,26 +39,22 @@ class _ChunkSize(NamedTuple):
     positions: int
 
 
+# A GPU replays so many prompts or more, a power of two of them; the last chunk is filled up.
+_FEWEST_REPLAYED = 16
+
 _CHUNK_SIZES = {"cpu": _ChunkSize(16, 1024), "cuda": _ChunkSize(128, 4096)}
 
 
-@dataclass(frozen=True)
-class ImageState:
-    """What is computed once per image.
+class Layers(NamedTuple):
+    """What all prompts on an image share of the transformer's layers.
 
     Attributes:
-        decoder: The mask decoder's module, in float32 or better.
         token_to_image: The attention of each layer's tokens to the image, and the last one.
         image_to_token: The attention of the image to each layer's tokens.
-        drawing: Draws masks.
-        embedding: What all of it was computed from.
     """
 
-    decoder: Any
     token_to_image: tuple[TokenToImage, ...]
     image_to_token: tuple[ImageToToken, ...]
-    drawing: MaskDrawing
-    embedding: Embedding
 
     def workspace(self, prompts: int, tokens: int) -> Workspace:
         """Make memory for the coefficients of so many prompts of so many tokens each."""
@@ -64,10 +63,34 @@ class ImageState:
         return [tile.square.new_empty((prompts, rows, len(tile.square))) for tile in first.tiles]
 
 
-class _Decoded(NamedTuple):
-    """Prompts after the transformer: the token of the predicted IoU, those of the masks, and the images."""
+@dataclass(frozen=True)
+class ImageState:
+    """What is computed once per image.
 
-    tokens: Float[Tensor, "N M1 C"]
+    Attributes:
+        decoder: The mask decoder's module, in float32 or better.
+        layers: The transformer's.
+        drawing: Draws masks.
+        embedding: What all of it was computed from.
+    """
+
+    decoder: Any
+    layers: Layers
+    drawing: MaskDrawing
+    embedding: Embedding
+
+
+class _Decoded(NamedTuple):
+    """Prompts after the transformer.
+
+    Attributes:
+        quality: The predicted IoU of the single mask and of the three others.
+        filters: Of each mask, for the upscaled features.
+        images: The prompts' images.
+    """
+
+    quality: Float[Tensor, "N M"]
+    filters: Float[Tensor, "N M C4"]
     images: PromptState
 
 
@@ -81,6 +104,9 @@ class PromptDecoder:
 
     def __init__(self, model: Sam2Model) -> None:
         self._model = model
+        decoder: Any = model.mask_decoder
+        self._replayed_share = Replayed(partial(_share, model, decoder), decoder, _is_always_worth_it)
+        self._replayed_layers = Replayed(partial(_run_layers, decoder), decoder, _is_always_worth_it)
 
     @torch.inference_mode()
     @full_precision()
@@ -93,22 +119,9 @@ class PromptDecoder:
         decoder: Any = self._model.mask_decoder
         if decoder.iou_token.weight.dtype.itemsize < 4:
             decoder = copy.deepcopy(decoder).float()
-        dtype = decoder.iou_token.weight.dtype
-        features = embedding["features"][0].to(dtype).flatten(1).T + self._model.prompt_encoder.no_mask_embed.weight
-        # Positions lose whole pixels in bfloat16, and cost nothing.
-        positions = self._model.get_image_wide_positional_embeddings()[0].flatten(1).T.to(dtype)
-        height, width = embedding["features"].shape[2:]
-        # Whole rows.
-        tile = min(height, max(1, _chunk_size(features).positions // width)) * width
-        shared = SharedImageState(features, positions, tile)
-        token_to_image, image_to_token = [], []
-        for layer in decoder.transformer.layers:
-            token_to_image.append(shared.token_to_image(layer.cross_attn_token_to_image))
-            image_to_token.append(shared.image_to_token(layer.cross_attn_image_to_token, layer.layer_norm4))
-        token_to_image.append(shared.token_to_image(decoder.transformer.final_attn_token_to_image))
-        stride4, stride8 = (embedding[name][0].to(dtype) for name in ("stride4", "stride8"))
-        drawing = MaskDrawing(decoder, shared, (height, width), stride4, stride8, tile)
-        return ImageState(decoder, tuple(token_to_image), tuple(image_to_token), drawing, embedding)
+        if self._is_replayed(decoder):
+            return ImageState(decoder, *self._replayed_share(embedding), embedding)
+        return ImageState(decoder, *_share(self._model, decoder, embedding), embedding)
 
     def selected(
         self, image: ImageState, prompts: Prompts, keep: MaskFilter, *, batch_size: int = 128
@@ -126,10 +139,10 @@ class PromptDecoder:
         """
         for decoded in self._decode(image, prompts, batch_size):
             with torch.inference_mode(), full_precision():
-                quality = _predict_iou(image, decoded)[:, 1:]
+                # The first mask is the single one.
+                quality = decoded.quality[:, 1:]
                 kept = keep(quality.float())
-                # The first mask token is that of the single mask.
-                masks = _draw(image, decoded, F.pad(kept, (1, 0)))
+                masks = image.drawing.draw(decoded.images, decoded.filters, F.pad(kept, (1, 0)))
             yield MaskProposals(masks.float(), quality[kept].float())
 
     def single(self, image: ImageState, prompts: Prompts, *, batch_size: int = 128) -> Iterator[MaskProposals]:
@@ -139,8 +152,9 @@ class PromptDecoder:
         """
         for decoded in self._decode(image, prompts, batch_size):
             with torch.inference_mode(), full_precision():
-                quality = _predict_iou(image, decoded)
-                masks = _draw(image, decoded, torch.ones_like(quality, dtype=torch.bool))
+                quality = decoded.quality
+                every = torch.ones_like(quality, dtype=torch.bool)
+                masks = image.drawing.draw(decoded.images, decoded.filters, every)
                 masks = torch.unflatten(masks, 0, quality.shape)
                 if image.decoder.dynamic_multimask_via_stability:
                     chosen = image.decoder._dynamic_multimask_via_stability(masks[None], quality[None])
@@ -154,11 +168,25 @@ class PromptDecoder:
         for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
             with torch.inference_mode(), full_precision():
                 given = self._tokens(image.decoder, batch)
-                workspace = workspace or image.workspace(min(at_once, len(prompts)), given.shape[1])
             for few in torch.split(given, at_once):
                 with torch.inference_mode(), full_precision():
-                    decoded = _run_layers(image, few, workspace)
+                    if self._is_replayed(image.decoder):
+                        decoded = self._replay_layers(image.layers, few, at_once)
+                    else:
+                        workspace = workspace or image.layers.workspace(min(at_once, len(prompts)), given.shape[1])
+                        decoded = _run_layers(image.decoder, (image.layers, few), workspace)
                 yield decoded
+
+    def _is_replayed(self, decoder: Any) -> bool:
+        """Return whether CUDA graphs may be used: of the model's own decoder, rather than of one of an image."""
+        return decoder is self._model.mask_decoder and decoder.iou_token.weight.is_cuda
+
+    def _replay_layers(self, layers: Layers, given: Float[Tensor, "N T C"], at_once: int) -> _Decoded:
+        """Run the layers on a few prompts, filled up to a number of which there is a graph."""
+        count = len(given)
+        filled = min(at_once, max(_FEWEST_REPLAYED, 1 << (count - 1).bit_length()))
+        decoded = self._replayed_layers((layers, F.pad(given, (0, 0, 0, 0, 0, filled - count))))
+        return decoded if filled == count else cast(_Decoded, pytree.tree_map(lambda part: part[:count], decoded))
 
     def _tokens(self, decoder: Any, prompts: Prompts) -> Float[Tensor, "N T C"]:
         """Put the decoder's own tokens before those of the prompts."""
@@ -174,33 +202,54 @@ def _chunk_size(weights: Tensor) -> _ChunkSize:
     return _CHUNK_SIZES.get(weights.device.type, _CHUNK_SIZES["cpu"])
 
 
-def _run_layers(image: ImageState, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
-    """Run the layers on a few prompts."""
-    tokens, images = given, None
-    layers = zip(image.decoder.transformer.layers, image.token_to_image, image.image_to_token, strict=False)
+def _is_always_worth_it(network: Any, given: Any) -> bool:
+    """Prompts are a hundred small products a layer."""
+    return True
+
+
+def _share(model: Sam2Model, decoder: Any, embedding: Embedding) -> tuple[Layers, MaskDrawing]:
+    """Compute what all prompts on an image share."""
+    dtype = decoder.iou_token.weight.dtype
+    features = embedding["features"][0].to(dtype).flatten(1).T + model.prompt_encoder.no_mask_embed.weight
+    # Positions lose whole pixels in bfloat16, and cost nothing.
+    positions = model.get_image_wide_positional_embeddings()[0].flatten(1).T.to(dtype)
+    height, width = embedding["features"].shape[2:]
+    # Whole rows.
+    tile = min(height, max(1, _chunk_size(features).positions // width)) * width
+    shared = SharedImageState(features, positions, tile)
+    token_to_image, image_to_token = [], []
+    for layer in decoder.transformer.layers:
+        token_to_image.append(shared.token_to_image(layer.cross_attn_token_to_image))
+        image_to_token.append(shared.image_to_token(layer.cross_attn_image_to_token, layer.layer_norm4))
+    token_to_image.append(shared.token_to_image(decoder.transformer.final_attn_token_to_image))
+    stride4, stride8 = (embedding[name][0].to(dtype) for name in ("stride4", "stride8"))
+    drawing = MaskDrawing.prepare(decoder, shared, (height, width), stride4, stride8, tile)
+    return Layers(tuple(token_to_image), tuple(image_to_token)), drawing
+
+
+def _run_layers(
+    decoder: Any, given: tuple[Layers, Float[Tensor, "N T C"]], workspace: Workspace | None = None
+) -> _Decoded:
+    """Run the layers on a few prompts; in memory of their own, if None is given."""
+    shared, own = given
+    tokens, images = own, None
+    workspace = workspace or shared.workspace(*own.shape[:2])
+    layers = zip(decoder.transformer.layers, shared.token_to_image, shared.image_to_token, strict=False)
     for layer, token_to_image, image_to_token in layers:
         if images is None:
-            tokens = layer.layer_norm1(self_attend(layer.self_attn, given, given))
+            tokens = layer.layer_norm1(self_attend(layer.self_attn, own, own))
         else:
-            asking = tokens + given
+            asking = tokens + own
             tokens = layer.layer_norm1(tokens + self_attend(layer.self_attn, asking, tokens))
-        tokens = layer.layer_norm2(tokens + attend_to_image(token_to_image, tokens + given, images))
+        tokens = layer.layer_norm2(tokens + attend_to_image(token_to_image, tokens + own, images))
         tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
-        images = attend_to_tokens(image_to_token, tokens + given, tokens, images, workspace)
+        images = attend_to_tokens(image_to_token, tokens + own, tokens, images, workspace)
     assert images is not None
     # Of the tokens only those are asked for any more that tell of masks: after the object's, before the prompt's.
-    asked = slice(1, 2 + image.decoder.num_mask_tokens)
-    tokens, given = tokens[:, asked], given[:, asked]
-    found = attend_to_image(image.token_to_image[-1], tokens + given, images)
-    return _Decoded(image.decoder.transformer.layer_norm_final_attn(tokens + found), images)
-
-
-def _predict_iou(image: ImageState, decoded: _Decoded) -> Float[Tensor, "N M"]:
-    return cast(Tensor, image.decoder.iou_prediction_head(decoded.tokens[:, 0]))
-
-
-def _draw(image: ImageState, decoded: _Decoded, kept: Bool[Tensor, "N M"]) -> Float[Tensor, "K Hm Wm"]:
-    """Draw the masks that are kept, each by the filter that its token gives."""
-    networks = enumerate(image.decoder.output_hypernetworks_mlps)
-    filters = torch.stack([network(decoded.tokens[:, 1 + index]) for index, network in networks], dim=1)
-    return image.drawing.draw(decoded.images, filters, kept)
+    asked = slice(1, 2 + decoder.num_mask_tokens)
+    tokens, own = tokens[:, asked], own[:, asked]
+    found = attend_to_image(shared.token_to_image[-1], tokens + own, images)
+    tokens = decoder.transformer.layer_norm_final_attn(tokens + found)
+    networks = enumerate(decoder.output_hypernetworks_mlps)
+    filters = torch.stack([network(tokens[:, 1 + index]) for index, network in networks], dim=1)
+    return _Decoded(decoder.iou_prediction_head(tokens[:, 0]), filters, images)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from no_time_to_train.proposers.sam2.image_state import PromptState, SharedImageState, centred, project_values
+from no_time_to_train.proposers.sam2.image_state import Maps, PromptState, SharedImageState, centred, project_values
 
 # Prompts that a GPU upscales together: 8 MB each at 64 x 64 positions, a few times over.
 _TOGETHER = 64
@@ -32,36 +32,53 @@ class DrawingTile(NamedTuple):
     order: Int[Tensor, " l16"]
 
 
-class MaskDrawing:
+class MaskDrawing(NamedTuple):
     """Draws masks on one image.
 
-    Args:
-        decoder: The mask decoder's module.
-        shared: The image after the last layer.
+    Attributes:
         size: h and w, of L = h * w positions.
-        stride4: High-resolution features, (C4, 4h, 4w).
-        stride8: Likewise, (C8, 2h, 2w).
-        tile: Positions at a time, whole rows.
+        norm: The layer norm after the first transposed convolution.
+        weight: The second transposed convolution as a matrix.
+        row_maps: From values to what the first makes of their rows.
+        tiles: The positions, whole rows.
+        small: Memory that is used again for a tile at stride 8: fresh memory costs more than what is computed in it.
+        large: Likewise at stride 4.
     """
 
-    def __init__(
-        self,
+    size: tuple[int, int]
+    norm: Any
+    weight: Float[Tensor, "C8 C4x4"]
+    row_maps: Maps
+    tiles: tuple[DrawingTile, ...]
+    small: Float[Tensor, "l C8x4"]
+    large: Float[Tensor, "l4 C4x4"]
+
+    @classmethod
+    def prepare(
+        cls,
         decoder: Any,
         shared: SharedImageState,
         size: tuple[int, int],
         stride4: Float[Tensor, "C4 H4 W4"],
         stride8: Float[Tensor, "C8 H8 W8"],
         tile: int,
-    ) -> None:
-        self.size, self._norm = size, decoder.upscale_layer_norm
+    ) -> "MaskDrawing":
+        """Compute what all masks on an image share.
+
+        Args:
+            decoder: The mask decoder's module.
+            shared: The image after the last layer.
+            size: h and w.
+            stride4: High-resolution features, (C4, 4h, 4w).
+            stride8: Likewise, (C8, 2h, 2w).
+            tile: Positions at a time, whole rows.
+        """
         first, second = decoder.upscale_conv1, decoder.upscale_conv2
         # A layer norm follows the first: its mean is taken out of the weights.
         weight = centred(torch.unflatten(_as_matrix(first), 1, (4, -1))).flatten(1)
-        self._weight = _as_matrix(second)
         added = centred(_nested(stride8, 1) + first.bias).view(len(shared.features), -1)
         added += shared.constant @ weight
         upscaled = shared.features @ weight
-        self._row_maps = shared.row_maps(weight.T)
         pixels = torch.arange(16 * tile, device=stride4.device).view(-1, size[1], 2, 2, 2, 2)
         order = pixels.permute(0, 2, 4, 1, 3, 5).flatten()
         parts = zip(
@@ -70,10 +87,16 @@ class MaskDrawing:
             torch.split((_nested(stride4, 2) + second.bias).view(4 * len(upscaled), -1), 4 * tile),
             strict=True,
         )
-        self._tiles = [DrawingTile(one, two, three, order[: 16 * len(one)]) for one, two, three in parts]
-        # Memory that is used again: fresh memory costs more than what is computed in it.
-        self._small = torch.empty_like(self._tiles[0].stride8)
-        self._large = torch.empty_like(self._tiles[0].stride4)
+        tiles = tuple(DrawingTile(one, two, three, order[: 16 * len(one)]) for one, two, three in parts)
+        return cls(
+            size,
+            decoder.upscale_layer_norm,
+            _as_matrix(second),
+            shared.row_maps(weight.T),
+            tiles,
+            small=torch.empty_like(tiles[0].stride8),
+            large=torch.empty_like(tiles[0].stride4),
+        )
 
     def draw(
         self, images: PromptState, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
@@ -96,9 +119,9 @@ class MaskDrawing:
         counts = kept.sum(dim=1).tolist()
         drawn = filters.new_empty((sum(counts), 4 * height, 4 * width))
         wanted = [own[these] for own, these in zip(filters, kept, strict=True)]
-        rows = project_values(images.values, self._row_maps)
+        rows = project_values(images.values, self.row_maps)
         stop = 0
-        for tile, own in zip(self._tiles, images.tiles, strict=True):
+        for tile, own in zip(self.tiles, images.tiles, strict=True):
             start, stop = stop, stop + len(tile.order)
             for index, masks in enumerate(torch.split(drawn.flatten(1)[:, start:stop], counts)):
                 if len(masks):
@@ -112,11 +135,11 @@ class MaskDrawing:
     ) -> Float[Tensor, "K Hm Wm"]:
         height, width = self.size
         asked = kept.any(dim=1).nonzero()[:, 0]
-        rows = project_values(images.values, self._row_maps)
+        rows = project_values(images.values, self.row_maps)
         drawn = [filters.new_empty((0, 4 * height, 4 * width))]
         for some in torch.split(asked, _TOGETHER) if len(asked) else ():
             bands = []
-            for tile, own in zip(self._tiles, images.tiles, strict=True):
+            for tile, own in zip(self.tiles, images.tiles, strict=True):
                 small = torch.addcmul(tile.stride8, tile.shared, own.scale[some, :, None])
                 small.baddbmm_(own.coefficients[some].mT, rows[some])
                 upscaled = self._upscale(small, tile, small.new_empty((len(some), *tile.stride4.shape)))
@@ -133,7 +156,7 @@ class MaskDrawing:
         rows: Float[Tensor, "R C8x4"],
     ) -> Float[Tensor, "l16 C4"]:
         """Upscale some positions of one prompt, into memory that the next call uses again."""
-        small, large = self._small[: len(tile.shared)], self._large[: len(tile.stride4)]
+        small, large = self.small[: len(tile.shared)], self.large[: len(tile.stride4)]
         torch.addcmul(tile.stride8, tile.shared, scale[:, None], out=small)
         small.addmm_(coefficients.T, rows)
         return self._upscale(small, tile, large).view(len(tile.order), -1)
@@ -142,12 +165,12 @@ class MaskDrawing:
         self, small: Float[Tensor, "*N l C8x4"], tile: DrawingTile, large: Float[Tensor, "*N l4 C4x4"]
     ) -> Float[Tensor, "*N l4 C4x4"]:
         """Normalise features at stride 8, in place, and upscale them into `large`."""
-        norm = self._norm
+        norm = self.norm
         four = small.view(*large.shape[:-1], -1)
         variance = torch.linalg.vector_norm(four, dim=-1, keepdim=True).square_().div_(four.shape[-1])
         four.mul_(variance.add_(norm.eps).rsqrt_())
         torch.addcmul(norm.bias, four, norm.weight, out=four)
-        torch.matmul(_gelu(four), self._weight, out=large)
+        torch.matmul(_gelu(four), self.weight, out=large)
         return _gelu(large.add_(tile.stride4))
 
 
