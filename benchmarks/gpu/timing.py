@@ -85,7 +85,7 @@ class Bench:
             times.append(1e3 * (time.perf_counter() - begin))
         return statistics.median(times)
 
-    def baseline(self, preset: str) -> Sam2MatchingBaseline_noAMG:
+    def baseline(self, preset: str, *, compile: bool = False) -> Sam2MatchingBaseline_noAMG:
         """Build a preset with random weights, and put it on the device."""
         prior = preset == "fast"
         infer = {"points_per_side": self.sizes.points, "prompt_selection": "prior" if prior else "grid"}
@@ -97,6 +97,7 @@ class Bench:
                 encoder_cfg={"name": self.sizes.encoder, "img_size": self.sizes.img_size},
                 random_init=True,
                 precision="bf16" if prior else "fp32",
+                compile=compile,
             )
         return built.to(self.device)
 

@@ -211,6 +211,8 @@ class MatcherConfig:
         memory_bank_cfg: How references become memory.
         random_init: Draw random weights, with a warning, for whatever has none; for trying the pipeline.
         precision: What images are encoded and embedded in; prompts and matching stay in fp32.
+        compile: Compile the encoder and SAM2's image encoder with `torch.compile`: a minute or two at the first images,
+            and at the first of every other size, for less time at all that follow.
         feature_cache: Where features are kept from run to run, and how much of them.
         protocol: Rules around the matching step, for `matching_baseline_noAMG`: `published` has the original's, for
             results that are to be compared with its; `improved` prepares images as the models' authors do, and gives
@@ -229,6 +231,7 @@ class MatcherConfig:
     memory_bank_cfg: MemoryBankConfig = field(default_factory=MemoryBankConfig)
     random_init: bool = False
     precision: Precision = "fp32"
+    compile: bool = False
     feature_cache: FeatureCacheConfig = field(default_factory=FeatureCacheConfig)
     protocol: ProtocolName = "improved"
     max_instances: int | None = None
@@ -256,6 +259,7 @@ class MatcherConfig:
     def _check_published(self) -> None:
         """Refuse settings that the original does not have, together with its protocol."""
         foreign = {
+            "compile": (self.compile, False),
             "encoder_cfg.resize_policy": (self.encoder_cfg.resize_policy, "stretch"),
             "memory_bank_cfg.debias.enabled": (self.memory_bank_cfg.debias.enabled, False),
             "sam2_infer_cfgs.prompt_selection": (self.grid.prompt_selection, "grid"),

@@ -73,7 +73,9 @@ class MatchingPipeline(nn.Module):
             config.sam2_cfg_file, config.sam2_ckpt_path, rules=self.protocol.prompting, random_init=config.random_init
         )
         self.promptable.set_precision(dtype)
-        if self.protocol.fastest_products:
+        if config.compile:
+            _compile(self.encoder, self.promptable)
+        elif self.protocol.fastest_products:
             use_onednn(self)
         self.proposer = build_proposer(config, self.promptable, self.protocol)
         policy = config.encoder_cfg.resize_policy
@@ -368,6 +370,19 @@ def build_proposer(config: MatcherConfig, model: PromptableModel, protocol: Prot
     if config.grid.prompt_selection == "prior":
         return GuidedProposer(model, config.grid)
     return GridProposer(model, config.grid, protocol.points)
+
+
+def _compile(encoder: Encoder, promptable: PromptableModel) -> None:
+    """Compile the networks that see images, at their first call; weights and their names stay."""
+    network = getattr(encoder, "model", None)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"compile is true and the encoder {encoder.config.name} is a {type(encoder).__name__}, which torch cannot "
+            "compile",
+            remedy="set model_cfg.compile to false, or give weights of torch",
+        )
+    for part in (network, promptable.image_encoder):
+        part.compile(dynamic=False)
 
 
 def _encoder(config: MatcherConfig, dtype: torch.dtype) -> Encoder:

@@ -70,6 +70,18 @@ def test_a_cache_and_half_precision(tmp_path: Path, device: torch.device) -> Non
     assert np.array_equal(first.scores, again.scores)
 
 
+def test_a_compiled_segmenter_finds_the_same(device: torch.device) -> None:
+    if device.type == "cpu":
+        pytest.skip("compiles for a minute on two cores")
+    built = segmenter(device, compile=True)
+    # The first is computed with what was compiled just now, the third and later ones may be replayed.
+    for _ in range(4):
+        found, expected = built.predict(picture(3)), segmenter(device).predict(picture(3))
+        assert np.array_equal(found.labels, expected.labels)
+        assert np.abs(found.scores - expected.scores).max() <= 5e-3
+        assert (found.masks != expected.masks).mean() <= 1e-3
+
+
 @pytest.mark.parametrize("preset", ["exact", "fast"])
 def test_the_quickstart_scores_the_same(preset: str, tmp_path: Path, device: torch.device) -> None:
     metrics = {}

@@ -49,6 +49,7 @@ def mask() -> Tensor:
 
 FOREIGN: dict[str, dict[str, Any]] = {
     "encoder_cfg.resize_policy is keep_ratio": {"encoder_cfg": {"resize_policy": "keep_ratio"}},
+    "compile is true": {"compile": True},
     "sam2_infer_cfgs.prompt_selection is prior": {"sam2_infer_cfgs": {"prompt_selection": "prior"}},
     "memory_bank_cfg.debias.enabled is true": {"memory_bank_cfg": {"debias": {"enabled": True}}},
 }
