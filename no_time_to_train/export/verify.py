@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -83,8 +84,9 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
 # Compiled once for all checkpoints of an architecture.
 @eqx.filter_jit
 def compiled_tokens(model: EqxEncoder, pixels: Float[Array, "B 3 H W"]) -> Float[Array, "B N D"]:
-    """Encode a batch, see `tokens` of the models."""
-    return model.tokens(pixels)
+    """Encode a batch, see `tokens` of the models; on a GPU too in float32, where JAX would multiply in TF32."""
+    with jax.default_matmul_precision("highest"):
+        return model.tokens(pixels)
 
 
 def check_drift(drift: Drift, precision: str) -> None:

@@ -152,7 +152,9 @@ def _compiled_trace(
     model: EqxEncoder, pixels: Float[Array, "B 3 H W"]
 ) -> tuple[Float[Array, "B N D"], tuple[tuple[str, Array], ...]]:
     stages: dict[str, Array] = {}
-    tokens = model.tokens(pixels, stages.__setitem__)
+    # A GPU would multiply in TF32.
+    with jax.default_matmul_precision("highest"):
+        tokens = model.tokens(pixels, stages.__setitem__)
     return tokens, tuple(stages.items())
 
 

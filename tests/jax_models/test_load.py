@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import equinox as eqx
@@ -33,6 +34,13 @@ from tests.weights.stored import read_tensors
 # As for torch: fp32 noise of Meta's code against fp64 is 4e-6; the mildest mistake known (tanh GELU) costs 6e-4.
 TOLERANCE = 2e-5
 WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    """Multiply in float32 where a GPU would in TF32."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 def largest(one: object, other: object) -> float:
