@@ -3,28 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import (
-    Dinov2Model,
-    Dinov2WithRegistersModel,
-    DINOv3ConvNextModel,
-    DINOv3ViTModel,
-    PreTrainedModel,
-)
+import transformers
 
 from no_time_to_train.configs.encoders import Architecture
-from no_time_to_train.weights.hf_config import transformers_config
-
-_MODELS: dict[str, type[PreTrainedModel]] = {
-    "dinov3_vit": DINOv3ViTModel,
-    "dinov3_convnext": DINOv3ConvNextModel,
-    "dinov2": Dinov2Model,
-    "dinov2_with_registers": Dinov2WithRegistersModel,
-}
+from no_time_to_train.weights.hf_config import MODEL_CLASSES, model_config
 
 
 def build_model(
     architecture: Architecture, *, num_heads: int, settings: Mapping[str, Any] | None = None
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """Build transformers' model of an architecture on the current default device.
 
     Args:
@@ -35,5 +22,7 @@ def build_model(
     Raises:
         WeightsFormatError: The sizes contradict each other, or the activation is not known.
     """
-    config = transformers_config(architecture, num_heads=num_heads, settings=settings)
-    return _MODELS[config.model_type](config)
+    config = model_config(architecture, num_heads=num_heads, settings=settings)
+    kind = config.pop("model_type")
+    model: type[transformers.PreTrainedModel] = getattr(transformers, MODEL_CLASSES[kind])
+    return model(transformers.AutoConfig.for_model(kind, **config))

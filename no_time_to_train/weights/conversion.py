@@ -15,8 +15,8 @@ from no_time_to_train.weights.hf_config import (
     PREPROCESSOR,
     common_dtype,
     default_settings,
+    model_config,
     preprocessor_of,
-    transformers_config,
     write_json,
 )
 from no_time_to_train.weights.identify import identify_encoder
@@ -102,10 +102,8 @@ def write_config(folder: Path, source: WeightsSource, *, num_heads: int) -> None
     Raises:
         OutputError: The folder cannot be written to.
     """
-    config = transformers_config(source.architecture, num_heads=num_heads, settings=source.model_config)
-    model = type(config).__name__.removesuffix("Config") + "Model"
-    stated = {"architectures": [model], "dtype": common_dtype(source.tensors.values())}
-    write_json(folder / CONFIG, {**config.to_dict(), **stated})
+    config = model_config(source.architecture, num_heads=num_heads, settings=source.model_config)
+    write_json(folder / CONFIG, config | {"dtype": common_dtype(source.tensors.values())})
 
 
 def _write_meta(source: WeightsSource, destination: Path) -> None:

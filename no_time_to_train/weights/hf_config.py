@@ -4,21 +4,25 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from no_time_to_train.configs.encoders import Architecture, EncoderConfig
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSORS = {
     "dinov3_vit": "DINOv3ViTImageProcessorFast",
     "dinov3_convnext": "DINOv3ViTImageProcessorFast",
     "dinov2": "BitImageProcessorFast",
+}
+# transformers' classes by `model_type`.
+MODEL_CLASSES = {
+    "dinov3_vit": "DINOv3ViTModel",
+    "dinov3_convnext": "DINOv3ConvNextModel",
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
 }
 HUB_SIZE = 224  # pixels; what the Hub's own files state
 # What a folder's config.json may decide; sizes come from the tensors.
@@ -57,21 +61,19 @@ def default_settings(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def transformers_config(
+def model_config(
     architecture: Architecture, *, num_heads: int, settings: Mapping[str, Any] | None = None
-) -> "PreTrainedConfig":
-    """Return transformers' configuration of an architecture, for which torch need not be there.
+) -> dict[str, Any]:
+    """Return the `config.json` of an architecture, without `dtype`.
 
     Args:
         architecture: As read from tensors, or a registry entry.
         num_heads: Used where the architecture does not tell its heads.
-        settings: A `config.json`, of which the norms' epsilon, the RoPE base and the activation are taken.
+        settings: Another `config.json`, of which the norms' epsilon, the RoPE base and the activation are taken.
 
     Raises:
         WeightsFormatError: The sizes contradict each other, or the activation is not known.
     """
-    from transformers import Dinov2Config, Dinov2WithRegistersConfig, DINOv3ConvNextConfig, DINOv3ViTConfig
-
     heads = num_heads if architecture.num_heads is None else architecture.num_heads
     if architecture.family != "dinov3_convnext" and (heads < 1 or architecture.embed_dim % heads):
         raise WeightsFormatError(
@@ -83,39 +85,72 @@ def transformers_config(
         raise WeightsFormatError(
             f"the activation {taken['hidden_act']!r} is not known", remedy="correct hidden_act in config.json"
         )
-    if architecture.family == "dinov3_convnext":
-        return DINOv3ConvNextConfig(
-            hidden_sizes=list(architecture.stage_dims), depths=list(architecture.stage_depths), **taken
-        )
-    gated = architecture.ffn == "swiglu"
-    shared: dict[str, Any] = {
-        "hidden_size": architecture.embed_dim,
-        "num_hidden_layers": architecture.depth,
-        "num_attention_heads": heads,
-        "patch_size": architecture.patch_size,
+    kind = architecture.family
+    if kind == "dinov2" and architecture.num_storage_tokens:
+        kind = "dinov2_with_registers"
+    sizes = _convnext_sizes if kind == "dinov3_convnext" else _dinov3_sizes if kind == "dinov3_vit" else _dinov2_sizes
+    if kind != "dinov3_convnext":
+        taken = {
+            "hidden_size": architecture.embed_dim,
+            "num_hidden_layers": architecture.depth,
+            "num_attention_heads": heads,
+            "patch_size": architecture.patch_size,
+            **taken,
+        }
+    return {
+        "model_type": kind,
+        "architectures": [MODEL_CLASSES[kind]],
+        "num_channels": 3,
+        "drop_path_rate": 0.0,
+        "initializer_range": 0.02,
+        **default_settings(architecture),
+        **sizes(architecture),
+        **taken,
     }
-    if architecture.family == "dinov3_vit":
-        return DINOv3ViTConfig(
-            intermediate_size=architecture.ffn_dim,
-            num_register_tokens=architecture.num_storage_tokens,
-            query_bias=architecture.query_bias,
-            key_bias=architecture.key_bias,
-            value_bias=architecture.query_bias,
-            use_gated_mlp=gated,
-            **shared,
-            **{"hidden_act": default_settings(architecture)["hidden_act"], **taken},
-        )
-    shared |= {
+
+
+def _convnext_sizes(architecture: Architecture) -> dict[str, Any]:
+    return {
+        "hidden_sizes": list(architecture.stage_dims),
+        "depths": list(architecture.stage_depths),
+        "layer_scale_init_value": 1e-6,
+        "image_size": HUB_SIZE,
+    }
+
+
+def _dinov3_sizes(architecture: Architecture) -> dict[str, Any]:
+    return {
+        "intermediate_size": architecture.ffn_dim,
+        "num_register_tokens": architecture.num_storage_tokens,
+        "query_bias": architecture.query_bias,
+        "key_bias": architecture.key_bias,
+        "value_bias": architecture.query_bias,
+        "proj_bias": True,
+        "mlp_bias": True,
+        "use_gated_mlp": architecture.ffn == "swiglu",
+        "rope_theta": 100.0,
+        "pos_embed_rescale": 2.0,
+        "pos_embed_shift": None,
+        "pos_embed_jitter": None,
+        "attention_dropout": 0.0,
+        "layerscale_value": 1.0,
+        "image_size": HUB_SIZE,
+    }
+
+
+def _dinov2_sizes(architecture: Architecture) -> dict[str, Any]:
+    gated = architecture.ffn == "swiglu"
+    return {
         # transformers gives the width of a gated network as two thirds of the ratio's, rounded up to a multiple of 8.
         "mlp_ratio": architecture.ffn_dim * (3 if gated else 2) // (architecture.embed_dim * 2),
         "use_swiglu_ffn": gated,
-        "image_size": math.isqrt(architecture.num_positions - 1) * architecture.patch_size,
         "qkv_bias": architecture.query_bias,
-        **taken,
+        "image_size": math.isqrt(architecture.num_positions - 1) * architecture.patch_size,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layerscale_value": 1.0,
+        **({"num_register_tokens": architecture.num_storage_tokens} if architecture.num_storage_tokens else {}),
     }
-    if architecture.num_storage_tokens:
-        return Dinov2WithRegistersConfig(num_register_tokens=architecture.num_storage_tokens, **shared)
-    return Dinov2Config(**shared)
 
 
 def preprocessor_of(entry: EncoderConfig, size: int = HUB_SIZE) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from no_time_to_train.weights.architecture import (
     shapes_of,
 )
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor, from_array
-from no_time_to_train.weights.hf_config import common_dtype, transformers_config
+from no_time_to_train.weights.hf_config import common_dtype, model_config
 from no_time_to_train.weights.layouts.dino import META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT
 
 LAYOUTS = {layout.family: layout for layout in (META_DINOV2, META_DINOV3_CONVNEXT, META_DINOV3_VIT)}
@@ -128,7 +128,7 @@ def test_patches_are_square() -> None:
 @pytest.mark.parametrize("name", DINOV2_CONFIGS)
 def test_a_dinov2s_configuration_gives_its_width_back(name: str) -> None:
     entry = DINOV2_CONFIGS[name]
-    config = transformers_config(entry, num_heads=entry.num_heads).to_dict()
+    config = model_config(entry, num_heads=entry.num_heads)
     assert config["mlp_ratio"] == 4
     assert config["use_swiglu_ffn"] == (name.startswith("dinov2_giant"))
     # 37 x 37 positions of 14 pixels.
