@@ -7,7 +7,8 @@ are those of transformers up to rounding.
 """
 
 import copy
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import Sam2Model
 
-from no_time_to_train.matching.precision import full_precision
+from no_time_to_train.matching.precision import inference
 from no_time_to_train.proposers.base import Embedding, MaskFilter, MaskProposals, Prompts
 from no_time_to_train.proposers.sam2.attention_ops import self_attend
 from no_time_to_train.proposers.sam2.image_state import ImageToToken, PromptState, SharedImageState, TokenToImage
@@ -27,6 +28,7 @@ from no_time_to_train.proposers.sam2.low_rank_attention import (
     attend_to_tokens,
 )
 from no_time_to_train.proposers.sam2.mask_upscaling import MaskDrawing
+from no_time_to_train.proposers.sam2.worker_threads import map_in_threads
 
 
 class _ChunkSize(NamedTuple):
@@ -36,7 +38,7 @@ class _ChunkSize(NamedTuple):
     positions: int
 
 
-_CHUNK_SIZES = {"cpu": _ChunkSize(16, 1024), "cuda": _ChunkSize(128, 4096)}
+_CHUNK_SIZES = {"cpu": _ChunkSize(8, 1024), "cuda": _ChunkSize(128, 4096)}
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ class _Decoded(NamedTuple):
     images: PromptState
 
 
+class _Memory(threading.local):
+    """Memory that a thread uses again: fresh memory costs more than what is computed in it."""
+
+    def __init__(self, image: ImageState, prompts: int, tokens: int) -> None:
+        self.coefficients = image.workspace(prompts, tokens)
+
+
 class PromptDecoder:
     """Decodes batches of prompts with the weights of a SAM2 model, which stays as it is.
 
@@ -82,8 +91,7 @@ class PromptDecoder:
     def __init__(self, model: Sam2Model) -> None:
         self._model = model
 
-    @torch.inference_mode()
-    @full_precision()
+    @inference()
     def prepare(self, embedding: Embedding) -> ImageState:
         """Compute what all prompts on an image share.
 
@@ -118,47 +126,56 @@ class PromptDecoder:
         Args:
             image: From `prepare`.
             prompts: On the model's device, in pixels of its input.
-            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
+            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw. On a CPU it is
+                called in several threads, in any order.
             batch_size: Most prompts that are decoded together.
 
         Yields:
             The masks of the first prompt, then those of the second, and so on.
         """
-        for decoded in self._decode(image, prompts, batch_size):
-            with torch.inference_mode(), full_precision():
-                quality = _predict_iou(image, decoded)[:, 1:]
-                kept = keep(quality.float())
-                # The first mask token is that of the single mask.
-                masks = _draw(image, decoded, F.pad(kept, (1, 0)))
-            yield MaskProposals(masks.float(), quality[kept].float())
+
+        def draw(decoded: _Decoded) -> MaskProposals:
+            quality = _predict_iou(image, decoded)[:, 1:]
+            kept = keep(quality.float())
+            # The first mask token is that of the single mask.
+            masks = _draw(image, decoded, F.pad(kept, (1, 0)))
+            return MaskProposals(masks.float(), quality[kept].float())
+
+        return self._decode(image, prompts, batch_size, draw)
 
     def single(self, image: ImageState, prompts: Prompts, *, batch_size: int = 128) -> Iterator[MaskProposals]:
         """Decode prompts into one mask each: Meta's single mask, or the best of three where that one is unstable.
 
         Arguments as of `selected`.
         """
-        for decoded in self._decode(image, prompts, batch_size):
-            with torch.inference_mode(), full_precision():
-                quality = _predict_iou(image, decoded)
-                masks = _draw(image, decoded, torch.ones_like(quality, dtype=torch.bool))
-                masks = torch.unflatten(masks, 0, quality.shape)
-                if image.decoder.dynamic_multimask_via_stability:
-                    chosen = image.decoder._dynamic_multimask_via_stability(masks[None], quality[None])
-                    masks, quality = (part[0] for part in chosen)
-            yield MaskProposals(masks[:, 0].float(), quality[:, 0].float())
 
-    def _decode(self, image: ImageState, prompts: Prompts, batch_size: int) -> Iterator[_Decoded]:
-        """Run the layers, over a few prompts at a time."""
-        at_once = _chunk_size(image.decoder.iou_token.weight).prompts
-        workspace: Workspace | None = None
-        for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
-            with torch.inference_mode(), full_precision():
-                given = self._tokens(image.decoder, batch)
-                workspace = workspace or image.workspace(min(at_once, len(prompts)), given.shape[1])
-            for few in torch.split(given, at_once):
-                with torch.inference_mode(), full_precision():
-                    decoded = _run_layers(image, few, workspace)
-                yield decoded
+        def draw(decoded: _Decoded) -> MaskProposals:
+            quality = _predict_iou(image, decoded)
+            masks = _draw(image, decoded, torch.ones_like(quality, dtype=torch.bool))
+            masks = torch.unflatten(masks, 0, quality.shape)
+            if image.decoder.dynamic_multimask_via_stability:
+                chosen = image.decoder._dynamic_multimask_via_stability(masks[None], quality[None])
+                masks, quality = (part[0] for part in chosen)
+            return MaskProposals(masks[:, 0].float(), quality[:, 0].float())
+
+        return self._decode(image, prompts, batch_size, draw)
+
+    @inference()
+    def _decode(
+        self, image: ImageState, prompts: Prompts, batch_size: int, draw: Callable[[_Decoded], MaskProposals]
+    ) -> Iterator[MaskProposals]:
+        """Run the layers and draw, over a few prompts at a time."""
+        weights = image.decoder.iou_token.weight
+        at_once = min(batch_size, _chunk_size(weights).prompts, len(prompts))
+        given = self._tokens(image.decoder, prompts)
+        memory = _Memory(image, at_once, given.shape[1])
+
+        @inference()
+        def decode(few: Float[Tensor, "N T C"]) -> MaskProposals:
+            return draw(_run_layers(image, few, memory.coefficients))
+
+        some = torch.split(given, at_once) if len(given) else ()
+        return map_in_threads(decode, some) if weights.device.type == "cpu" else map(decode, some)
 
     def _tokens(self, decoder: Any, prompts: Prompts) -> Float[Tensor, "N T C"]:
         """Put the decoder's own tokens before those of the prompts."""

@@ -4,6 +4,7 @@ A CPU draws one prompt after the other, in memory that stays in its cache. A GPU
 alone is a dozen products that take less time than their launch.
 """
 
+import threading
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -30,6 +31,13 @@ class DrawingTile(NamedTuple):
     stride8: Float[Tensor, "l C8x4"]
     stride4: Float[Tensor, "l4 C4x4"]
     order: Int[Tensor, " l16"]
+
+
+class _Memory(threading.local):
+    """Memory that a thread uses again: fresh memory costs more than what is computed in it."""
+
+    def __init__(self, tile: DrawingTile) -> None:
+        self.small, self.large = torch.empty_like(tile.stride8), torch.empty_like(tile.stride4)
 
 
 class MaskDrawing:
@@ -71,9 +79,7 @@ class MaskDrawing:
             strict=True,
         )
         self._tiles = [DrawingTile(one, two, three, order[: 16 * len(one)]) for one, two, three in parts]
-        # Memory that is used again: fresh memory costs more than what is computed in it.
-        self._small = torch.empty_like(self._tiles[0].stride8)
-        self._large = torch.empty_like(self._tiles[0].stride4)
+        self._memory = _Memory(self._tiles[0])
 
     def draw(
         self, images: PromptState, filters: Float[Tensor, "N M C4"], kept: Bool[Tensor, "N M"]
@@ -133,7 +139,7 @@ class MaskDrawing:
         rows: Float[Tensor, "R C8x4"],
     ) -> Float[Tensor, "l16 C4"]:
         """Upscale some positions of one prompt, into memory that the next call uses again."""
-        small, large = self._small[: len(tile.shared)], self._large[: len(tile.stride4)]
+        small, large = self._memory.small[: len(tile.shared)], self._memory.large[: len(tile.stride4)]
         torch.addcmul(tile.stride8, tile.shared, scale[:, None], out=small)
         small.addmm_(coefficients.T, rows)
         return self._upscale(small, tile, large).view(len(tile.order), -1)
