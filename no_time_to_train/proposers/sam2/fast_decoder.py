@@ -7,6 +7,7 @@ are those of transformers up to rounding.
 """
 
 import copy
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class _ChunkSize(NamedTuple):
     positions: int
 
 
-_CHUNK_SIZES = {"cpu": _ChunkSize(8, 1024), "cuda": _ChunkSize(128, 4096)}
+_CHUNK_SIZES = {"cpu": _ChunkSize(8, 512), "cuda": _ChunkSize(128, 4096)}
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,9 @@ class PromptDecoder:
     ) -> Iterator[MaskProposals]:
         """Run the layers and draw, over a few prompts at a time."""
         weights = image.decoder.iou_token.weight
-        at_once = min(batch_size, _chunk_size(weights).prompts, len(prompts))
+        on_cpu = weights.device.type == "cpu"
+        at_once = min(batch_size, _chunk_size(weights).prompts)
+        at_once = _even_share(len(prompts), at_once) if on_cpu else min(len(prompts), at_once)
         given = self._tokens(image.decoder, prompts)
         memory = _Memory(image, at_once, given.shape[1])
 
@@ -175,7 +178,7 @@ class PromptDecoder:
             return draw(_run_layers(image, few, memory.coefficients))
 
         some = torch.split(given, at_once) if len(given) else ()
-        return map_in_threads(decode, some) if weights.device.type == "cpu" else map(decode, some)
+        return map_in_threads(decode, some) if on_cpu else map(decode, some)
 
     def _tokens(self, decoder: Any, prompts: Prompts) -> Float[Tensor, "N T C"]:
         """Put the decoder's own tokens before those of the prompts."""
@@ -189,6 +192,12 @@ class PromptDecoder:
 
 def _chunk_size(weights: Tensor) -> _ChunkSize:
     return _CHUNK_SIZES.get(weights.device.type, _CHUNK_SIZES["cpu"])
+
+
+def _even_share(count: int, most: int) -> int:
+    """Return how many prompts to decode at a time so that two threads have as much to do, whatever their number is."""
+    pairs = math.ceil(count / (2 * most))
+    return math.ceil(count / (2 * pairs)) if count else 0
 
 
 def _run_layers(image: ImageState, given: Float[Tensor, "N T C"], workspace: Workspace) -> _Decoded:
