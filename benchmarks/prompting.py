@@ -24,6 +24,8 @@ from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
 def show_profile(sam2: Sam2Predictor, embedding: Embedding, points: Tensor) -> None:
     """Print milliseconds a prompt of each kind of operation."""
     prepared = sam2.prepare(embedding)
+    # With more, prompts are decoded in threads that the profile does not see.
+    torch.set_num_threads(1)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         sam2.best_masks(prepared, Prompts(points))
     entries = sorted(recorded.key_averages(), key=lambda entry: -entry.self_cpu_time_total)

@@ -144,7 +144,10 @@ def _flops_by_vector(matrix: Any, _: Any, **__: Any) -> int:
 
 
 def count_flops(run: Callable[[], Any]) -> float:
-    """Count the floating-point operations of products, those in place and oneDNN's included."""
+    """Count the floating-point operations of products, those in place and oneDNN's included.
+
+    They are counted in this thread only, so that nothing may be done in others.
+    """
     aten = torch.ops.aten
     known = {
         torch.ops.mkldnn._linear_pointwise: _flops_of_onednn,
@@ -152,8 +155,13 @@ def count_flops(run: Callable[[], Any]) -> float:
         aten.baddbmm_: _flops_added,
         aten.mv: _flops_by_vector,
     }
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        run()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with FlopCounterMode(display=False, custom_mapping=known) as counter:
+            run()
+    finally:
+        torch.set_num_threads(threads)
     return float(counter.get_total_flops())
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -196,7 +197,6 @@ def test_only_wanted_masks_are_drawn(small: Sam2Model, monkeypatch: pytest.Monke
     expected = _theirs(small, embedding, prompts, multimask=True)
     wanted = torch.zeros(6, 3, dtype=torch.bool)
     wanted[1, 2] = wanted[4, 0] = wanted[4, 1] = True
-    chosen = iter(torch.split(wanted, 2))  # as many as go together
     decoder, upscaled = PromptDecoder(small), []
     upscale = MaskDrawing._upscale
 
@@ -206,7 +206,12 @@ def test_only_wanted_masks_are_drawn(small: Sam2Model, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(prompting, "_CHUNK_SIZES", {"cpu": _ChunkSize(2, 10**6)})
     monkeypatch.setattr(MaskDrawing, "_upscale", counted)
-    got = _selected(decoder, decoder.prepare(embedding), prompts, lambda _: next(chosen))
+
+    def among_wanted(quality: Tensor) -> Tensor:
+        # No two of the eighteen are as near to each other.
+        return torch.isclose(quality[..., None], expected.predicted_iou[wanted], rtol=RELATIVE).any(dim=-1)
+
+    got = _selected(decoder, decoder.prepare(embedding), prompts, among_wanted)
     _assert_same(got.mask_logits, expected.mask_logits[wanted])
     _assert_same(got.predicted_iou, expected.predicted_iou[wanted])
     assert len(upscaled) == 2
@@ -256,7 +261,7 @@ def test_an_image_serves_many_prompts(small: Sam2Model) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 16, 17])
-def test_chunks_for_a_gpu_are_filled_up(small: Sam2Model, count: int) -> None:
+def test_chunks_for_a_gpu_are_filled_up(small: Sam2Model, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A GPU replays 16, 32, ... prompts; here the same is computed without replaying.
     decoder = PromptDecoder(small)
     image = decoder.prepare(_embedding(small))
@@ -269,6 +274,12 @@ def test_chunks_for_a_gpu_are_filled_up(small: Sam2Model, count: int) -> None:
     for ours, theirs in zip(got.images.tiles, expected.images.tiles, strict=True):
         _assert_same(ours.coefficients, theirs.coefficients)
         _assert_same(ours.scale, theirs.scale)
+    prompts = _prompts(small, "points", count)
+    whole = _selected(decoder, image, prompts, torch.isfinite)
+    monkeypatch.setattr(PromptDecoder, "_is_replayed", lambda self, decoder: True)
+    replayed = _selected(decoder, decoder.prepare(_embedding(small)), prompts, torch.isfinite)
+    _assert_same(replayed.mask_logits, whole.mask_logits)
+    _assert_same(replayed.predicted_iou, whole.predicted_iou)
 
 
 def assert_nested_equal(got: Any, expected: Any) -> None:
@@ -287,3 +298,38 @@ def test_autocast_changes_nothing(small: Sam2Model) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         got = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)
     assert torch.equal(got.mask_logits, expected.mask_logits)
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+def test_threads_give_the_same_bits_in_the_same_order(small: Sam2Model, multimask: bool) -> None:
+    embedding, prompts = _embedding(small), _prompts(small, "points", 30)
+    decoder = PromptDecoder(small)
+    image = decoder.prepare(embedding)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            # Four prompts together, whatever the number of threads.
+            parts = decoder.selected(image, prompts, _above_mean, batch_size=4)
+            found.append(_collected(parts if multimask else decoder.single(image, prompts, batch_size=4)))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert torch.equal(other.mask_logits, found[0].mask_logits)
+        assert torch.equal(other.predicted_iou, found[0].predicted_iou)
+
+
+def test_threads_that_prompt_the_same_image(small: Sam2Model) -> None:
+    decoder = PromptDecoder(small)
+    image = decoder.prepare(_embedding(small))
+    asked = [_prompts(small, "points", 12) for _ in range(4)]
+    expected = [_selected(decoder, image, prompts, torch.isfinite) for prompts in asked]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda prompts: _selected(decoder, image, prompts, torch.isfinite), asked))
+    for got, one in zip(found, expected, strict=True):
+        assert torch.equal(got.mask_logits, one.mask_logits)
+
+
+def _above_mean(predicted_iou: Tensor) -> Tensor:
+    return predicted_iou > predicted_iou.mean(dim=1, keepdim=True)

@@ -7,7 +7,9 @@ are those of transformers up to rounding.
 """
 
 import copy
-from collections.abc import Iterator
+import math
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -20,7 +22,7 @@ from torch.utils import _pytree as pytree
 from transformers import Sam2Model
 
 from no_time_to_train.encoders.cuda_graphs import Replayed
-from no_time_to_train.matching.precision import full_precision
+from no_time_to_train.matching.precision import inference
 from no_time_to_train.proposers.base import Embedding, MaskFilter, MaskProposals, Prompts
 from no_time_to_train.proposers.sam2.attention_ops import self_attend
 from no_time_to_train.proposers.sam2.image_state import ImageToToken, PromptState, SharedImageState, TokenToImage
@@ -30,6 +32,7 @@ from no_time_to_train.proposers.sam2.low_rank_attention import (
     attend_to_tokens,
 )
 from no_time_to_train.proposers.sam2.mask_upscaling import MaskDrawing
+from no_time_to_train.proposers.sam2.worker_threads import map_in_threads
 
 
 class _ChunkSize(NamedTuple):
@@ -42,7 +45,7 @@ class _ChunkSize(NamedTuple):
 # A GPU replays so many prompts or more, a power of two of them; the last chunk is filled up.
 _FEWEST_REPLAYED = 16
 
-_CHUNK_SIZES = {"cpu": _ChunkSize(16, 1024), "cuda": _ChunkSize(128, 4096)}
+_CHUNK_SIZES = {"cpu": _ChunkSize(8, 512), "cuda": _ChunkSize(128, 4096)}
 
 
 class Layers(NamedTuple):
@@ -94,6 +97,13 @@ class _Decoded(NamedTuple):
     images: PromptState
 
 
+class _Memory(threading.local):
+    """Memory that a thread uses again: fresh memory costs more than what is computed in it."""
+
+    def __init__(self, layers: Layers, prompts: int, tokens: int) -> None:
+        self.coefficients = layers.workspace(prompts, tokens)
+
+
 class PromptDecoder:
     """Decodes batches of prompts with the weights of a SAM2 model, which stays as it is.
 
@@ -108,8 +118,7 @@ class PromptDecoder:
         self._replayed_share = Replayed(partial(_share, model, decoder), decoder, _is_always_worth_it)
         self._replayed_layers = Replayed(partial(_run_layers, decoder), decoder, _is_always_worth_it)
 
-    @torch.inference_mode()
-    @full_precision()
+    @inference()
     def prepare(self, embedding: Embedding) -> ImageState:
         """Compute what all prompts on an image share.
 
@@ -131,51 +140,63 @@ class PromptDecoder:
         Args:
             image: From `prepare`.
             prompts: On the model's device, in pixels of its input.
-            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw.
+            keep: Tells from the predicted IoU of the three masks of N prompts, (N, 3), which to draw. On a CPU it is
+                called in several threads, in any order.
             batch_size: Most prompts that are decoded together.
 
         Yields:
             The masks of the first prompt, then those of the second, and so on.
         """
-        for decoded in self._decode(image, prompts, batch_size):
-            with torch.inference_mode(), full_precision():
-                # The first mask is the single one.
-                quality = decoded.quality[:, 1:]
-                kept = keep(quality.float())
-                masks = image.drawing.draw(decoded.images, decoded.filters, F.pad(kept, (1, 0)))
-            yield MaskProposals(masks.float(), quality[kept].float())
+
+        def draw(decoded: _Decoded) -> MaskProposals:
+            # The first mask is the single one.
+            quality = decoded.quality[:, 1:]
+            kept = keep(quality.float())
+            masks = image.drawing.draw(decoded.images, decoded.filters, F.pad(kept, (1, 0)))
+            return MaskProposals(masks.float(), quality[kept].float())
+
+        return self._decode(image, prompts, batch_size, draw)
 
     def single(self, image: ImageState, prompts: Prompts, *, batch_size: int = 128) -> Iterator[MaskProposals]:
         """Decode prompts into one mask each: Meta's single mask, or the best of three where that one is unstable.
 
         Arguments as of `selected`.
         """
-        for decoded in self._decode(image, prompts, batch_size):
-            with torch.inference_mode(), full_precision():
-                quality = decoded.quality
-                every = torch.ones_like(quality, dtype=torch.bool)
-                masks = image.drawing.draw(decoded.images, decoded.filters, every)
-                masks = torch.unflatten(masks, 0, quality.shape)
-                if image.decoder.dynamic_multimask_via_stability:
-                    chosen = image.decoder._dynamic_multimask_via_stability(masks[None], quality[None])
-                    masks, quality = (part[0] for part in chosen)
-            yield MaskProposals(masks[:, 0].float(), quality[:, 0].float())
 
-    def _decode(self, image: ImageState, prompts: Prompts, batch_size: int) -> Iterator[_Decoded]:
-        """Run the layers, over a few prompts at a time."""
-        at_once = _chunk_size(image.decoder.iou_token.weight).prompts
-        workspace: Workspace | None = None
-        for batch in (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)):
-            with torch.inference_mode(), full_precision():
-                given = self._tokens(image.decoder, batch)
-            for few in torch.split(given, at_once):
-                with torch.inference_mode(), full_precision():
-                    if self._is_replayed(image.decoder):
-                        decoded = self._replay_layers(image.layers, few, at_once)
-                    else:
-                        workspace = workspace or image.layers.workspace(min(at_once, len(prompts)), given.shape[1])
-                        decoded = _run_layers(image.decoder, (image.layers, few), workspace)
-                yield decoded
+        def draw(decoded: _Decoded) -> MaskProposals:
+            quality = decoded.quality
+            every = torch.ones_like(quality, dtype=torch.bool)
+            masks = image.drawing.draw(decoded.images, decoded.filters, every)
+            masks = torch.unflatten(masks, 0, quality.shape)
+            if image.decoder.dynamic_multimask_via_stability:
+                chosen = image.decoder._dynamic_multimask_via_stability(masks[None], quality[None])
+                masks, quality = (part[0] for part in chosen)
+            return MaskProposals(masks[:, 0].float(), quality[:, 0].float())
+
+        return self._decode(image, prompts, batch_size, draw)
+
+    @inference()
+    def _decode(
+        self, image: ImageState, prompts: Prompts, batch_size: int, draw: Callable[[_Decoded], MaskProposals]
+    ) -> Iterator[MaskProposals]:
+        """Run the layers and draw, over a few prompts at a time."""
+        weights = image.decoder.iou_token.weight
+        on_cpu = weights.device.type == "cpu"
+        at_once = min(batch_size, _chunk_size(weights).prompts)
+        if on_cpu:
+            at_once = _even_share(len(prompts), at_once)
+        given = self._tokens(image.decoder, prompts)
+        is_replayed = self._is_replayed(image.decoder)
+        memory = None if is_replayed else _Memory(image.layers, min(at_once, len(prompts)), given.shape[1])
+
+        @inference()
+        def decode(few: Float[Tensor, "N T C"]) -> MaskProposals:
+            if memory is None:
+                return draw(self._replay_layers(image.layers, few, at_once))
+            return draw(_run_layers(image.decoder, (image.layers, few), memory.coefficients))
+
+        some = torch.split(given, at_once) if len(given) else ()
+        return map_in_threads(decode, some) if on_cpu else map(decode, some)
 
     def _is_replayed(self, decoder: Any) -> bool:
         """Return whether CUDA graphs may be used: of the model's own decoder, rather than of one of an image."""
@@ -200,6 +221,12 @@ class PromptDecoder:
 
 def _chunk_size(weights: Tensor) -> _ChunkSize:
     return _CHUNK_SIZES.get(weights.device.type, _CHUNK_SIZES["cpu"])
+
+
+def _even_share(count: int, most: int) -> int:
+    """Return how many prompts to decode at a time so that two threads have as much to do, whatever their number is."""
+    pairs = math.ceil(count / (2 * most))
+    return math.ceil(count / (2 * pairs)) if count else 0
 
 
 def _is_always_worth_it(network: Any, given: Any) -> bool:

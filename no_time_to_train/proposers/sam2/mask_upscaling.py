@@ -4,6 +4,7 @@ A CPU draws one prompt after the other, in memory that stays in its cache. A GPU
 alone is a dozen products that take less time than their launch.
 """
 
+import threading
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -32,6 +33,13 @@ class DrawingTile(NamedTuple):
     order: Int[Tensor, " l16"]
 
 
+class _Memory(threading.local):
+    """Memory that a thread uses again: fresh memory costs more than what is computed in it."""
+
+    def __init__(self, tile: DrawingTile) -> None:
+        self.small, self.large = torch.empty_like(tile.stride8), torch.empty_like(tile.stride4)
+
+
 class MaskDrawing(NamedTuple):
     """Draws masks on one image.
 
@@ -41,8 +49,7 @@ class MaskDrawing(NamedTuple):
         weight: The second transposed convolution as a matrix.
         row_maps: From values to what the first makes of their rows.
         tiles: The positions, whole rows.
-        small: Memory that is used again for a tile at stride 8: fresh memory costs more than what is computed in it.
-        large: Likewise at stride 4.
+        memory: What a thread upscales in.
     """
 
     size: tuple[int, int]
@@ -50,8 +57,7 @@ class MaskDrawing(NamedTuple):
     weight: Float[Tensor, "C8 C4x4"]
     row_maps: Maps
     tiles: tuple[DrawingTile, ...]
-    small: Float[Tensor, "l C8x4"]
-    large: Float[Tensor, "l4 C4x4"]
+    memory: _Memory
 
     @classmethod
     def prepare(
@@ -94,8 +100,7 @@ class MaskDrawing(NamedTuple):
             _as_matrix(second),
             shared.row_maps(weight.T),
             tiles,
-            small=torch.empty_like(tiles[0].stride8),
-            large=torch.empty_like(tiles[0].stride4),
+            _Memory(tiles[0]),
         )
 
     def draw(
@@ -156,7 +161,7 @@ class MaskDrawing(NamedTuple):
         rows: Float[Tensor, "R C8x4"],
     ) -> Float[Tensor, "l16 C4"]:
         """Upscale some positions of one prompt, into memory that the next call uses again."""
-        small, large = self.small[: len(tile.shared)], self.large[: len(tile.stride4)]
+        small, large = self.memory.small[: len(tile.shared)], self.memory.large[: len(tile.stride4)]
         torch.addcmul(tile.stride8, tile.shared, scale[:, None], out=small)
         small.addmm_(coefficients.T, rows)
         return self._upscale(small, tile, large).view(len(tile.order), -1)
