@@ -107,31 +107,34 @@ class Attend(_Lowering):
         """Use the standard operators where the opset has them."""
         heads = eqn.params["num_heads"]
         width = int(eqn.invars[0].aval.shape[-1]) // heads
-        query, key, value, cosines, sines = inputs
         if nodes.opset < _ATTENTION_SINCE:
             return _attend_in_parts(nodes, inputs, heads=heads, width=width)
-        query, key = (
-            nodes.RotaryEmbedding(tokens, cosines, sines, num_heads=heads, interleaved=0) for tokens in (query, key)
-        )
+        query, key, value, *rope = inputs
+        if rope:
+            query, key = (
+                nodes.RotaryEmbedding(tokens, *rope, num_heads=heads, interleaved=0) for tokens in (query, key)
+            )
         return nodes.Attention(query, key, value, q_num_heads=heads, kv_num_heads=heads, scale=1 / math.sqrt(width))
 
 
 def _attend_in_parts(nodes: _Nodes, inputs: tuple[ir.Value, ...], *, heads: int, width: int) -> Any:
     by_head = nodes.constant([0, 0, heads, width])
-    halves, across_heads = nodes.constant([width // 2, width // 2]), nodes.constant([1])
-    cosines, sines = (nodes.Unsqueeze(values, across_heads) for values in inputs[3:])
     query, key, value = (nodes.Transpose(nodes.Reshape(tokens, by_head), perm=[0, 2, 1, 3]) for tokens in inputs[:3])
+    query = nodes.Mul(query, nodes.constant(1 / math.sqrt(width)))
+    if inputs[3:]:
+        halves, across_heads = nodes.constant([width // 2, width // 2]), nodes.constant([1])
+        cosines, sines = (nodes.Unsqueeze(values, across_heads) for values in inputs[3:])
 
-    def turned(tokens: ir.Value) -> Any:
-        first, second = nodes.Split(tokens, halves, axis=-1, outputs=2)
-        return nodes.Concat(
-            nodes.Sub(nodes.Mul(first, cosines), nodes.Mul(second, sines)),
-            nodes.Add(nodes.Mul(second, cosines), nodes.Mul(first, sines)),
-            axis=-1,
-        )
+        def turned(tokens: ir.Value) -> Any:
+            first, second = nodes.Split(tokens, halves, axis=-1, outputs=2)
+            return nodes.Concat(
+                nodes.Sub(nodes.Mul(first, cosines), nodes.Mul(second, sines)),
+                nodes.Add(nodes.Mul(second, cosines), nodes.Mul(first, sines)),
+                axis=-1,
+            )
 
-    query = turned(nodes.Mul(query, nodes.constant(1 / math.sqrt(width))))
-    weights = nodes.Softmax(nodes.MatMul(query, nodes.Transpose(turned(key), perm=[0, 1, 3, 2])), axis=-1)
+        query, key = turned(query), turned(key)
+    weights = nodes.Softmax(nodes.MatMul(query, nodes.Transpose(key, perm=[0, 1, 3, 2])), axis=-1)
     mixed = nodes.Transpose(nodes.MatMul(weights, value), perm=[0, 2, 1, 3])
     return nodes.Reshape(mixed, nodes.constant([0, 0, heads * width]))
 

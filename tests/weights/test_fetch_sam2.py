@@ -18,7 +18,7 @@ from no_time_to_train.errors import (
     UnknownEncoderError,
     WeightsNotFoundError,
 )
-from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS
+from no_time_to_train.configs.sam2 import SAM2_CONFIGS
 from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.weights.hub.fetch import FetchResult, fetch
 from tests.weights.fetching import AT_ONCE
