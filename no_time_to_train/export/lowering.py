@@ -211,9 +211,9 @@ class Reshaped(_Lowering):
         values, *like = inputs
         shape, before = eqn.params["shape"], eqn.invars[0].aval.shape
         known = [isinstance(size, int) for size in shape]
-        if like and tuple(shape) == tuple(eqn.invars[1].aval.shape):
-            return nodes.Reshape(values, nodes.Shape(like[0]))
-        if like and not all(known):
+        if like and known.count(False) > 1:
+            if tuple(shape) == tuple(eqn.invars[1].aval.shape):
+                return nodes.Reshape(values, nodes.Shape(like[0]))
             unknown = len(known) - known[::-1].index(False)
             sizes = nodes.Shape(like[0], start=0, end=unknown)
             if known[unknown:]:
@@ -225,3 +225,57 @@ class Reshaped(_Lowering):
             for size, is_known, stays in zip(shape, known, in_place, strict=False)
         ]
         return nodes.Reshape(values, nodes.constant(target))
+
+
+@register_primitive(jaxpr_primitive="ntt.repeated")
+class Repeated(_Lowering):
+    """`layers.repeated`."""
+
+    _PRIM = Primitive("ntt.repeated")
+
+    @staticmethod
+    def abstract_eval(values: ShapedArray, like: ShapedArray) -> ShapedArray:
+        """Return what comes out."""
+        return ShapedArray((like.shape[0], *values.shape[1:]), values.dtype)
+
+    @classmethod
+    def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
+        """Let the primitive stand for the function while jax2onnx traces."""
+
+        def repeated(values: Any, like: Any) -> Any:
+            return _bind(cls._PRIM, values, like)
+
+        return [MonkeyPatchSpec(target=layers, attr="repeated", make_value=_while_tracing(repeated))]
+
+    @staticmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Expand the first axis by the other array's."""
+        values, like = inputs
+        ones = [1] * (len(eqn.invars[0].aval.shape) - 1)
+        return nodes.Expand(values, nodes.Concat(nodes.Shape(like, start=0, end=1), nodes.constant(ones), axis=0))
+
+
+@register_primitive(jaxpr_primitive="ntt.matmul")
+class MatrixProduct(_Lowering):
+    """`layers.matmul`."""
+
+    _PRIM = Primitive("ntt.matmul")
+
+    @staticmethod
+    def abstract_eval(left: ShapedArray, right: ShapedArray) -> ShapedArray:
+        """Return what comes out."""
+        return ShapedArray((*left.shape[:-1], right.shape[-1]), left.dtype)
+
+    @classmethod
+    def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
+        """Let the primitive stand for the function while jax2onnx traces."""
+
+        def matmul(left: Any, right: Any) -> Any:
+            return _bind(cls._PRIM, left, right)
+
+        return [MonkeyPatchSpec(target=layers, attr="matmul", make_value=_while_tracing(matmul))]
+
+    @staticmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Use the operator of the same meaning."""
+        return nodes.MatMul(*inputs)

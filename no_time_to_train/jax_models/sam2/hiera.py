@@ -49,7 +49,7 @@ class MultiScaleAttention(eqx.Module):
 
     def __call__(self, windows: Float[Array, "W s t D"], *, pool: bool) -> Float[Array, "W u v E"]:
         """Let tokens look at those of their window; with half as many queries along either side if they are pooled."""
-        count, height, width, _ = windows.shape
+        count = windows.shape[0]
         stacked = layers.map_linear(self.qkv, windows)
         query, key, value = (
             lax.slice_in_dim(stacked, start, start + stacked.shape[3] // 3, axis=3)
