@@ -30,8 +30,6 @@ def bind_weights(
         if value.name not in weights or value.shape is None:
             continue
         graph.inputs.remove(value)
-        if not value.uses():
-            continue
         tensor = _tensor(value.name, value.shape, weights[value.name], folder)
         if as_computed and value.dtype is not None and tensor.dtype != value.dtype:
             tensor = _computed(tensor, value.dtype, value.shape)

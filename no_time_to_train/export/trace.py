@@ -69,7 +69,7 @@ def trace(
     *,
     opset: int,
 ) -> ir.Model:
-    """Trace a function of a model into a graph that takes inputs, then every weight by the name of its leaf.
+    """Trace a function of a model into a graph that takes inputs, then the weights that it uses by the names of their leaves.
 
     Args:
         function: Takes the model, a tap and the inputs, and returns the outputs.
@@ -106,6 +106,9 @@ def trace(
     while len(traced.graph.outputs) > len(outputs):  # deleting a slice leaves them marked as outputs
         traced.graph.outputs.pop()
     tidy(traced, set(names))
+    for value in list(traced.graph.inputs)[len(inputs) :]:
+        if not value.uses():
+            traced.graph.inputs.remove(value)
     return traced
 
 

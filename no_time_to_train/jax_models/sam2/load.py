@@ -17,7 +17,13 @@ from no_time_to_train.configs.sam2 import (
     sam2_architecture,
 )
 from no_time_to_train.configs.sam2_releases import SAM2_FILES, sam2_file
-from no_time_to_train.errors import ConfigError, KeyMismatchError, ShapeMismatchError, WeightsNotFoundError
+from no_time_to_train.errors import (
+    ConfigError,
+    KeyMismatchError,
+    NoTimeToTrainError,
+    ShapeMismatchError,
+    WeightsNotFoundError,
+)
 from no_time_to_train.io.messages import first_of
 from no_time_to_train.jax_models.load import check_platform, leaf_names
 from no_time_to_train.jax_models.sam2.model import Sam2
@@ -74,6 +80,18 @@ def load_eqx_sam2(name_or_path: str | Path, path: str | Path | None = None, *, d
         ConfigError: The folder's `config.json` is not one of SAM2.
     """
     return fill_sam2(read_sam2_source(name_or_path, path), dtype=dtype)
+
+
+def is_sam2(name_or_path: str | Path, path: str | Path | None = None) -> bool:
+    """Return whether what a user names is a SAM2: by its name, else by the tensors in the file or folder."""
+    place = Path(name_or_path if path is None else path)
+    if not place.exists():
+        return isinstance(name_or_path, str) and sam2_file(name_or_path) is not None
+    try:
+        sam2_layout(open_weights(place, verify=False).tensors, source=str(place))
+    except NoTimeToTrainError:
+        return False
+    return True
 
 
 def read_sam2_source(name_or_path: str | Path, path: str | Path | None = None) -> Sam2Source:

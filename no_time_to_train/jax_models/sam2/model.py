@@ -68,6 +68,7 @@ class Sam2(eqx.Module):
             labels: 1 on the object, 0 on the background, -10 padding; 2 and 3 the corners of a box, see `box_points`.
             multimask: Three masks a prompt; if false the single one, whatever its stability.
         """
+        labels = jnp.asarray(labels, jnp.int32)
         end = layers.repeated(jnp.full((1, 1, 2), 0.0, points.dtype), points)
         ends = layers.repeated(jnp.full((1, 1), NOT_A_POINT, labels.dtype), points)
         prompts = self.prompt_encoder(lax.concatenate([points, end], 1), lax.concatenate([labels, ends], 1))
