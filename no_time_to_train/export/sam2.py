@@ -193,7 +193,7 @@ def _write_settings(source: Sam2Source, folder: Path) -> None:
     for name in (CONFIG, PREPROCESSOR):
         if (folder / name).exists():
             continue
-        if source.layout == "transformers" and (beside / name).is_file():
+        if (source.layout == "transformers" or released is None) and (beside / name).is_file():
             shutil.copyfile(beside / name, folder / name)
         elif name == CONFIG:
             config = to_transformers(next(c for c in SAM2_CONFIGS.values() if c.shape == source.architecture.shape))

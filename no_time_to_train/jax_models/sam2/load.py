@@ -153,7 +153,8 @@ def _architecture(path: Path, file: WeightsFile, layout: str, tensors: Mapping[s
     """
     shape = hiera_shape(tensors)
     beside = file.files[0].parent / CONFIG
-    if layout == "transformers" and beside.is_file():
+    released = next((config for config in SAM2_CONFIGS.values() if config.shape == shape), None)
+    if beside.is_file() and (layout == "transformers" or released is None):
         stated = read_sam2_architecture(read_object(beside), source=str(beside))
         if shape is not None and shape != stated.shape:
             raise ShapeMismatchError(
@@ -161,9 +162,8 @@ def _architecture(path: Path, file: WeightsFile, layout: str, tensors: Mapping[s
                 remedy="put the config.json there that the weights were made with",
             )
         return stated
-    for config in SAM2_CONFIGS.values():
-        if config.shape == shape:
-            return sam2_architecture(config)
+    if released is not None:
+        return sam2_architecture(released)
     what = "a SAM2 of unknown sizes" if shape is None else _described(shape)
     raise ConfigError(f"{path} is {what}, without a {CONFIG}", remedy=f"put it in a folder with its {CONFIG}")
 
