@@ -69,7 +69,7 @@ def trace(
     *,
     opset: int,
 ) -> ir.Model:
-    """Trace a function of a model into a graph that takes inputs, then the weights that it uses by the names of their leaves.
+    """Trace a function of a model into a graph that takes inputs, then the weights that it uses by their leaves' names.
 
     Args:
         function: Takes the model, a tap and the inputs, and returns the outputs.
