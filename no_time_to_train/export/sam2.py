@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from no_time_to_train.runtime.onnx_session import (
     has_room_for,
     read_onnx_file,
 )
+from no_time_to_train.weights.formats.json_files import read_object
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor
 from no_time_to_train.weights.formats.writer import write_safetensors
 from no_time_to_train.weights.hashes import content_hash
@@ -194,7 +194,8 @@ def _write_settings(source: Sam2Source, folder: Path) -> None:
         if (folder / name).exists():
             continue
         if (source.layout == "transformers" or released is None) and (beside / name).is_file():
-            shutil.copyfile(beside / name, folder / name)
+            stated = read_object(beside / name)
+            write_json(folder / name, stated | ({} if name == CONFIG else {"processor_class": _PROCESSOR_CLASS}))
         elif name == CONFIG:
             config = to_transformers(next(c for c in SAM2_CONFIGS.values() if c.shape == source.architecture.shape))
             stated = {"architectures": ["Sam2Model"], "dtype": common_dtype(source.tensors.values())}
