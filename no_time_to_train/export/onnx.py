@@ -26,7 +26,7 @@ from no_time_to_train.export.graph_file import (
     write_graph,
 )
 from no_time_to_train.export.places import Place, check_replaceable, clone_weights, place_of, require_own_export
-from no_time_to_train.export.sam2 import export_sam2
+from no_time_to_train.export.sam2.files import export_sam2
 from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import Drift, check_drift, measure_drift
 from no_time_to_train.io.atomic import atomic_folder, atomic_path

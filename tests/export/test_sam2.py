@@ -208,7 +208,7 @@ def test_a_file_that_drifts_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     with pytest.raises(ExportError, match="drifts from the Equinox model"):
         check_drift(drifted(), "fp32")
-    monkeypatch.setattr("no_time_to_train.export.sam2.measure_prompt_drift", drifted)
+    monkeypatch.setattr("no_time_to_train.export.sam2.files.measure_prompt_drift", drifted)
     with pytest.raises(ExportError, match="drifts from the Equinox model"):
         export_onnx(QUICKSTART, output=tmp_path / "onnx")
     assert not list(tmp_path.iterdir())

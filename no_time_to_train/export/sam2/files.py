@@ -11,8 +11,8 @@ from no_time_to_train.configs.sam2_releases import SAM2_FILES
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.export.graph_file import ExportOptions, common_metadata, files_of, record_check, write_graph
 from no_time_to_train.export.places import check_replaceable, clone_files, output_folder, require_own_export
-from no_time_to_train.export.sam2_trace import trace_image_encoder, trace_prompt_decoder
-from no_time_to_train.export.sam2_verify import measure_image_drift, measure_prompt_drift
+from no_time_to_train.export.sam2.trace import trace_image_encoder, trace_prompt_decoder
+from no_time_to_train.export.sam2.verify import measure_image_drift, measure_prompt_drift
 from no_time_to_train.export.verify import Drift, check_drift
 from no_time_to_train.io.atomic import atomic_folder, atomic_path
 from no_time_to_train.jax_models.sam2.load import Sam2Source, abstract_sam2, fill_sam2, read_sam2_source

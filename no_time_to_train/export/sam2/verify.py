@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from no_time_to_train.configs.sam2 import IMAGE_MEAN, IMAGE_STD
-from no_time_to_train.export.sam2_trace import EMBEDDINGS, PROMPTS
+from no_time_to_train.export.sam2.trace import EMBEDDINGS, PROMPTS
 from no_time_to_train.export.trace import PIXEL_VALUES
 from no_time_to_train.export.verify import Drift, drift_between, natural_noise, normalise
 from no_time_to_train.jax_models.sam2 import ImageEmbeddings, Masks, Sam2, box_points
