@@ -23,11 +23,12 @@ def export(
     no_verify: bool = False,
     json: bool = False,
 ) -> None:
-    """Write an encoder as ONNX, through the JAX path, its weights bound where they lie.
+    """Write an encoder, or a SAM2, as ONNX, through the JAX path, its weights bound where they are.
 
     Args:
-        encoder: A registry name such as dinov3_small, whose weights are looked for under checkpoints/; or a weights
-            file or folder of any layout; or a Lightning checkpoint. May stand without `--encoder`.
+        encoder: A registry name such as dinov3_small or sam2_hiera_tiny, whose weights are looked for under
+            checkpoints/; or a weights file or folder of any layout; or a Lightning checkpoint. May stand without
+            `--encoder`.
         weights: A file or folder that must hold the named encoder.
         output: A folder; beside the weights if left out.
         image_size: Height and width in pixels, such as 224x224, or `dynamic` for any.

@@ -154,7 +154,7 @@ def sam2_architecture(config: Sam2HieraConfig) -> Sam2Architecture:
 
 
 # What the Equinox model has no other value for, by the part of config.json that states it.
-_FIXED = {
+_FIXED: Mapping[str, Mapping[str, Any]] = {
     "backbone_config": {
         "hidden_act": "gelu",
         "num_channels": 3,

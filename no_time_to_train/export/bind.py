@@ -27,7 +27,7 @@ def bind_weights(
     graph = model.graph
     first = next(iter(graph))
     for value in list(graph.inputs):
-        if value.name not in weights or value.shape is None:
+        if value.name is None or value.name not in weights or value.shape is None:
             continue
         graph.inputs.remove(value)
         tensor = _tensor(value.name, value.shape, weights[value.name], folder)

@@ -65,6 +65,8 @@ def export_onnx(
 ) -> Path:
     """Write an encoder as ONNX: `model.onnx`, its weights, `config.json`, `preprocessor_config.json`, the licence.
 
+    A SAM2 becomes two files, `vision_encoder.onnx` and `prompt_encoder_mask_decoder.onnx`; see docs/export.md.
+
     The file takes `pixel_values` (batch, 3, height, width), float32, RGB normalised by the encoder's mean and standard
     deviation, and gives `last_hidden_state` (batch, tokens, D), after the final norm: the CLS token, the storage
     tokens, the patches row by row (a ConvNeXt: the pooled features, then the pixels of the feature map), and
