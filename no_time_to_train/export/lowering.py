@@ -220,6 +220,19 @@ class Reshaped(_Lowering):
                 sizes = nodes.Concat(sizes, nodes.constant(list(shape[unknown:])), axis=0)
             return nodes.Reshape(values, sizes)
         in_place = [size == old for size, old in zip(shape, before, strict=False)] + [False] * len(shape)
+        inferred = [
+            size for size, known_, stays in zip(shape, known, in_place, strict=False) if not known_ and not stays
+        ]
+        if len(inferred) > 1:
+            # Those that stood elsewhere are looked up there, which leaves one.
+            places = {str(size): axis for axis, size in enumerate(before)}
+            sizes = [
+                nodes.Shape(values, start=places[str(size)], end=places[str(size)] + 1)
+                if str(size) in places
+                else nodes.constant([size if is_known else -1])
+                for size, is_known in zip(shape, known, strict=True)
+            ]
+            return nodes.Reshape(values, nodes.Concat(*sizes, axis=0))
         target = [
             size if is_known else 0 if stays else -1
             for size, is_known, stays in zip(shape, known, in_place, strict=False)

@@ -72,8 +72,8 @@ def repeated(values: Shaped[Array, "1 ..."], like: Array) -> Shaped[Array, "N ..
     return lax.broadcast_in_dim(lax.squeeze(values, (0,)), (like.shape[0], *values.shape[1:]), range(1, values.ndim))
 
 
-def matmul(left: Float[Array, "N ... Q D"], right: Float[Array, "N ... D K"]) -> Float[Array, "N ... Q K"]:
-    """Multiply matrices, row by row of the leading axes."""
+def matmul(left: Float[Array, "*N Q D"], right: Float[Array, "*#N D K"]) -> Float[Array, "*N Q K"]:
+    """Multiply matrices; the right one may be the same for several of the left."""
     return jnp.matmul(left, right)
 
 

@@ -12,6 +12,8 @@ from no_time_to_train.configs.sam2 import Sam2Architecture
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.sam2.feed_forward import FeedForward
 from no_time_to_train.jax_models.sam2.prompt_encoder import Embedding
+from no_time_to_train.jax_models.sam2.prompted_image import PromptedImage, project_values
+from no_time_to_train.jax_models.sam2.shared_image import SharedImage
 from no_time_to_train.jax_models.sam2.two_way import TwoWayTransformer
 
 _EPS = 1e-6
@@ -41,14 +43,11 @@ class Upscaling(eqx.Module):
         self.weight = jax.random.normal(key, (dim, dim_out, 2, 2)) / dim**0.5
         self.bias = jnp.zeros(dim_out)
 
-    def __call__(self, pixels: Float[Array, "N P C_in"], added: Float[Array, "P4 C_out"]) -> Float[Array, "N P4 C_out"]:
-        """Return the four of the first pixel, row by row, then those of the second, and so on, plus what is added."""
+    @property
+    def matrix(self) -> Float[Array, "C_in C_out4"]:
+        """What makes of a pixel its four, row by row."""
         dim, dim_out = self.weight.shape[:2]
-        matrix = lax.reshape(lax.transpose(self.weight, (0, 2, 3, 1)), (dim, 4 * dim_out))
-        count, number, _ = pixels.shape
-        fours = layers.reshaped(layers.flatten_tokens(pixels) @ matrix, (count, 4 * number, dim_out))
-        added = added + lax.reshape(self.bias, (1, dim_out))
-        return fours + lax.reshape(added, (1, 4 * number, dim_out))
+        return lax.reshape(lax.transpose(self.weight, (0, 2, 3, 1)), (dim, 4 * dim_out))
 
 
 class MaskDecoder(eqx.Module):
@@ -108,11 +107,11 @@ class MaskDecoder(eqx.Module):
         """
         stride4, stride8, features = embeddings
         dim, height, width = features.shape
-        pixels = lax.transpose(lax.reshape(features, (1, dim, height * width)), (0, 2, 1))
+        pixels = lax.transpose(lax.reshape(features, (dim, height * width)), (1, 0))
         own = (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
         own_tokens = lax.concatenate(own, 0)
         tokens = lax.concatenate([layers.repeated(own_tokens[None], prompts), prompts], 1)
-        tokens, images = self.transformer(tokens, pixels, positions[None])
+        tokens, shared, images = self.transformer(tokens, pixels, positions)
         chosen = slice(1, None) if multimask else slice(0, 1)
         number = len(self.output_hypernetworks_mlps)
         filters = lax.concatenate(
@@ -125,23 +124,35 @@ class MaskDecoder(eqx.Module):
         first, last, _ = chosen.indices(number)
         iou = jax.nn.sigmoid(self.iou_prediction_head(_token(tokens, 1)))
         return Masks(
-            logits=self._draw(images, filters, stride4, stride8, (height, width)),
+            logits=self._draw(shared, images, filters, stride4, stride8, (height, width)),
             predicted_iou=lax.slice_in_dim(iou, first, last, axis=1),
             object_score_logits=self.pred_obj_score_head(_token(tokens, 0)),
         )
 
     def _draw(
         self,
-        images: Float[Array, "N L C"],
+        shared: SharedImage,
+        images: PromptedImage,
         filters: Float[Array, "N K C4"],
         stride4: Float[Array, "C4 H4 W4"],
         stride8: Float[Array, "C8 H8 W8"],
         size: tuple[int, int],
     ) -> Float[Array, "N K H4 W4"]:
         """Upscale each prompt's image, and draw its masks, each by its filter."""
-        small = layers.map_norm(self.upscale_layer_norm, self.upscale_conv1(images, _nested(stride8, size)))
-        small = jax.nn.gelu(small, approximate=False)
-        large = jax.nn.gelu(self.upscale_conv2(small, _nested(stride4, size)), approximate=False)
+        first, second = self.upscale_conv1, self.upscale_conv2
+        matrix = first.matrix
+        # What all prompts have at stride 8, with four pixels to a position: the image's high resolution, the constant.
+        added = _nested(stride8, size) + first.bias[None]
+        added = lax.reshape(added, (1, size[0] * size[1], matrix.shape[1])) + (shared.constant @ matrix)[None, None]
+        own = project_values(images.values, shared.row_maps(matrix.T))
+        small = layers.matmul(lax.transpose(images.coefficients, (0, 2, 1)), own)
+        small = small + images.scale[:, :, None] * (shared.features @ matrix)[None] + added
+        count = filters.shape[0]
+        small = layers.reshaped(small, (count, 4 * size[0] * size[1], first.bias.shape[0]))
+        small = jax.nn.gelu(layers.map_norm(self.upscale_layer_norm, small), approximate=False)
+        large = layers.flatten_tokens(small) @ second.matrix
+        large = layers.reshaped(large, (count, 16 * size[0] * size[1], second.bias.shape[0]))
+        large = jax.nn.gelu(large + (_nested(stride4, size) + second.bias[None])[None], approximate=False)
         drawn = layers.matmul(filters, lax.transpose(large, (0, 2, 1)))
         # y, x, i, j, ii, jj  ->  y, i, ii, x, j, jj
         count, number, _ = drawn.shape

@@ -2,40 +2,18 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from no_time_to_train.configs.sam2 import Sam2Architecture
 from no_time_to_train.jax_models import layers
+from no_time_to_train.jax_models.sam2.attention import Attention
 from no_time_to_train.jax_models.sam2.feed_forward import FeedForward
+from no_time_to_train.jax_models.sam2.prompted_image import PromptedImage, attend_to_image, attend_to_tokens
+from no_time_to_train.jax_models.sam2.shared_image import SharedImage
 
 # Of torch's LayerNorm, which no setting changes.
 _EPS = 1e-5
-
-
-class Attention(eqx.Module):
-    """Attention in a width that may be less than the tokens'."""
-
-    q_proj: eqx.nn.Linear
-    k_proj: eqx.nn.Linear
-    v_proj: eqx.nn.Linear
-    o_proj: eqx.nn.Linear
-    num_heads: int = eqx.field(static=True)
-
-    def __init__(self, dim: int, inner: int, num_heads: int, *, key: PRNGKeyArray) -> None:
-        keys = jax.random.split(key, 4)
-        self.q_proj, self.k_proj, self.v_proj = (eqx.nn.Linear(dim, inner, key=key) for key in keys[:3])
-        self.o_proj = eqx.nn.Linear(inner, dim, key=keys[3])
-        self.num_heads = num_heads
-
-    def __call__(
-        self, query: Float[Array, "N Q C"], key: Float[Array, "N K C"], value: Float[Array, "N K C"]
-    ) -> Float[Array, "N Q C"]:
-        """Let each query look at the keys."""
-        projections = ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
-        mixed = layers.attend(
-            *(layers.map_linear(layer, tokens) for layer, tokens in projections), num_heads=self.num_heads
-        )
-        return layers.map_linear(self.o_proj, mixed)
 
 
 class TwoWayBlock(eqx.Module):
@@ -66,32 +44,31 @@ class TwoWayBlock(eqx.Module):
     def __call__(
         self,
         tokens: Float[Array, "N T C"],
-        image: Float[Array, "N L C"],
         given: Float[Array, "N T C"],
-        positions: Float[Array, "N L C"],
-        *,
-        first: bool,
-    ) -> tuple[Float[Array, "N T C"], Float[Array, "N L C"]]:
+        shared: SharedImage,
+        images: PromptedImage | None,
+    ) -> tuple[Float[Array, "N T C"], SharedImage, PromptedImage]:
         """Go through the layer.
 
         Args:
             tokens: Of the prompts.
-            image: Of each prompt.
             given: The tokens before the first layer, which are added to all queries and keys.
-            positions: Likewise for the image.
-            first: Whether this is the first layer, which knows no tokens yet.
+            shared: What the prompts' images share.
+            images: The prompts' images; before the first layer None, which knows no tokens yet.
         """
-        if first:
+        if images is None:
             tokens = self.self_attn(given, given, given)
         else:
             asking = tokens + given
             tokens = tokens + self.self_attn(asking, asking, tokens)
         tokens = layers.map_norm(self.layer_norm1, tokens)
-        found = self.cross_attn_token_to_image(tokens + given, image + positions, image)
+        to_image = self.cross_attn_token_to_image
+        found = attend_to_image(to_image, shared.token_to_image(to_image), tokens + given, images)
         tokens = layers.map_norm(self.layer_norm2, tokens + found)
         tokens = layers.map_norm(self.layer_norm3, tokens + self.mlp(tokens))
-        found = self.cross_attn_image_to_token(image + positions, tokens + given, tokens)
-        return tokens, layers.map_norm(self.layer_norm4, image + found)
+        to_tokens = self.cross_attn_image_to_token
+        step, shared = shared.image_to_token(to_tokens, self.layer_norm4)
+        return tokens, shared, attend_to_tokens(to_tokens, step, tokens + given, tokens, images)
 
 
 class TwoWayTransformer(eqx.Module):
@@ -109,11 +86,20 @@ class TwoWayTransformer(eqx.Module):
         self.layer_norm_final_attn = eqx.nn.LayerNorm(architecture.dim, eps=_EPS)
 
     def __call__(
-        self, given: Float[Array, "N T C"], image: Float[Array, "1 L C"], positions: Float[Array, "1 L C"]
-    ) -> tuple[Float[Array, "N T C"], Float[Array, "N L C"]]:
-        """Return the tokens and each prompt's image after the last layer."""
-        tokens, image, positions = given, layers.repeated(image, given), layers.repeated(positions, given)
-        for index, layer in enumerate(self.layers):
-            tokens, image = layer(tokens, image, given, positions, first=index == 0)
-        found = self.final_attn_token_to_image(tokens + given, image + positions, image)
-        return layers.map_norm(self.layer_norm_final_attn, tokens + found), image
+        self, given: Float[Array, "N T C"], features: Float[Array, "L C"], positions: Float[Array, "L C"]
+    ) -> tuple[Float[Array, "N T C"], SharedImage, PromptedImage]:
+        """Return the tokens after the last layer, and each prompt's image: what is shared of it, and its own.
+
+        Args:
+            given: The prompts' tokens.
+            features: Of the image that they are on.
+            positions: Of the image.
+        """
+        shared = SharedImage(features, jnp.zeros_like(features[0]), (), positions)
+        tokens, images = given, None
+        for layer in self.layers:
+            tokens, shared, images = layer(tokens, given, shared, images)
+        assert images is not None
+        attention = self.final_attn_token_to_image
+        found = attend_to_image(attention, shared.token_to_image(attention), tokens + given, images)
+        return layers.map_norm(self.layer_norm_final_attn, tokens + found), shared, images

@@ -19,12 +19,14 @@ from no_time_to_train.proposers.sam2.weights import new_sam2
 
 def random_torch_model(config: Sam2Config, dtype: torch.dtype = torch.float32) -> Sam2Model:
     """Build a model and move every parameter off its initial value, positions that start at zero too."""
-    model = new_sam2(config).to(dtype)
+    model: Any = new_sam2(config)
+    model.to(dtype)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator, dtype=dtype))
-    return model.requires_grad_(False).eval()
+    built: Sam2Model = model.requires_grad_(False).eval()
+    return built
 
 
 def small_config(name: str, image_size: int) -> Sam2Config:

@@ -79,14 +79,14 @@ def test_every_size_agrees_with_transformers(name: str) -> None:
 
 
 def test_the_shipped_model_agrees_with_transformers() -> None:
-    model = load_sam2(resolve_sam2_config(QUICKSTART), QUICKSTART, dtype=torch.float32, device="cpu").eval()
+    model = load_sam2(resolve_sam2_config(QUICKSTART), QUICKSTART, dtype=torch.float32, device="cpu")
     measured = differences(load_eqx_sam2(QUICKSTART), model, np.float32)
     assert max(measured.values()) < FP32, measured
 
 
 def test_agrees_in_float64() -> None:
     with jax.enable_x64(True):
-        model = load_sam2(resolve_sam2_config(QUICKSTART), QUICKSTART, dtype=torch.float64, device="cpu").eval()
+        model = load_sam2(resolve_sam2_config(QUICKSTART), QUICKSTART, dtype=torch.float64, device="cpu")
         for name, buffer in list(model.named_buffers()):
             module, _, leaf = name.rpartition(".")
             model.get_submodule(module).register_buffer(leaf, buffer.double())
