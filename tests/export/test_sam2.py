@@ -22,8 +22,9 @@ from no_time_to_train.jax_models.sam2.load import read_sam2_source
 from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
 from no_time_to_train.proposers.sam2.predictor import Sam2Predictor, build_sam2
 from no_time_to_train.runtime.onnx_session import read_onnx_file
+from tests.jax_models.sam2.random_models import random_torch_model
 from tests.proposers.sam2_oracle import SCRIPT_WARNING, save_meta, tiny_meta
-from tests.tiny import write_config
+from tests.tiny import config_settings, write_config
 
 QUICKSTART = Path(__file__).parents[2] / "checkpoints" / "quickstart" / "sam2"
 IMAGES, PROMPTS = "vision_encoder.onnx", "prompt_encoder_mask_decoder.onnx"
@@ -106,6 +107,20 @@ def test_masks_are_those_of_torch_for_any_prompts(exported: Path) -> None:
             )
         for name, got in zip(("iou_scores", "pred_masks", "object_score_logits"), found, strict=True):
             assert close(got, wanted[name]), (name, count, points, boxed)
+
+
+def test_windows_that_do_not_fill_the_image(tmp_path: Path) -> None:
+    """As in all released models: windows of 6 tokens on 8 x 8 ones."""
+    settings = config_settings()
+    settings["vision_config"]["backbone_config"] |= {"window_size_per_stage": [8, 4, 6, 3]}
+    write_config(tmp_path / "sam2", settings)
+    model: Any = random_torch_model(resolve_sam2_config(tmp_path / "sam2"))
+    model.save_pretrained(tmp_path / "sam2")
+    folder = export_onnx(tmp_path / "sam2", output=tmp_path / "onnx")
+    pixels = pixels_of(128, 2)
+    found = Exported(folder).embed(pixels)
+    expected = model.get_image_embeddings(torch.from_numpy(pixels))
+    assert all(close(found[name], level) for name, level in zip(EMBEDDINGS, expected, strict=True))
 
 
 def test_files_are_plain_and_small(exported: Path) -> None:

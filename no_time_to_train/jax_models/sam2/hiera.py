@@ -192,8 +192,12 @@ def into_windows(tokens: Float[Array, "B h w D"], size: int) -> Float[Array, "W 
         return tokens
     batch, height, width, dim = tokens.shape
     down, across = -height % size, -width % size
-    if down or across:
-        tokens = lax.pad(tokens, jnp.zeros((), tokens.dtype), ((0, 0, 0), (0, down, 0), (0, across, 0), (0, 0, 0)))
+    if down:
+        zeros = layers.repeated(jnp.zeros((1, down, width, dim), tokens.dtype), tokens)
+        tokens = lax.concatenate([tokens, zeros], 1)
+    if across:
+        zeros = layers.repeated(jnp.zeros((1, height + down, across, dim), tokens.dtype), tokens)
+        tokens = lax.concatenate([tokens, zeros], 2)
     rows, columns = (height + down) // size, (width + across) // size
     cut = lax.transpose(layers.reshaped(tokens, (batch, rows, size, columns, size, dim)), (0, 1, 3, 2, 4, 5))
     return layers.reshaped(cut, (batch * rows * columns, size, size, dim))
