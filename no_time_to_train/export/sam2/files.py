@@ -32,6 +32,8 @@ from no_time_to_train.weights.license import SAM2_LICENSE, copy_sam2_notice
 
 log = logging.getLogger(__name__)
 
+# Sides in pixels up to which several images are tried at once: two of 1,024 take 4 GB.
+_SMALL = 512
 _PROCESSOR = "Sam2ImageProcessorFast"
 # transformers.js finds by it what prepares images and prompts.
 _PROCESSOR_CLASS = "Sam2Processor"
@@ -151,7 +153,8 @@ def _verified(job: _Job, images: Path, prompts: Path) -> tuple[Drift | str, Drif
         why = "no: the weights don't fit in memory twice"
         return why, why
     model = fill_sam2(job.source)
-    batches = [1, 2] if job.options.batch_size is None else [job.options.batch_size]
+    few = job.source.architecture.image_size <= _SMALL
+    batches = ([1, 2] if few else [1]) if job.options.batch_size is None else [job.options.batch_size]
     drifts = (
         measure_image_drift(read_onnx_file(images), model, batches),
         measure_prompt_drift(read_onnx_file(prompts), model),

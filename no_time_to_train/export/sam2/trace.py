@@ -93,7 +93,11 @@ def _take_prompts(model: ir.Model) -> None:
     graph = model.graph
     first = next(iter(graph))
     taken = {value.name: value for value in graph.inputs}
-    shapes = ([1, "num_prompts_of_points", "num_points", 2], [1, "num_prompts", "num_points"], [1, "num_boxes", 4])
+    shapes: tuple[list[int | str], ...] = (
+        [1, "num_prompts_of_points", "num_points", 2],
+        [1, "num_prompts", "num_points"],
+        [1, "num_boxes", 4],
+    )
     dtypes = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.FLOAT)
     points, labels, boxes = (
         ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
