@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from no_time_to_train.configs.sam2 import Sam2Architecture
 from no_time_to_train.jax_models import layers
 from no_time_to_train.jax_models.layers import Tap
+from no_time_to_train.jax_models.sam2.decoder.mask_decoder import MaskDecoder, Masks
 from no_time_to_train.jax_models.sam2.image_encoder import VisionEncoder
-from no_time_to_train.jax_models.sam2.mask_decoder import MaskDecoder, Masks
 from no_time_to_train.jax_models.sam2.prompt_encoder import NOT_A_POINT, PromptEncoder
 
 ImageEmbeddings = tuple[Float[Array, "*B C4 H4 W4"], Float[Array, "*B C8 H8 W8"], Float[Array, "*B C H W"]]

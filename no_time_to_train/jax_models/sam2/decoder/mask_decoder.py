@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from no_time_to_train.configs.sam2 import Sam2Architecture
 from no_time_to_train.jax_models import layers
+from no_time_to_train.jax_models.sam2.decoder.prompted_image import PromptedImage, project_values
+from no_time_to_train.jax_models.sam2.decoder.shared_image import SharedImage
+from no_time_to_train.jax_models.sam2.decoder.two_way import TwoWayTransformer
 from no_time_to_train.jax_models.sam2.feed_forward import FeedForward
 from no_time_to_train.jax_models.sam2.prompt_encoder import Embedding
-from no_time_to_train.jax_models.sam2.prompted_image import PromptedImage, project_values
-from no_time_to_train.jax_models.sam2.shared_image import SharedImage
-from no_time_to_train.jax_models.sam2.two_way import TwoWayTransformer
 
 _EPS = 1e-6
 

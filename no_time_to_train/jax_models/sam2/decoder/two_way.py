@@ -7,10 +7,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from no_time_to_train.configs.sam2 import Sam2Architecture
 from no_time_to_train.jax_models import layers
-from no_time_to_train.jax_models.sam2.attention import Attention
+from no_time_to_train.jax_models.sam2.decoder.attention import Attention
+from no_time_to_train.jax_models.sam2.decoder.prompted_image import PromptedImage, attend_to_image, attend_to_tokens
+from no_time_to_train.jax_models.sam2.decoder.shared_image import SharedImage
 from no_time_to_train.jax_models.sam2.feed_forward import FeedForward
-from no_time_to_train.jax_models.sam2.prompted_image import PromptedImage, attend_to_image, attend_to_tokens
-from no_time_to_train.jax_models.sam2.shared_image import SharedImage
 
 # Of torch's LayerNorm, which no setting changes.
 _EPS = 1e-5

@@ -11,8 +11,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from no_time_to_train.jax_models import layers
-from no_time_to_train.jax_models.sam2.attention import Attention, join_heads, split_heads
-from no_time_to_train.jax_models.sam2.shared_image import ImageToToken, Maps, TokenToImage
+from no_time_to_train.jax_models.sam2.decoder.attention import Attention, join_heads, split_heads
+from no_time_to_train.jax_models.sam2.decoder.shared_image import ImageToToken, Maps, TokenToImage
 
 
 class PromptedImage(NamedTuple):

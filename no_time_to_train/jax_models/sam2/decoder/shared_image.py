@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from no_time_to_train.jax_models.sam2.attention import Attention, heads_of_positions
+from no_time_to_train.jax_models.sam2.decoder.attention import Attention, heads_of_positions
 
 # For each layer so far, maps of its heads' values, to which 1 is added as a last channel, for what is constant.
 Maps = tuple[Float[Array, "1 H d1 _J"], ...]
