@@ -23,11 +23,12 @@ def export(
     no_verify: bool = False,
     json: bool = False,
 ) -> None:
-    """Write an encoder as ONNX, through the JAX path, its weights bound where they lie.
+    """Write an encoder, or a SAM2, as ONNX, through the JAX path, its weights bound where they are.
 
     Args:
-        encoder: A registry name such as dinov3_small, whose weights are looked for under checkpoints/; or a weights
-            file or folder of any layout; or a Lightning checkpoint. May stand without `--encoder`.
+        encoder: A registry name such as dinov3_small or sam2_hiera_tiny, whose weights are looked for under
+            checkpoints/; or a weights file or folder of any layout; or a Lightning checkpoint. May stand without
+            `--encoder`.
         weights: A file or folder that must hold the named encoder.
         output: A folder; beside the weights if left out.
         image_size: Height and width in pixels, such as 224x224, or `dynamic` for any.
@@ -39,7 +40,7 @@ def export(
         json: Print what the file says of itself as JSON.
     """
     from no_time_to_train.export.onnx import export_onnx
-    from no_time_to_train.runtime.onnx_session import read_onnx_file
+    from no_time_to_train.runtime.onnx_session import IMAGE_ENCODER_FILE, PROMPT_DECODER_FILE, read_onnx_file
 
     folder = export_onnx(
         encoder,
@@ -52,17 +53,20 @@ def export(
         copy_weights=copy_weights,
         verify=not no_verify,
     )
-    file = read_onnx_file(folder)
+    parts = [folder / name for name in (IMAGE_ENCODER_FILE, PROMPT_DECODER_FILE) if (folder / name).is_file()]
+    files = [read_onnx_file(path) for path in parts or [folder]]
     if json:
-        print(json_module.dumps({"path": str(file.path), **file.metadata}, indent=2))
+        told = [{"path": str(file.path), **file.metadata} for file in files]
+        print(json_module.dumps(told if parts else told[0], indent=2))
         return
-    kilobytes = file.path.stat().st_size / 1000
-    print(
-        f"{without_home(str(file.path))}: {file.metadata['encoder']}, {precision}, opset {opset}, "
-        f"images {file.metadata['image_size']}, batches {file.metadata['batch_size']}, {kilobytes:.0f} kB, "
-        f"weights {file.num_bytes / 1e6:.1f} MB"
-    )
-    print(_what_was_verified(file.metadata["verified"]))
+    for file in files:
+        kilobytes = file.path.stat().st_size / 1000
+        print(
+            f"{without_home(str(file.path))}: {file.metadata['encoder']}, {file.metadata['precision']}, opset {opset}, "
+            f"images {file.metadata['image_size']}, batches {file.metadata['batch_size']}, {kilobytes:.0f} kB, "
+            f"weights {file.num_bytes / 1e6:.1f} MB"
+        )
+        print(_what_was_verified(file.metadata["verified"]))
 
 
 def _what_was_verified(verified: str) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from no_time_to_train.export.trace import PIXEL_VALUES
 from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor
 
 
@@ -19,7 +18,7 @@ def bind_weights(
     in are cast as it runs, unless they are copied `as_computed`.
 
     Args:
-        model: As `trace_encoder` gave it; changed.
+        model: As `trace` gave it; changed. Inputs that are not weights stay.
         weights: By the names of the graph's inputs; files in `folder` or below it.
         folder: Where the graph will be written; None if its weights will be copied from wherever they are.
         as_computed: Give the weights the dtype that the graph computes in, one by one as they are copied. Some tools
@@ -28,11 +27,9 @@ def bind_weights(
     graph = model.graph
     first = next(iter(graph))
     for value in list(graph.inputs):
-        if value.name == PIXEL_VALUES or value.name is None or value.shape is None:
+        if value.name is None or value.name not in weights or value.shape is None:
             continue
         graph.inputs.remove(value)
-        if not value.uses():
-            continue
         tensor = _tensor(value.name, value.shape, weights[value.name], folder)
         if as_computed and value.dtype is not None and tensor.dtype != value.dtype:
             tensor = _computed(tensor, value.dtype, value.shape)

@@ -107,31 +107,34 @@ class Attend(_Lowering):
         """Use the standard operators where the opset has them."""
         heads = eqn.params["num_heads"]
         width = int(eqn.invars[0].aval.shape[-1]) // heads
-        query, key, value, cosines, sines = inputs
         if nodes.opset < _ATTENTION_SINCE:
             return _attend_in_parts(nodes, inputs, heads=heads, width=width)
-        query, key = (
-            nodes.RotaryEmbedding(tokens, cosines, sines, num_heads=heads, interleaved=0) for tokens in (query, key)
-        )
+        query, key, value, *rope = inputs
+        if rope:
+            query, key = (
+                nodes.RotaryEmbedding(tokens, *rope, num_heads=heads, interleaved=0) for tokens in (query, key)
+            )
         return nodes.Attention(query, key, value, q_num_heads=heads, kv_num_heads=heads, scale=1 / math.sqrt(width))
 
 
 def _attend_in_parts(nodes: _Nodes, inputs: tuple[ir.Value, ...], *, heads: int, width: int) -> Any:
     by_head = nodes.constant([0, 0, heads, width])
-    halves, across_heads = nodes.constant([width // 2, width // 2]), nodes.constant([1])
-    cosines, sines = (nodes.Unsqueeze(values, across_heads) for values in inputs[3:])
     query, key, value = (nodes.Transpose(nodes.Reshape(tokens, by_head), perm=[0, 2, 1, 3]) for tokens in inputs[:3])
+    query = nodes.Mul(query, nodes.constant(1 / math.sqrt(width)))
+    if inputs[3:]:
+        halves, across_heads = nodes.constant([width // 2, width // 2]), nodes.constant([1])
+        cosines, sines = (nodes.Unsqueeze(values, across_heads) for values in inputs[3:])
 
-    def turned(tokens: ir.Value) -> Any:
-        first, second = nodes.Split(tokens, halves, axis=-1, outputs=2)
-        return nodes.Concat(
-            nodes.Sub(nodes.Mul(first, cosines), nodes.Mul(second, sines)),
-            nodes.Add(nodes.Mul(second, cosines), nodes.Mul(first, sines)),
-            axis=-1,
-        )
+        def turned(tokens: ir.Value) -> Any:
+            first, second = nodes.Split(tokens, halves, axis=-1, outputs=2)
+            return nodes.Concat(
+                nodes.Sub(nodes.Mul(first, cosines), nodes.Mul(second, sines)),
+                nodes.Add(nodes.Mul(second, cosines), nodes.Mul(first, sines)),
+                axis=-1,
+            )
 
-    query = turned(nodes.Mul(query, nodes.constant(1 / math.sqrt(width))))
-    weights = nodes.Softmax(nodes.MatMul(query, nodes.Transpose(turned(key), perm=[0, 1, 3, 2])), axis=-1)
+        query, key = turned(query), turned(key)
+    weights = nodes.Softmax(nodes.MatMul(query, nodes.Transpose(key, perm=[0, 1, 3, 2])), axis=-1)
     mixed = nodes.Transpose(nodes.MatMul(weights, value), perm=[0, 2, 1, 3])
     return nodes.Reshape(mixed, nodes.constant([0, 0, heads * width]))
 
@@ -208,17 +211,84 @@ class Reshaped(_Lowering):
         values, *like = inputs
         shape, before = eqn.params["shape"], eqn.invars[0].aval.shape
         known = [isinstance(size, int) for size in shape]
-        if like and tuple(shape) == tuple(eqn.invars[1].aval.shape):
-            return nodes.Reshape(values, nodes.Shape(like[0]))
-        if like and not all(known):
+        if like and known.count(False) > 1:
+            if tuple(shape) == tuple(eqn.invars[1].aval.shape):
+                return nodes.Reshape(values, nodes.Shape(like[0]))
             unknown = len(known) - known[::-1].index(False)
             sizes = nodes.Shape(like[0], start=0, end=unknown)
             if known[unknown:]:
                 sizes = nodes.Concat(sizes, nodes.constant(list(shape[unknown:])), axis=0)
             return nodes.Reshape(values, sizes)
         in_place = [size == old for size, old in zip(shape, before, strict=False)] + [False] * len(shape)
+        inferred = [
+            size for size, known_, stays in zip(shape, known, in_place, strict=False) if not known_ and not stays
+        ]
+        if len(inferred) > 1:
+            # Those that stood elsewhere are looked up there, which leaves one.
+            places = {str(size): axis for axis, size in enumerate(before)}
+            sizes = [
+                nodes.Shape(values, start=places[str(size)], end=places[str(size)] + 1)
+                if str(size) in places
+                else nodes.constant([size if is_known else -1])
+                for size, is_known in zip(shape, known, strict=True)
+            ]
+            return nodes.Reshape(values, nodes.Concat(*sizes, axis=0))
         target = [
             size if is_known else 0 if stays else -1
             for size, is_known, stays in zip(shape, known, in_place, strict=False)
         ]
         return nodes.Reshape(values, nodes.constant(target))
+
+
+@register_primitive(jaxpr_primitive="ntt.repeated")
+class Repeated(_Lowering):
+    """`layers.repeated`."""
+
+    _PRIM = Primitive("ntt.repeated")
+
+    @staticmethod
+    def abstract_eval(values: ShapedArray, like: ShapedArray) -> ShapedArray:
+        """Return what comes out."""
+        return ShapedArray((like.shape[0], *values.shape[1:]), values.dtype)
+
+    @classmethod
+    def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
+        """Let the primitive stand for the function while jax2onnx traces."""
+
+        def repeated(values: Any, like: Any) -> Any:
+            return _bind(cls._PRIM, values, like)
+
+        return [MonkeyPatchSpec(target=layers, attr="repeated", make_value=_while_tracing(repeated))]
+
+    @staticmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Expand the first axis by the other array's."""
+        values, like = inputs
+        ones = [1] * (len(eqn.invars[0].aval.shape) - 1)
+        return nodes.Expand(values, nodes.Concat(nodes.Shape(like, start=0, end=1), nodes.constant(ones), axis=0))
+
+
+@register_primitive(jaxpr_primitive="ntt.matmul")
+class MatrixProduct(_Lowering):
+    """`layers.matmul`."""
+
+    _PRIM = Primitive("ntt.matmul")
+
+    @staticmethod
+    def abstract_eval(left: ShapedArray, right: ShapedArray) -> ShapedArray:
+        """Return what comes out."""
+        return ShapedArray((*left.shape[:-1], right.shape[-1]), left.dtype)
+
+    @classmethod
+    def binding_specs(cls) -> list[AssignSpec | MonkeyPatchSpec]:
+        """Let the primitive stand for the function while jax2onnx traces."""
+
+        def matmul(left: Any, right: Any) -> Any:
+            return _bind(cls._PRIM, left, right)
+
+        return [MonkeyPatchSpec(target=layers, attr="matmul", make_value=_while_tracing(matmul))]
+
+    @staticmethod
+    def build(nodes: _Nodes, eqn: Any, *inputs: ir.Value) -> Any:
+        """Use the operator of the same meaning."""
+        return nodes.MatMul(*inputs)

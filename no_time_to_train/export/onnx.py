@@ -9,84 +9,45 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import onnx
-import onnx_ir as ir
 
-from no_time_to_train import __version__
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS
 from no_time_to_train.configs.image_size import check_image_size
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.export.bind import bind_weights
+from no_time_to_train.export.graph_file import (
+    ExportOptions,
+    Precision,
+    common_metadata,
+    files_of,
+    record_check,
+    write_graph,
+)
 from no_time_to_train.export.places import Place, check_replaceable, clone_weights, place_of, require_own_export
-from no_time_to_train.export.precision import half_weights, int8_weights, to_half, to_int8
-from no_time_to_train.export.tidy import simplify
+from no_time_to_train.export.sam2.files import export_sam2
 from no_time_to_train.export.trace import trace_encoder
 from no_time_to_train.export.verify import Drift, check_drift, measure_drift
 from no_time_to_train.io.atomic import atomic_folder, atomic_path
 from no_time_to_train.jax_models.load import abstract_encoder, check_encoder, fill_encoder, named_weights
+from no_time_to_train.jax_models.sam2.load import is_sam2
 from no_time_to_train.runtime.onnx_session import (
     IDENTITY,
     MODEL_FILE,
-    NEEDED_RUNTIME,
-    WEIGHTS_HASHES,
     digest_of,
     has_room_for,
-    hash_of_header,
     read_onnx_file,
 )
 from no_time_to_train.weights.equinox_source import EquinoxSource, read_equinox_source
-from no_time_to_train.weights.formats.reader import open_weights
-from no_time_to_train.weights.formats.stored_tensor import FileRange, StoredTensor
-from no_time_to_train.weights.formats.writer import write_safetensors
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
 from no_time_to_train.weights.license import copy_license_notice
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "fp16", "int8"]
-Opset = Literal[23, 17]
-_LARGEST = 1 << 20
 _TRIED_PIXELS = 1 << 24
 _WEIGHTS_FILE = "weights.safetensors"
-_COPIED_WEIGHTS = f"{MODEL_FILE}.data"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What kind of file an export writes; see `export_onnx`."""
-
-    image_size: tuple[int, int] | None = None
-    batch_size: int | None = None
-    opset: int = 23
-    precision: Precision = "fp32"
-    copy_weights: bool = False
-
-    def __post_init__(self) -> None:
-        if self.opset not in get_args(Opset):
-            raise ConfigError(f"there is no export to opset {self.opset}", remedy="use 23, or 17 for older runtimes")
-        if self.precision not in get_args(Precision):
-            raise ConfigError(
-                f"there is no precision {self.precision!r}", remedy=f"use one of {', '.join(get_args(Precision))}"
-            )
-        size = self.image_size
-        if size is not None and (len(size) != 2 or not all(0 < side <= _LARGEST for side in size)):
-            raise ConfigError(f"{size} is not a height and a width in pixels", remedy="use dynamic, or such as 224x224")
-        if self.batch_size is not None and not 0 < self.batch_size <= _LARGEST:
-            raise ConfigError(f"a batch of {self.batch_size} images is none", remedy="use dynamic, or 1 or more")
-
-    @property
-    def needed_runtime(self) -> str:
-        """The oldest ONNX Runtime that opens the file and computes it right.
-
-        Measured on the CPU. Below 1.25 its operator `Attention` accumulates in fp16 where the inputs are fp16.
-        """
-        if self.opset < 23:
-            return "1.20"
-        return "1.25" if self.precision == "fp16" else "1.23"
 
 
 def export_onnx(
@@ -103,6 +64,8 @@ def export_onnx(
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write an encoder as ONNX: `model.onnx`, its weights, `config.json`, `preprocessor_config.json`, the licence.
+
+    A SAM2 becomes two files, `vision_encoder.onnx` and `prompt_encoder_mask_decoder.onnx`; see docs/export.md.
 
     The file takes `pixel_values` (batch, 3, height, width), float32, RGB normalised by the encoder's mean and standard
     deviation, and gives `last_hidden_state` (batch, tokens, D), after the final norm: the CLS token, the storage
@@ -151,6 +114,8 @@ def export_onnx(
             f"an encoder to export is named by a text or a path, got {type(name_or_path).__name__}",
             remedy="give a registry name such as dinov3_small, or the weights file or folder that it was built from",
         )
+    if is_sam2(name_or_path, weights):
+        return export_sam2(name_or_path, weights, output, options, verify=verify, metadata=dict(metadata or {}))
     entry, path = named_weights(name_or_path, weights)
     # Links to folders are not an obstacle; those to files are told from files later on.
     path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
@@ -203,49 +168,32 @@ def _in_a_folder(job: _Job) -> Path:
 
 def _write_model(job: _Job, path: Path, leaves: Mapping[str, StoredTensor]) -> None:
     """Trace, bind, write and verify; `path` is not yet the place where anybody looks."""
-    options, source, folder = job.options, job.source, path.parent
+    options, source = job.options, job.source
     model = trace_encoder(
         abstract_encoder(source),
         image_size=options.image_size,
         batch_size=options.batch_size,
         opset=options.opset,
     )
-    if options.precision != "fp32":
-        if options.precision == "fp16":
-            weights = half_weights(leaves, to_half(model))
-        else:
-            weights = int8_weights(leaves, to_int8(model))
-        simplify(model)
-        used = {value.name for value in model.graph.inputs}
-        write_safetensors(folder / _WEIGHTS_FILE, {name: weights[name] for name in weights if name in used}, {})
-        leaves = open_weights(folder / _WEIGHTS_FILE).tensors
-    if options.copy_weights:
-        bind_weights(model, leaves, None, as_computed=options.precision == "fp32")
-    else:
-        bind_weights(model, leaves, folder)
-    model.metadata_props.update(_metadata(job))
-    if not options.copy_weights:
-        model.metadata_props["weights_headers"] = json.dumps(_headers(leaves))
-    model.producer_name, model.producer_version = "no_time_to_train", __version__
-    model.graph.name = source.entry.name
-    if options.copy_weights:
-        ir.save(model, path, external_data=_COPIED_WEIGHTS)
-        (folder / _WEIGHTS_FILE).unlink(missing_ok=True)
-    else:
-        ir.save(model, path)
-    onnx.checker.check_model(path, full_check=True)
+    own = options.precision != "fp32"
+    write_graph(
+        model,
+        path,
+        leaves,
+        options,
+        _metadata(job),
+        name=source.entry.name,
+        weights_file=_WEIGHTS_FILE if own else None,
+    )
     drift = _verified(job, path)
-    hashes = {file.name: content_hash(file) for file in read_onnx_file(path).weights}
-    said = {WEIGHTS_HASHES: json.dumps(hashes), "verified": drift if isinstance(drift, str) else _as_json(drift)}
-    model = onnx.load(path, load_external_data=False)
-    said |= {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, said)
+    checked = record_check(path, drift)
     if options.precision == "fp32" and isinstance(drift, Drift):
-        onnx.helper.set_model_props(model, said | {IDENTITY: _identity(job, path, digest_of(model))})
-    for piece in _files_of(job.source.leaves).values():
+        said = {entry.key: entry.value for entry in checked.metadata_props}
+        onnx.helper.set_model_props(checked, said | {IDENTITY: _identity(job, path, digest_of(checked))})
+    for piece in files_of(job.source.leaves).values():
         # The graph, the comparison and the hashes are of the weights as they were at first.
         piece.check_unchanged()
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    path.write_bytes(checked.SerializeToString(deterministic=True))
 
 
 def _identity(job: _Job, path: Path, digest: str) -> str:
@@ -290,20 +238,8 @@ def _shapes(job: _Job) -> list[tuple[int, int, int, int]]:
     return [(batch, 3, *sizes[index % len(sizes)]) for index, batch in enumerate(batches)]
 
 
-def _as_json(drift: Drift) -> str:
-    return json.dumps(
-        {
-            "largest_difference": drift.largest,
-            "least_token_cosine": drift.least_cosine,
-            "mean_token_cosine": drift.mean_cosine,
-            "shapes": drift.shapes,
-        }
-    )
-
-
 def _metadata(job: _Job) -> dict[str, str]:
     entry, architecture, options = job.source.entry, job.source.architecture, job.options
-    height_width = options.image_size
     return {
         **job.metadata,
         "encoder": entry.name,
@@ -316,29 +252,8 @@ def _metadata(job: _Job) -> dict[str, str]:
         "image_mean": json.dumps(entry.image_mean),
         "image_std": json.dumps(entry.image_std),
         "license": entry.license,
-        "image_size": "dynamic" if height_width is None else f"{height_width[0]}x{height_width[1]}",
-        "batch_size": "dynamic" if options.batch_size is None else str(options.batch_size),
-        "precision": options.precision,
-        "opset": str(options.opset),
-        NEEDED_RUNTIME: options.needed_runtime,
-        "weights": "beside" if job.place.in_place else "own",
-        "source": job.hashes.result(),
-        "versions": json.dumps(
-            {"no_time_to_train": __version__}
-            | {name: version(name) for name in ("jax", "jax2onnx", "onnx", "onnxruntime")}
-        ),
+        **common_metadata(options, in_place=job.place.in_place, source=job.hashes.result()),
     }
-
-
-def _headers(leaves: Mapping[str, StoredTensor]) -> dict[str, str]:
-    """Return the hash of the header of each weights file, by its name."""
-    return {file.name: hash_of_header(file) for file in sorted(_files_of(leaves))}
-
-
-def _files_of(leaves: Mapping[str, StoredTensor]) -> dict[Path, FileRange]:
-    """Return the files that hold leaves, each with a piece of it."""
-    pieces = (piece for tensor in leaves.values() for piece in tensor.pieces)
-    return {piece.file: piece for piece in pieces if isinstance(piece, FileRange)}
 
 
 def _hashes(place: Place) -> str:

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from no_time_to_train.errors import NoTimeToTrainError, OutputError
-from no_time_to_train.runtime.onnx_session import MODEL_FILE, read_metadata
+from no_time_to_train.runtime.onnx_session import IMAGE_ENCODER_FILE, MODEL_FILE, read_metadata
 from no_time_to_train.weights.conversion import write_config, write_hub_weights
 from no_time_to_train.weights.formats.reader import SAFETENSORS_INDEX
 from no_time_to_train.weights.hf_config import CONFIG, PREPROCESSOR, preprocessor_of, write_json
 from no_time_to_train.weights.identify import identify_encoder
 from no_time_to_train.weights.layouts.hf import HUB_LAYOUTS
-from no_time_to_train.weights.license import NOTICE_FILE
+from no_time_to_train.weights.license import NOTICE_FILE, SAM2_NOTICE_FILE
 from no_time_to_train.weights.source import WeightsSource
 
 _WRITTEN = re.compile(
-    r"model\.onnx(\.data)?|(model|weights)[\w.-]*\.safetensors(\.index\.json)?"
-    rf"|{re.escape(CONFIG)}|{re.escape(PREPROCESSOR)}|{re.escape(NOTICE_FILE)}"
+    r"(model|vision_encoder|prompt_encoder_mask_decoder)\.onnx(\.data)?"
+    r"|(model|weights|vision_encoder|prompt_encoder_mask_decoder)[\w.-]*\.safetensors(\.index\.json)?"
+    rf"|{re.escape(CONFIG)}|{re.escape(PREPROCESSOR)}|{re.escape(NOTICE_FILE)}|{re.escape(SAM2_NOTICE_FILE)}"
 )
 _HUB_NAMES = {layout.name for layout in HUB_LAYOUTS.values()}
 _REFLINK = 0x40049409  # FICLONE of linux/fs.h
@@ -85,19 +86,35 @@ def place_of(source: WeightsSource, output: Path | None, precision: str, *, copy
     Raises:
         OutputError: The weights are where nothing may be written, and no folder was named.
     """
-    weights, files = source.path, source.file.files
+    hub = source.layout.name.startswith("transformers")
+    wanted, in_place = output_folder(source.path, source.file.files, output, precision, hub=hub, copy=copy)
+    return Place(source=source, output=wanted, in_place=in_place)
+
+
+def output_folder(
+    weights: Path, files: Sequence[Path], output: Path | None, precision: str, *, hub: bool, copy: bool
+) -> tuple[Path, bool]:
+    """Decide which folder an export writes, and whether that is the one of the weights.
+
+    Args:
+        weights: As the user named them.
+        files: The files that hold them.
+        output: The folder that the user named.
+        precision: Of the export.
+        hub: Whether the tensors have transformers' names.
+        copy: Whether the weights are to be copied.
+
+    Raises:
+        OutputError: As `place_of`.
+    """
     folder = files[0].parent
-    hub = (
-        source.layout.name.startswith("transformers")
-        and files[0].name.startswith("model")
-        and (weights.is_dir() or weights.name == "model.safetensors")
-    )
+    hub = hub and files[0].name.startswith("model") and (weights.is_dir() or weights.name == "model.safetensors")
     # onnxruntime follows no symbolic link to weights.
     real = all(file.suffix == ".safetensors" and not file.is_symlink() for file in files)
     own = precision == "fp32" and not copy
     wanted = folder if output is None else output
     if hub and real and own and wanted.resolve() == folder.resolve():
-        return Place(source=source, output=folder.resolve(), in_place=True)
+        return folder.resolve(), True
     if output is None:
         if any(file.is_symlink() for file in files):
             raise OutputError(
@@ -108,7 +125,7 @@ def place_of(source: WeightsSource, output: Path | None, precision: str, *, copy
         output = weights.resolve().parent / f"{name}-onnx{'' if precision == 'fp32' else f'-{precision}'}"
     if output.resolve() == folder.resolve():
         raise OutputError(f"{output} holds the weights themselves", remedy="name another folder")
-    return Place(source=source, output=output.resolve(), in_place=False)
+    return output.resolve(), False
 
 
 def require_own_export(file: Path) -> None:
@@ -143,7 +160,7 @@ def check_replaceable(folder: Path, sources: Sequence[Path] = ()) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    metadata = _metadata(folder / MODEL_FILE)
+    metadata = _metadata(folder / MODEL_FILE) or _metadata(folder / IMAGE_ENCODER_FILE)
     ours = metadata.get("weights") == "own" and "checkpoint" not in metadata
     others = [path.name for path in folder.iterdir() if not _WRITTEN.fullmatch(path.name)] if folder.is_dir() else []
     if not ours or others or any(folder.resolve() in source.resolve().parents for source in sources):
@@ -162,11 +179,20 @@ def clone_weights(place: Place, folder: Path) -> str:
     if not place.in_hub_layout or place.source.layout.name not in _HUB_NAMES:
         write_hub_weights(place.source, folder)
         return "converted"
-    names = {file: file.name for file in place.files}
+    return clone_files(place.files, folder)
+
+
+def clone_files(files: Sequence[Path], folder: Path) -> str:
+    """Give a folder safetensors files as they are, one as `model.safetensors`, and say how.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    names = {file: file.name for file in files}
     if len(names) == 1:
-        names = {place.files[0]: "model.safetensors"}
+        names = {files[0]: "model.safetensors"}
     else:
-        shutil.copyfile(place.files[0].parent / SAFETENSORS_INDEX, folder / SAFETENSORS_INDEX)
+        shutil.copyfile(files[0].parent / SAFETENSORS_INDEX, folder / SAFETENSORS_INDEX)
     try:
         shared = [_cloned(file, folder / name) for file, name in names.items()]
     except OSError as error:

@@ -21,7 +21,13 @@ from no_time_to_train.weights.formats.stored_tensor import LazyBytes, StoredTens
 
 _HALF = ir.DataType.FLOAT16
 _IN_HALF = ("Gemm", "RotaryEmbedding", "Attention", "Gelu", "MatMul")
-_ENDS_A_BRANCH = ("attention.o_proj.weight", "mlp.down_proj.weight", "pointwise_conv2.weight")
+_ENDS_A_BRANCH = (
+    "attention.o_proj.weight",
+    "mlp.down_proj.weight",
+    "pointwise_conv2.weight",
+    "attn.proj.weight",
+    "mlp.proj_out.weight",
+)
 _SOFTMAX_IN_FP32 = int(ir.DataType.FLOAT)
 
 
@@ -41,6 +47,8 @@ def to_half(model: ir.Model) -> set[str]:
         if node.op_type not in _IN_HALF:
             continue
         weight = node.inputs[1] if node.op_type == "Gemm" else None
+        if weight is not None and weight not in weights:
+            continue  # a product of what is computed, such as positions
         if weight is not None and str(weight.name).endswith(_ENDS_A_BRANCH):
             wanted.add(str(weight.name))
             continue
@@ -74,7 +82,8 @@ def to_int8(model: ir.Model) -> set[str]:
     graph = model.graph
     quantised: dict[ir.Value, tuple[ir.Value, ...]] = {}
     names = set()
-    for node in [node for node in graph if node.op_type == "Gemm"]:
+    parameters = set(graph.inputs)
+    for node in [node for node in graph if node.op_type == "Gemm" and node.inputs[1] in parameters]:
         values, weight, *bias = node.inputs
         assert values is not None
         assert weight is not None

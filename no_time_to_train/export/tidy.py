@@ -78,8 +78,10 @@ def _take_bias(graph: ir.Graph, node: ir.Node, parameters: set[str]) -> None:
     if bias is None or bias.name not in parameters or bias.shape is None or len(bias.uses()) != 1:
         return
     bias.shape = ir.Shape([bias.shape[1]])
-    users[0].outputs[0].replace_all_uses_with(node.outputs[0])
+    name = users[0].outputs[0].name
+    users[0].outputs[0].replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
     graph.remove(users[0], safe=True)
+    node.outputs[0].name = name
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
 

@@ -4,9 +4,10 @@ import importlib
 import os
 import pkgutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from jax.export import symbolic_shape
 
 import no_time_to_train.export.lowering  # noqa: F401  # registers itself with jax2onnx
 from no_time_to_train.export.tidy import tidy
+from no_time_to_train.jax_models.layers import Tap
 from no_time_to_train.jax_models.load import EqxEncoder, leaf_names
 
 PIXEL_VALUES = "pixel_values"
@@ -44,38 +46,69 @@ def trace_encoder(
         outputs `last_hidden_state` (batch, tokens, D) and `pooler_output` (batch, D), in float32. Values at the end of
         a stage have its name, such as `blocks.0.attn_raw`; see the models' `tokens`.
     """
-    from jax2onnx import to_onnx
-
-    names, (leaves, tree) = leaf_names(model), jax.tree_util.tree_flatten(model)
     patch, dim = model.architecture.patch_size, model.architecture.embed_dim
     # What a size must be for the sizes after each layer to be known to be positive.
     batch, rows, columns = symbolic_shape("batch, h, w", constraints=["h >= 1", "w >= 1"])
     size = (patch * rows, patch * columns) if image_size is None else image_size
     pixels = ShapedArray((batch if batch_size is None else batch_size, 3, *size), jnp.float32)
 
+    def encode(filled: EqxEncoder, tap: Tap, pixel_values: jax.Array) -> tuple[jax.Array, ...]:
+        tokens = filled.tokens(pixel_values, tap)
+        return tokens, lax.squeeze(lax.slice_in_dim(tokens, 0, 1, axis=1), (1,))
+
+    traced = trace(encode, model, {PIXEL_VALUES: pixels}, (LAST_HIDDEN_STATE, POOLER_OUTPUT), opset=opset)
+    _name_sizes(traced, image_size, batch_size, dim)
+    return traced
+
+
+def trace(
+    function: Callable[..., tuple[jax.Array, ...]],
+    model: eqx.Module,
+    inputs: Mapping[str, ShapedArray],
+    outputs: Sequence[str],
+    *,
+    opset: int,
+) -> ir.Model:
+    """Trace a function of a model into a graph that takes inputs, then the weights that it uses by their leaves' names.
+
+    Args:
+        function: Takes the model, a tap and the inputs, and returns the outputs.
+        model: Its leaves need no values; none is read.
+        inputs: Shape and dtype of each, by name.
+        outputs: Their names.
+        opset: Of ONNX.
+
+    Returns:
+        A graph whose values at the end of a stage, of which the tap is told, have its name.
+    """
+    from jax2onnx import to_onnx
+
+    names, (leaves, tree) = leaf_names(model), jax.tree_util.tree_flatten(model)
     stages: dict[str, jax.Array] = {}
 
-    def encode(pixel_values: jax.Array, *values: jax.Array) -> tuple[jax.Array, ...]:
-        filled: EqxEncoder = jax.tree_util.tree_unflatten(tree, values)
+    def traceable(*values: jax.Array) -> tuple[jax.Array, ...]:
         stages.clear()
-        tokens = filled.tokens(pixel_values, stages.__setitem__)
-        return tokens, lax.squeeze(lax.slice_in_dim(tokens, 0, 1, axis=1), (1,)), *stages.values()
+        filled = jax.tree_util.tree_unflatten(tree, values[len(inputs) :])
+        found = function(filled, stages.__setitem__, *values[: len(inputs)])
+        return *found, *stages.values()
 
     with _TRACING, _needed_plugins():
         traced: ir.Model = to_onnx(
-            encode,
-            [pixels, *leaves],
+            traceable,
+            [*inputs.values(), *leaves],
             opset=opset,
             return_mode="ir",
-            input_names=[PIXEL_VALUES, *names],
+            input_names=[*inputs, *names],
             normalization_mode="prefer_native",
         )
-    for output, name in zip(traced.graph.outputs, (LAST_HIDDEN_STATE, POOLER_OUTPUT, *stages), strict=True):
+    for output, name in zip(traced.graph.outputs, (*outputs, *stages), strict=True):
         output.name = name
-    while len(traced.graph.outputs) > 2:  # deleting a slice leaves them marked as outputs
+    while len(traced.graph.outputs) > len(outputs):  # deleting a slice leaves them marked as outputs
         traced.graph.outputs.pop()
     tidy(traced, set(names))
-    _name_sizes(traced, image_size, batch_size, dim)
+    for value in list(traced.graph.inputs)[len(inputs) :]:
+        if not value.uses():
+            traced.graph.inputs.remove(value)
     return traced
 
 

@@ -1,7 +1,8 @@
 """An exported file against the Equinox model that it was made from, on images of real statistics."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -45,6 +46,17 @@ class Drift:
             f"on average {self.mean_cosine:.6f} (images: {sizes})"
         )
 
+    def as_json(self) -> str:
+        """Return it as a file's metadata hold it."""
+        return json.dumps(
+            {
+                "largest_difference": self.largest,
+                "least_token_cosine": self.least_cosine,
+                "mean_token_cosine": self.mean_cosine,
+                "shapes": self.shapes,
+            }
+        )
+
 
 def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int, int, int, int]]) -> Drift:
     """Compare what a file and a model say to the same images.
@@ -59,24 +71,41 @@ def measure_drift(file: OnnxFile, model: EqxEncoder, shapes: Sequence[tuple[int,
         ExportError: It gives other shapes than it should, or what is not a number.
     """
     session = open_session(file)
-    largest, cosines = 0.0, []
+    pairs = []
     for seed, shape in enumerate(shapes):
         images = natural_noise(shape, seed=seed)
         pixels = normalised(images, model.config)
-        expected = np.asarray(compiled_tokens(model, jnp.asarray(pixels)), np.float64)
-        states, pooled = (np.asarray(output, np.float64) for output in session.run(None, {"pixel_values": pixels}))
-        if states.shape != expected.shape or pooled.shape != expected[:, 0].shape:
+        expected = np.asarray(compiled_tokens(model, jnp.asarray(pixels)))
+        states, pooled = session.run(None, {"pixel_values": pixels})
+        pairs += [(expected, states), (expected[:, :1], pooled[:, None])]
+    return drift_between(pairs, shapes)
+
+
+def drift_between(
+    pairs: Iterable[tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]],
+    shapes: Sequence[tuple[int, int, int, int]],
+) -> Drift:
+    """Measure how far arrays of tokens, the last axis a token's, are from what they should be.
+
+    Args:
+        pairs: What was expected, and what was found.
+        shapes: Of the images that they are of.
+
+    Raises:
+        ExportError: They have other shapes than they should.
+    """
+    largest, cosines = 0.0, []
+    for wanted, got in pairs:
+        expected, found = np.asarray(wanted, np.float64), np.asarray(got, np.float64)
+        if found.shape != expected.shape:
             raise ExportError(
-                f"the file gives {states.shape} and {pooled.shape} for {shape}, expected {expected.shape} and "
-                f"{expected[:, 0].shape}",
-                remedy="report this: ntt export --debug",
+                f"the file gives {found.shape}, expected {expected.shape}", remedy="report this: ntt export --debug"
             )
-        difference = max(np.abs(states - expected).max(), np.abs(pooled - expected[:, 0]).max())
-        largest = float(np.maximum(largest, difference / max(1.0, np.abs(expected).max())))  # keeps NaN
-        product = (states * expected).sum(-1)
-        norms = np.linalg.norm(states, axis=-1) * np.linalg.norm(expected, axis=-1)
+        difference = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
+        largest = float(np.maximum(largest, difference))  # keeps NaN
+        norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
         with np.errstate(invalid="ignore", divide="ignore"):  # `check_drift` tells of tokens that are zero
-            cosines.append((product / norms).ravel())
+            cosines.append(((found * expected).sum(-1) / norms).ravel())
     every = np.concatenate(cosines)
     return Drift(largest, float(every.min()), float(every.mean()), tuple(shapes))
 
@@ -137,5 +166,12 @@ def natural_noise(shape: tuple[int, int, int, int], *, seed: int) -> Float[np.nd
 
 def normalised(images: Float[np.ndarray, "B 3 H W"], config: EncoderConfig) -> Float[np.ndarray, "B 3 H W"]:
     """Normalise images in [0, 1] as the encoder was trained."""
-    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (config.image_mean, config.image_std))
-    return (images - mean) / std
+    return normalise(images, config.image_mean, config.image_std)
+
+
+def normalise(
+    images: Float[np.ndarray, "B 3 H W"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[np.ndarray, "B 3 H W"]:
+    """Normalise images in [0, 1] by the mean and deviation of each channel."""
+    centre, scale = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
+    return (images - centre) / scale

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 Rope = tuple[Float[Array, "B N half_head"], Float[Array, "B N half_head"]]
 # What is told of every stage that a model goes through: its name, and what comes out.
@@ -29,6 +29,17 @@ def block_tap(tap: Tap, block: int) -> Tap:
 def map_tokens(layer: eqx.nn.Linear | eqx.nn.LayerNorm, tokens: Float[Array, "T D"]) -> Float[Array, "T E"]:
     """Apply a layer to every token."""
     return jax.vmap(layer)(tokens)
+
+
+def map_linear(layer: eqx.nn.Linear, tokens: Float[Array, "... D"]) -> Float[Array, "... E"]:
+    """Apply a linear layer to every token, whatever their places."""
+    rows = map_tokens(layer, flatten_tokens(tokens))
+    return reshaped(rows, (*tokens.shape[:-1], rows.shape[-1]), like=tokens)
+
+
+def map_norm(layer: eqx.nn.LayerNorm, tokens: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Normalise every token, whatever their places."""
+    return reshaped(map_tokens(layer, flatten_tokens(tokens)), tokens.shape, like=tokens)
 
 
 def convolve(layer: eqx.nn.Conv2d, images: Float[Array, "B C H W"]) -> Float[Array, "B D h w"]:
@@ -54,6 +65,16 @@ def reshaped(values: Array, shape: tuple[int, ...], like: Array | None = None) -
         like: An array whose shape begins with all sizes that are not known.
     """
     return lax.reshape(values, shape)
+
+
+def repeated(values: Shaped[Array, "1 ..."], like: Array) -> Shaped[Array, "N ..."]:
+    """Repeat an array of one row as often as another one has rows."""
+    return lax.broadcast_in_dim(lax.squeeze(values, (0,)), (like.shape[0], *values.shape[1:]), range(1, values.ndim))
+
+
+def matmul(left: Float[Array, "*N Q D"], right: Float[Array, "*#N D K"]) -> Float[Array, "*N Q K"]:
+    """Multiply matrices; the right one may be the same for several of the left."""
+    return jnp.matmul(left, right)
 
 
 def flatten_tokens(tokens: Float[Array, "... D"]) -> Float[Array, "T D"]:
@@ -97,14 +118,14 @@ def rope_angles(
 
 def attend(
     query: Float[Array, "B N D"],
-    key: Float[Array, "B N D"],
-    value: Float[Array, "B N D"],
-    cosines: Float[Array, "B N half_head"],
-    sines: Float[Array, "B N half_head"],
+    key: Float[Array, "B M D"],
+    value: Float[Array, "B M D"],
+    cosines: Float[Array, "B N half_head"] | None = None,
+    sines: Float[Array, "B N half_head"] | None = None,
     *,
     num_heads: int,
 ) -> Float[Array, "B N D"]:
-    """Turn queries and keys by the rotary embedding, and let every token look at all of its image.
+    """Let every token look at all tokens of its image, queries and keys turned by the rotary embedding if there is one.
 
     Args:
         query: The heads beside each other.
@@ -114,11 +135,13 @@ def attend(
         sines: Of the same angles.
         num_heads: How many heads D holds.
     """
-    heads = (*query.shape[:2], num_heads, query.shape[2] // num_heads)
-    query, key = (_rotated(lax.reshape(values, heads), cosines, sines) for values in (query, key))
-    scores = jnp.einsum("bnhd,bmhd->bhnm", query, key) / math.sqrt(heads[-1])
-    mixed = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, axis=-1), lax.reshape(value, heads))
-    return lax.reshape(mixed, (*heads[:2], num_heads * heads[-1]))
+    width = query.shape[2] // num_heads
+    query, key, value = (lax.reshape(values, (*values.shape[:2], num_heads, width)) for values in (query, key, value))
+    if cosines is not None and sines is not None:
+        query, key = (_rotated(values, cosines, sines) for values in (query, key))
+    scores = jnp.einsum("bnhd,bmhd->bhnm", query, key) / math.sqrt(width)
+    mixed = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, axis=-1), value)
+    return lax.reshape(mixed, (*mixed.shape[:2], num_heads * width))
 
 
 def _rotated(

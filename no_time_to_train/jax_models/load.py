@@ -140,7 +140,7 @@ def abstract_encoder(source: EquinoxSource, entry: EncoderConfig | None = None) 
         ConfigError: The environment asks JAX for a device that is not there.
         WeightsFormatError: The weights are not those of the model, or state an activation that it has not.
     """
-    _check_platform()
+    check_platform()
     settings = dict(source.config)
     if settings.get("hidden_act", "gelu") not in ("gelu", "silu"):
         raise WeightsFormatError(
@@ -182,7 +182,7 @@ def abstract_encoder(source: EquinoxSource, entry: EncoderConfig | None = None) 
     return model
 
 
-def _check_platform() -> None:
+def check_platform() -> None:
     """Start JAX, which `JAX_PLATFORMS` may keep from that.
 
     Raises:

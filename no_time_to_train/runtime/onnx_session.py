@@ -18,6 +18,9 @@ from no_time_to_train.io.strict_json import parse_json
 from no_time_to_train.weights.hashes import cached_sha256, content_hash
 
 MODEL_FILE = "model.onnx"
+# Of a SAM2, by the names of transformers.js.
+IMAGE_ENCODER_FILE = "vision_encoder.onnx"
+PROMPT_DECODER_FILE = "prompt_encoder_mask_decoder.onnx"
 IDENTITY = "identity"
 WEIGHTS_HASHES = "weights_hashes"
 NEEDED_RUNTIME = "needs_onnxruntime"

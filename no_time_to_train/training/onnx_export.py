@@ -21,7 +21,8 @@ from no_time_to_train.encoders.live_weights import (
     select_encoder_tensors,
 )
 from no_time_to_train.errors import ConfigError, ExportError, NoTimeToTrainError, OutputError
-from no_time_to_train.export.onnx import ExportOptions, Precision, export_onnx
+from no_time_to_train.export.graph_file import ExportOptions, Precision
+from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.export.places import is_of_a_checkpoint
 from no_time_to_train.io.atomic import atomic_folder, remove_folder
 from no_time_to_train.weights.license import NOTICE_FILE

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
+from no_time_to_train.configs.sam2 import SAM2_CONFIGS
 from no_time_to_train.errors import (
     ConfigError,
     ImageSizeError,
@@ -21,7 +22,7 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.proposers.base import Embedding, Prompts, scale_boxes
 from no_time_to_train.proposers.grid import point_grid
-from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS, resolve_sam2_config, shape_of
+from no_time_to_train.proposers.sam2.configs import resolve_sam2_config, shape_of
 from no_time_to_train.proposers.sam2.predictor import MaskPredictions, Sam2Predictor, build_sam2
 from tests.proposers.sam2_oracle import SCRIPT_WARNING, meta_box_masks, meta_masks, meta_predictor, save_meta
 from tests.tiny import DIM, IMAGE_SIZE, config_settings, write_config

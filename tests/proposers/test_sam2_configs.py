@@ -9,9 +9,9 @@ import pytest
 import yaml
 from sam2.modeling.backbones.hieradet import Hiera
 
+from no_time_to_train.configs.sam2 import SAM2_CONFIGS
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.proposers.sam2.configs import (
-    SAM2_CONFIGS,
     describe_shape,
     resolve_sam2_config,
     shape_of,

@@ -10,6 +10,7 @@ import pytest
 
 from no_time_to_train.cli import main
 from no_time_to_train.configs import sam2_releases as sam2_files
+from no_time_to_train.configs.sam2 import SAM2_CONFIGS
 from no_time_to_train.configs.sam2_releases import SAM2_FILES
 from no_time_to_train.errors import (
     ChecksumMismatchError,
@@ -18,7 +19,6 @@ from no_time_to_train.errors import (
     UnknownEncoderError,
     WeightsNotFoundError,
 )
-from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS
 from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.weights.hub.fetch import FetchResult, fetch
 from tests.weights.fetching import AT_ONCE

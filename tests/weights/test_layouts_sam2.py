@@ -10,12 +10,12 @@ from hydra import compose
 from hydra.utils import instantiate
 from transformers import Sam2Model
 
+from no_time_to_train.configs.sam2 import SAM2_CONFIGS, HieraShape
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
-from no_time_to_train.proposers.sam2.configs import SAM2_CONFIGS, resolve_sam2_config
+from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
 from no_time_to_train.weights.layouts.sam2 import (
     META_VIDEO_ONLY,
     POSITION_BUFFERS,
-    HieraShape,
     hiera_shape,
     image_part_of_transformers,
     meta_key_map,

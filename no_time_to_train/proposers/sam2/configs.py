@@ -1,10 +1,7 @@
 """The SAM2 image models by Meta's configuration names, and their transformers configurations."""
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
@@ -16,62 +13,11 @@ from transformers import (
     Sam2VisionConfig,
 )
 
+from no_time_to_train.configs.sam2 import SAM2_CONFIGS, STRIDES, HieraShape, Sam2HieraConfig
 from no_time_to_train.errors import ConfigError, UnknownNameError
 from no_time_to_train.io.strict_json import parse_json
-from no_time_to_train.weights.layouts.sam2 import HieraShape
 
 _MODEL_TYPES = ("sam2", "sam2_video")
-_STRIDES = (4, 8, 16)
-
-
-@dataclass(frozen=True)
-class Sam2HieraConfig:
-    """The Hiera image encoder of a SAM2 model; all else is the same in every SAM2.
-
-    Attributes:
-        embed_dim: Width of the first stage; it doubles at each of the next three.
-        num_heads: Attention heads of the first stage; they double likewise.
-        stages: Number of blocks of each stage.
-        global_att_blocks: Blocks that attend to the whole image instead of windows.
-        window_pos_embed_bkg_spatial_size: Height and width of the coarse position embedding.
-        window_spec: Side of the windows at each stage, in tokens.
-        image_size: Side of the square input, in pixels.
-
-    Source: the YAML files of facebookresearch/sam2 (`sam2/configs`), and the defaults of its `Hiera`.
-    """
-
-    embed_dim: int
-    num_heads: int
-    stages: tuple[int, int, int, int]
-    global_att_blocks: tuple[int, ...]
-    window_pos_embed_bkg_spatial_size: tuple[int, int] = (7, 7)
-    window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
-    image_size: int = 1024
-
-    @property
-    def shape(self) -> HieraShape:
-        """What a checkpoint's tensors show of this configuration."""
-        return HieraShape(self.embed_dim, self.stages, self.window_pos_embed_bkg_spatial_size, self.window_spec[0])
-
-
-_TINY = Sam2HieraConfig(96, 1, (1, 2, 7, 2), (5, 7, 9))
-_SMALL = Sam2HieraConfig(96, 1, (1, 2, 11, 2), (7, 10, 13))
-_BASE_PLUS = Sam2HieraConfig(112, 2, (2, 3, 16, 3), (12, 16, 20), window_pos_embed_bkg_spatial_size=(14, 14))
-_LARGE = Sam2HieraConfig(144, 2, (2, 6, 36, 4), (23, 33, 43), window_spec=(8, 4, 16, 8))
-
-SAM2_CONFIGS: Mapping[str, Sam2HieraConfig] = MappingProxyType(
-    {
-        "sam2_hiera_t.yaml": _TINY,
-        "sam2_hiera_s.yaml": _SMALL,
-        "sam2_hiera_b+.yaml": _BASE_PLUS,
-        "sam2_hiera_l.yaml": _LARGE,
-        "sam2.1_hiera_t.yaml": _TINY,
-        "sam2.1_hiera_s.yaml": _SMALL,
-        "sam2.1_hiera_b+.yaml": _BASE_PLUS,
-        "sam2.1_hiera_l.yaml": _LARGE,
-    }
-)
-"""SAM 2 and SAM 2.1 differ in their weights and in how they track through videos, not in the image model."""
 
 
 def resolve_sam2_config(cfg_file: str | Path) -> Sam2Config:
@@ -117,7 +63,7 @@ def to_transformers(config: Sam2HieraConfig) -> Sam2Config:
     vision = Sam2VisionConfig(
         backbone_config=backbone,
         backbone_channel_list=widths[::-1],
-        backbone_feature_sizes=[[config.image_size // stride] * 2 for stride in _STRIDES],
+        backbone_feature_sizes=[[config.image_size // stride] * 2 for stride in STRIDES],
     )
     return Sam2Config(
         vision_config=vision,
@@ -177,12 +123,12 @@ def _read_config(path: Path) -> Sam2Config:
 def _check_sizes(config: Sam2Config, path: Path) -> None:
     size = cast(Sam2PromptEncoderConfig, config.prompt_encoder_config).image_size
     window = shape_of(config).window_size
-    if not isinstance(size, int) or size % (_STRIDES[0] * window):
+    if not isinstance(size, int) or size % (STRIDES[0] * window):
         raise ConfigError(
-            f"{path} has image_size {size}, expected one number that is a multiple of {_STRIDES[0] * window}",
+            f"{path} has image_size {size}, expected one number that is a multiple of {STRIDES[0] * window}",
             remedy="correct it in the prompt_encoder_config; released models have 1024",
         )
-    expected = [[size // stride, size // stride] for stride in _STRIDES]
+    expected = [[size // stride, size // stride] for stride in STRIDES]
     got = [list(pair) for pair in _vision(config).backbone_feature_sizes or []]
     # transformers reshapes the feature maps to these sizes unasked, so that wrong ones mix channels and pixels.
     if got != expected:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import Sam2Model
 
+from no_time_to_train.configs.sam2 import IMAGE_MEAN, IMAGE_STD
 from no_time_to_train.configs.sam2_releases import command_for
 from no_time_to_train.encoders.fingerprint import sam2_digest
 from no_time_to_train.encoders.preprocessing import normalize_pixels
@@ -32,9 +33,6 @@ from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
 from no_time_to_train.proposers.sam2.fast_decoder import ImageState, PromptDecoder
 from no_time_to_train.proposers.sam2.original_decoding import decode_as_original
 from no_time_to_train.proposers.sam2.weights import load_sam2, new_sam2, set_positions
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from transformers import Sam2VisionConfig
 from transformers.utils import logging
 
 from no_time_to_train.configs.limits import check_number
+from no_time_to_train.configs.sam2 import IMAGE_MEAN, IMAGE_STD
 from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
-from no_time_to_train.proposers.sam2.predictor import IMAGE_MEAN, IMAGE_STD, build_sam2
+from no_time_to_train.proposers.sam2.predictor import build_sam2
 from no_time_to_train.proposers.sam2.weights import new_sam2
 from no_time_to_train.training.hf_folder import normalised, save_folder
 from no_time_to_train.training.quickstart.augmentation import random_view, whole_view

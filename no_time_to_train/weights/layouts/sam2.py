@@ -6,11 +6,11 @@ listed with its reason, and every other name is an error.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
 from typing import Literal
 
+from no_time_to_train.configs.sam2 import HieraShape
 from no_time_to_train.errors import KeyMismatchError, WeightsFormatError
 from no_time_to_train.io.messages import first_of
 from no_time_to_train.weights.formats.stored_tensor import StoredTensor, concat_rows
@@ -107,23 +107,6 @@ TRANSFORMERS_VIDEO_ONLY: Mapping[str, str] = MappingProxyType(
     }
 )
 """The same for folders of transformers' `Sam2VideoModel`, which the Hub's SAM2 folders are."""
-
-
-@dataclass(frozen=True)
-class HieraShape:
-    """What the tensors of an image encoder say about it.
-
-    Attributes:
-        embed_dim: Width of the first stage.
-        stages: Number of blocks of each stage.
-        background_size: Height and width of the coarse position embedding.
-        window_size: Side of the first stage's windows, in tokens.
-    """
-
-    embed_dim: int
-    stages: tuple[int, ...]
-    background_size: tuple[int, ...]
-    window_size: int
 
 
 def sam2_layout(tensors: Iterable[str], *, source: str) -> Literal["meta", "transformers"]:

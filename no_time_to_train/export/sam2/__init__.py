@@ -1,0 +1,1 @@
+"""SAM2 as ONNX files that transformers.js opens."""
