@@ -263,8 +263,8 @@ def test_an_image_serves_many_prompts(small: Sam2Model) -> None:
 @pytest.mark.parametrize("count", [3, 16, 17])
 def test_chunks_for_a_gpu_are_filled_up(small: Sam2Model, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A GPU replays 16, 32, ... prompts; here the same is computed without replaying.
-    decoder = PromptDecoder(small)
-    image = decoder.prepare(_embedding(small))
+    decoder, embedding = PromptDecoder(small), _embedding(small)
+    image = decoder.prepare(embedding)
     with torch.inference_mode():
         given = decoder._tokens(image.decoder, _prompts(small, "points", count))
         expected = _run_layers(image.decoder, (image.layers, given))
@@ -277,7 +277,7 @@ def test_chunks_for_a_gpu_are_filled_up(small: Sam2Model, count: int, monkeypatc
     prompts = _prompts(small, "points", count)
     whole = _selected(decoder, image, prompts, torch.isfinite)
     monkeypatch.setattr(PromptDecoder, "_is_replayed", lambda self, decoder: True)
-    replayed = _selected(decoder, decoder.prepare(_embedding(small)), prompts, torch.isfinite)
+    replayed = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)
     _assert_same(replayed.mask_logits, whole.mask_logits)
     _assert_same(replayed.predicted_iou, whole.predicted_iou)
 
