@@ -311,7 +311,7 @@ def test_threads_give_the_same_bits_in_the_same_order(small: Sam2Model, multimas
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            # Four prompts together, whatever the number of threads.
+            # The same parts, whatever the number of threads.
             parts = decoder.selected(image, prompts, _above_mean, batch_size=4)
             found.append(_collected(parts if multimask else decoder.single(image, prompts, batch_size=4)))
     finally:
@@ -319,6 +319,12 @@ def test_threads_give_the_same_bits_in_the_same_order(small: Sam2Model, multimas
     for other in found[1:]:
         assert torch.equal(other.mask_logits, found[0].mask_logits)
         assert torch.equal(other.predicted_iou, found[0].predicted_iou)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(1, [1]), (2, [1, 1]), (8, [4, 4]), (9, [5, 4]), (17, [5, 5, 5, 2])])
+def test_parts_leave_no_thread_without_work(count: int, parts: list[int]) -> None:
+    at_once = prompting._even_share(count, 8)
+    assert [len(part) for part in torch.split(torch.zeros(count), at_once)] == parts
 
 
 def test_threads_that_prompt_the_same_image(small: Sam2Model) -> None:

@@ -71,7 +71,7 @@ def test_a_failure_is_the_callers_and_ends_the_threads() -> None:
 
 
 def test_what_nobody_waits_for_is_not_computed() -> None:
-    computed = []
+    computed: list[int] = []
     results = map_in_threads(computed.append, range(1000))
     next(results)
     results.close()

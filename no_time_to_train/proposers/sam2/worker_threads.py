@@ -6,7 +6,7 @@ Where other programs use the processor too, that last one may be late by a hundr
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 _MOST_WORKERS = 8
 
 
-def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Generator[_Result, None, None]:
     """Call a function of each item, in as many threads as torch computes with, and yield the results in order.
 
     The threads live as long as the iterator, so that a process can fork, and ends, as without them. As many results as
