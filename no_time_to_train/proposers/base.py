@@ -19,7 +19,7 @@ Embedding: TypeAlias = Mapping[str, Float[Tensor, "B ..."]]
 """What a promptable model knows of B images, by name, in float32: kept in caches as it is."""
 
 MaskFilter: TypeAlias = Callable[[Float[Tensor, "N K"]], Bool[Tensor, "N K"]]
-"""Tells from the predicted IoU of the K masks of N prompts which are wanted."""
+"""Tells from the predicted IoU of the K masks of N prompts which are wanted; several threads may call it at once."""
 
 
 class MaskProposals(NamedTuple):

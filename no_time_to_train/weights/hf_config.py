@@ -85,7 +85,7 @@ def model_config(
         raise WeightsFormatError(
             f"the activation {taken['hidden_act']!r} is not known", remedy="correct hidden_act in config.json"
         )
-    kind = architecture.family
+    kind: str = architecture.family
     if kind == "dinov2" and architecture.num_storage_tokens:
         kind = "dinov2_with_registers"
     sizes = _convnext_sizes if kind == "dinov3_convnext" else _dinov3_sizes if kind == "dinov3_vit" else _dinov2_sizes

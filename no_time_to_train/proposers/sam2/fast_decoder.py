@@ -129,8 +129,10 @@ class PromptDecoder:
         if decoder.iou_token.weight.dtype.itemsize < 4:
             decoder = copy.deepcopy(decoder).float()
         if self._is_replayed(decoder):
-            return ImageState(decoder, *self._replayed_share(embedding), embedding)
-        return ImageState(decoder, *_share(self._model, decoder, embedding), embedding)
+            layers, drawing = self._replayed_share(embedding)
+        else:
+            layers, drawing = _share(self._model, decoder, embedding)
+        return ImageState(decoder, layers, drawing, embedding)
 
     def selected(
         self, image: ImageState, prompts: Prompts, keep: MaskFilter, *, batch_size: int = 128
