@@ -50,6 +50,11 @@ def simplify(model: ir.Model) -> None:
     )
     for rewrite in rewrites:
         rewrite(model)
+    # The passes leave some that only nodes outside of the graph use, and onnxruntime warns of them.
+    used = {value for node in model.graph.all_nodes() for value in node.inputs} | set(model.graph.outputs)
+    for name, value in list(model.graph.initializers.items()):
+        if value not in used:
+            model.graph.initializers.pop(name)
 
 
 def _declare_in_shape(graph: ir.Graph, node: ir.Node, parameters: set[str]) -> None:
