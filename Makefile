@@ -50,9 +50,11 @@ audit: setup
 # own. Without it those tests are skipped.
 clients: .venv-clients/.installed
 
-.venv-clients/.installed: tests/clients/requirements.txt
+.venv-clients/.installed: tests/clients/requirements.txt tests/clients/package.json
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+	cp tests/clients/package.json .venv-clients/
+	if command -v npm > /dev/null; then npm install --prefix .venv-clients --ignore-scripts --no-audit --no-fund --silent; fi
 	touch $@
 
 bench: setup

@@ -99,7 +99,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model: Any = new_sam2(to_transformers(SAM2_CONFIGS["sam2_hiera_t.yaml"]))
-    model.requires_grad_(False).eval()
+    model.requires_grad_(False)
+    model.eval()
     with tempfile.TemporaryDirectory() as folder:
         decoders = _decoders(model, Path(folder), arguments.prompts, arguments.threads)
         expected = decoders["torch.onnx"]()

@@ -18,7 +18,8 @@ def export(
     image_size: str = "dynamic",
     batch_size: str = "dynamic",
     opset: int = 23,
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    precision: Literal["fp32", "fp16", "int8", "all"] = "fp32",
+    layout: Literal["flat", "transformers.js"] = "flat",
     copy_weights: bool = False,
     no_verify: bool = False,
     json: bool = False,
@@ -34,26 +35,48 @@ def export(
         image_size: Height and width in pixels, such as 224x224, or `dynamic` for any.
         batch_size: Images at a time, or `dynamic` for any number.
         opset: 23 has attention as one operator; 17 is for TensorRT and older runtimes.
-        precision: fp16 halves the file; int8 is a quarter of it, and faster where the CPU has VNNI or AMX.
+        precision: fp16 halves the file; int8 is a quarter of it, and faster where the CPU has VNNI or AMX; `all` writes
+            the three of them, in the layout transformers.js.
+        layout: `transformers.js` writes `onnx/model.onnx`, `model_fp16.onnx` and `model_quantized.onnx`, each next to
+            its own weights, into the folder that --output names.
         copy_weights: Write the weights as ordinary external data, for tools that read no other.
         no_verify: Leave out comparing the file with the Equinox model, which needs the weights in memory twice.
         json: Print what the file says of itself as JSON.
     """
     from no_time_to_train.export.onnx import export_onnx
+    from no_time_to_train.export.transformers_js import SUFFIXES, export_for_transformers_js, graphs_in
     from no_time_to_train.runtime.onnx_session import IMAGE_ENCODER_FILE, PROMPT_DECODER_FILE, read_onnx_file
 
-    folder = export_onnx(
-        encoder,
-        weights,
-        output,
-        image_size="dynamic" if image_size == "dynamic" else parse_image_size(image_size),
-        batch_size=_batch_size(batch_size),
-        opset=opset,
-        precision=precision,
-        copy_weights=copy_weights,
-        verify=not no_verify,
-    )
-    parts = [folder / name for name in (IMAGE_ENCODER_FILE, PROMPT_DECODER_FILE) if (folder / name).is_file()]
+    size = "dynamic" if image_size == "dynamic" else parse_image_size(image_size)
+    batch = _batch_size(batch_size)
+    if layout == "transformers.js":
+        precisions = tuple(SUFFIXES) if precision == "all" else (precision,)
+        folder = export_for_transformers_js(
+            encoder,
+            weights,
+            output,
+            precisions=precisions,
+            image_size=size,
+            batch_size=batch,
+            opset=opset,
+            verify=not no_verify,
+        )
+        parts = graphs_in(folder)
+    elif precision == "all":
+        raise ConfigError("--precision all is for --layout transformers.js", remedy="name one precision")
+    else:
+        folder = export_onnx(
+            encoder,
+            weights,
+            output,
+            image_size=size,
+            batch_size=batch,
+            opset=opset,
+            precision=precision,
+            copy_weights=copy_weights,
+            verify=not no_verify,
+        )
+        parts = [folder / name for name in (IMAGE_ENCODER_FILE, PROMPT_DECODER_FILE) if (folder / name).is_file()]
     files = [read_onnx_file(path) for path in parts or [folder]]
     if json:
         told = [{"path": str(file.path), **file.metadata} for file in files]

@@ -19,6 +19,7 @@ from no_time_to_train.export.verify import Drift
 from no_time_to_train.runtime.onnx_session import (
     NEEDED_RUNTIME,
     WEIGHTS_HASHES,
+    WEIGHTS_HEADERS,
     hash_of_header,
     read_onnx_file,
 )
@@ -106,7 +107,7 @@ def write_graph(
     model.metadata_props.update(metadata)
     if not options.copy_weights:
         headers = {file.name: hash_of_header(file) for file in sorted(files_of(leaves))}
-        model.metadata_props["weights_headers"] = json.dumps(headers)
+        model.metadata_props[WEIGHTS_HEADERS] = json.dumps(headers)
     model.producer_name, model.producer_version = "no_time_to_train", __version__
     model.graph.name = name
     if options.copy_weights:

@@ -23,6 +23,7 @@ IMAGE_ENCODER_FILE = "vision_encoder.onnx"
 PROMPT_DECODER_FILE = "prompt_encoder_mask_decoder.onnx"
 IDENTITY = "identity"
 WEIGHTS_HASHES = "weights_hashes"
+WEIGHTS_HEADERS = "weights_headers"
 NEEDED_RUNTIME = "needs_onnxruntime"
 # onnxruntime holds weights in its own layout beside the file's, and what a run needs comes on top.
 _ROOM = 2.5
@@ -263,7 +264,7 @@ def hash_of_header(file: Path) -> str:
 def _check_headers(file: Path, metadata: Mapping[str, str]) -> None:
     """Refuse weights files that were written again since: their tensors may lie elsewhere now."""
     try:
-        headers = dict(parse_json(metadata.get("weights_headers", "{}")))
+        headers = dict(parse_json(metadata.get(WEIGHTS_HEADERS, "{}")))
         if any(Path(name).name != name for name in headers):
             raise ValueError(headers)
     except (ValueError, TypeError, RecursionError) as error:

@@ -172,7 +172,7 @@ CASES = [
     Case(
         "quickstart-report: an unknown setting",
         lambda f: ["quickstart-report", "--config", f.settings(colour="red")],
-        ["model_cfg has no setting colour", "it has encoder_cfg"],
+        ["model_cfg has no setting colour", "it has compile, encoder_cfg"],
     ),
 ]
 

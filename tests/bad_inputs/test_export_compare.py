@@ -32,7 +32,6 @@ CASES = [
         lambda f: ["export", "dinov3_small", "--weights", f.shop.encoder],
         ["does not hold dinov3_small", "dinov3_quickstart_tiny"],
     ),
-    Case("export: SAM2", lambda f: ["export", f.shop.sam2_weights, "--output", "new"], ["sam2_weights", "encoder"]),
     Case(
         "export: text",
         lambda f: ["export", f.text("a.pth"), "--output", "new"],

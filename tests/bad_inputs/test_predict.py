@@ -152,7 +152,7 @@ CASES = [
         lambda f: f.predict("--config", f.shop.distill),
         ["no model.init_args.model_cfg", "matching baselines"],
     ),
-    setting(["model_cfg has no setting colour", "it has encoder_cfg"], colour="red"),
+    setting(["model_cfg has no setting colour", "it has compile, encoder_cfg"], colour="red"),
     setting(["encoder_cfg has no setting colour", "it has img_size"], encoder_cfg__colour="red"),
     setting(["encoder_cfg is of type str", "by name"], encoder_cfg="dinov3_small"),
     setting(["name", "matching_base", "matching_baseline_noAMG"], name="matching_base"),

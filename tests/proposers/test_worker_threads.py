@@ -88,6 +88,8 @@ def test_an_interrupt_ends_the_threads() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+# JAX warns of every fork, if another test has imported it.
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_forked_process_has_its_own_threads() -> None:
     assert list(map_in_threads(lambda item: item, range(9))) == list(range(9))
     child = os.fork()
