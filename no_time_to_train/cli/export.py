@@ -47,7 +47,7 @@ def export(
     from no_time_to_train.export.transformers_js import SUFFIXES, export_for_transformers_js, graphs_in
     from no_time_to_train.runtime.onnx_session import IMAGE_ENCODER_FILE, PROMPT_DECODER_FILE, read_onnx_file
 
-    size = "dynamic" if image_size == "dynamic" else parse_image_size(image_size)
+    size: tuple[int, int] | Literal["dynamic"] = "dynamic" if image_size == "dynamic" else parse_image_size(image_size)
     batch = _batch_size(batch_size)
     if layout == "transformers.js":
         precisions = tuple(SUFFIXES) if precision == "all" else (precision,)
