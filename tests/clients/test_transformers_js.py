@@ -36,7 +36,8 @@ DTYPES = {"fp32": Limits(1e-5, 1e-5, 1e-5), "fp16": Limits(5e-3, 5e-3, 5e-3), "q
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        shutil.which("node") is None or not (CLIENTS / "node_modules").is_dir(),
+        shutil.which("node") is None
+        or not (CLIENTS / "node_modules" / "@huggingface" / "transformers" / "package.json").is_file(),
         reason="`make clients` installs it where there is npm",
     ),
 ]
