@@ -14,7 +14,7 @@ STRIDES = (4, 8, 16)
 
 @dataclass(frozen=True)
 class HieraShape:
-    """What the tensors of an image encoder say about it.
+    """Sizes of an image encoder, as its tensors show them.
 
     Attributes:
         embed_dim: Width of the first stage.
@@ -55,7 +55,7 @@ class Sam2HieraConfig:
 
     @property
     def shape(self) -> HieraShape:
-        """What a checkpoint's tensors show of this configuration."""
+        """Return the sizes of this configuration that tensors show."""
         return HieraShape(self.embed_dim, self.stages, self.window_pos_embed_bkg_spatial_size, self.window_spec[0])
 
 
@@ -127,7 +127,7 @@ class Sam2Architecture:
 
     @property
     def shape(self) -> HieraShape:
-        """What a checkpoint's tensors show of it."""
+        """Return the sizes of the image encoder that tensors show."""
         return HieraShape(self.embed_dims[0], self.stage_depths, self.background_size, self.window_sizes[0])
 
     @property

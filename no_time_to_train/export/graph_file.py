@@ -35,7 +35,7 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What kind of file an export writes; see `export_onnx`."""
+    """Options of an export; see `export_onnx`."""
 
     image_size: tuple[int, int] | None = None
     batch_size: int | None = None
@@ -45,16 +45,20 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.opset not in get_args(Opset):
-            raise ConfigError(f"there is no export to opset {self.opset}", remedy="use 23, or 17 for older runtimes")
+            raise ConfigError(
+                f"opset {self.opset} is not supported, expected 23 or 17", remedy="use 23, or 17 for older runtimes"
+            )
         if self.precision not in get_args(Precision):
             raise ConfigError(
-                f"there is no precision {self.precision!r}", remedy=f"use one of {', '.join(get_args(Precision))}"
+                f"precision {self.precision!r} is not supported", remedy=f"use one of {', '.join(get_args(Precision))}"
             )
         size = self.image_size
         if size is not None and (len(size) != 2 or not all(0 < side <= _LARGEST for side in size)):
             raise ConfigError(f"{size} is not a height and a width in pixels", remedy="use dynamic, or such as 224x224")
         if self.batch_size is not None and not 0 < self.batch_size <= _LARGEST:
-            raise ConfigError(f"a batch of {self.batch_size} images is none", remedy="use dynamic, or 1 or more")
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, expected dynamic or 1 or more", remedy="use dynamic, or 1 or more"
+            )
 
     @property
     def needed_runtime(self) -> str:

@@ -177,7 +177,7 @@ def _metadata(source: Sam2Source) -> dict[str, str]:
 
 
 def _released_name(source: Sam2Source) -> str | None:
-    """Return the name of the released model of these sizes; None if there is none."""
+    """Return the name of the released model of these sizes, or None."""
     fitting = [
         file.name for file in SAM2_FILES.values() if SAM2_CONFIGS[file.config].shape == source.architecture.shape
     ]
@@ -191,13 +191,13 @@ def _write_settings(source: Sam2Source, folder: Path) -> None:
     Raises:
         OutputError: It cannot be written to.
     """
-    beside = source.file.files[0].parent
+    weights_folder = source.file.files[0].parent
     released = _released_name(source)
     for name in (CONFIG, PREPROCESSOR):
         if (folder / name).exists():
             continue
-        if (source.layout == "transformers" or released is None) and (beside / name).is_file():
-            stated = read_object(beside / name)
+        if (source.layout == "transformers" or released is None) and (weights_folder / name).is_file():
+            stated = read_object(weights_folder / name)
             write_json(folder / name, stated | ({} if name == CONFIG else {"processor_class": _PROCESSOR_CLASS}))
         elif name == CONFIG:
             config = to_transformers(next(c for c in SAM2_CONFIGS.values() if c.shape == source.architecture.shape))
