@@ -28,29 +28,32 @@ def compare(
     tolerance: float | None = None,
     json: bool = False,
 ) -> int:
-    """Compare an encoder's features in torch, Equinox and ONNX, token by token, and find where they drift apart.
+    """Compare an encoder or a SAM2 in torch, Equinox and ONNX, and find where they drift apart.
+
+    Of an encoder every token is compared; of a SAM2 the embeddings of images and the masks of points and boxes.
 
     The status is 0 if all verdicts hold, 1 if one fails, 2 after bad input.
 
     Args:
-        encoder: A registry name such as dinov3_small, whose weights are looked for under checkpoints/ if none are
-            named.
-        weights: Of the torch encoder, the reference: a file or folder of any layout. Of two, one is compared with the
+        encoder: A registry name such as dinov3_small or sam2_hiera_tiny, whose weights are looked for under
+            checkpoints/ if none are named; or a weights file or folder. May stand without `--encoder`.
+        weights: Of the torch model, the reference: a file or folder of any layout. Of two, one is compared with the
             other. With neither --onnx nor --eqx, both are made of these weights and compared.
         onnx: Folders that `ntt export` wrote.
-        eqx: Weights for the Equinox encoder, in any layout: an .eqx file, or the same as torch's.
+        eqx: Weights for the Equinox model, in any layout: an encoder's .eqx file, or the same as torch's.
         image: Photographs; noise with the statistics of photographs if left out.
         random: How many images of noise; 2 if neither this nor photographs are given.
-        image_size: Heights and widths, such as 224x224 256x384; 224x224 if left out.
+        image_size: Heights and widths, such as 224x224 256x384; 224x224 if left out. A SAM2 takes its own size only.
         batch_size: Images at a time; 1 if left out. Images are repeated to fill a batch.
         block_debug: Look at every stage of every block too, and name the first that errs by more than it rounds.
         report: Write a folder with a page, index.html, and its pictures; stages are looked at for it too.
-        tolerance: Of the largest difference in fp32 on a CPU, in units of the largest feature where that is above 1;
+        tolerance: Of the largest difference in fp32 on a CPU, in units of the largest value where that is above 1;
             1e-5 if left out.
         json: Print the whole result as JSON.
     """
     from no_time_to_train.parity.html_report import check_replaceable, write_report
     from no_time_to_train.parity.runner import Request, compare_backends
+    from no_time_to_train.parity.sam2.runner import compare_named_sam2, names_sam2
     from no_time_to_train.parity.text_report import format_text
 
     if image and random is not None:
@@ -63,21 +66,20 @@ def compare(
     if report is not None:
         check_replaceable(report)
         check_writable(report)
-    result = compare_backends(
-        Request(
-            encoder=encoder,
-            weights=tuple(weights or ()),
-            onnx=tuple(onnx or ()),
-            eqx=tuple(eqx or ()),
-            images=tuple(image or ()),
-            num_random=2 if random is None else random,
-            image_sizes=tuple(parse_image_size(text) for text in image_size or ["224x224"]),
-            batch_sizes=tuple(batch_size or [1]),
-            blocks=block_debug or report is not None,
-            pictures=report is not None,
-            tolerance=tolerance,
-        )
+    request = Request(
+        encoder=encoder,
+        weights=tuple(weights or ()),
+        onnx=tuple(onnx or ()),
+        eqx=tuple(eqx or ()),
+        images=tuple(image or ()),
+        num_random=2 if random is None else random,
+        image_sizes=tuple(parse_image_size(text) for text in image_size or []),
+        batch_sizes=tuple(batch_size or [1]),
+        blocks=block_debug or report is not None,
+        pictures=report is not None,
+        tolerance=tolerance,
     )
+    result = compare_named_sam2(request) if names_sam2(request) else compare_backends(request)
     page = None if report is None else write_report(result, report)
     if json:
         told: dict[str, Any] = result.to_dict() | ({} if page is None else {"page": str(page)})

@@ -78,6 +78,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 
 # Parameters that need no option's name.
 POSITIONAL: dict[str, tuple[str, ...]] = {
+    "compare": ("encoder",),
     "convert": ("source", "destination"),
     "doctor": ("encoder",),
     "export": ("encoder",),

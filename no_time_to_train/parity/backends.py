@@ -61,11 +61,7 @@ class Backend:
         """Identity of architecture and weights; reads all of them once."""
         if isinstance(self.encoder, Encoder):
             return self.encoder.fingerprint
-        digest = hashlib.sha256()
-        for name, leaf in zip(leaf_names(self.encoder), jax.tree_util.tree_leaves(self.encoder), strict=True):
-            digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
-            digest.update(np.asarray(leaf).tobytes())
-        return f"eqx-{self.config.name}-{digest.hexdigest()[:16]}"
+        return f"eqx-{self.config.name}-{leaves_digest(self.encoder)[:16]}"
 
     def outputs(
         self, pixels: Float[np.ndarray, "B 3 H W"]
@@ -120,8 +116,22 @@ def backend_of(encoder: AnyEncoder, taken: Sequence[str] = ()) -> Backend:
     else:
         leaf = next(leaf for leaf in jax.tree_util.tree_leaves(encoder.norm) if eqx.is_array(leaf))
         precision, device = _PRECISIONS[leaf.dtype.name], next(iter(leaf.devices())).platform
+    return Backend(numbered(kind, taken), kind, precision, device, encoder.config, encoder)
+
+
+def numbered(kind: str, taken: Sequence[str]) -> str:
+    """Return the name of a backend: its kind, and a number where others of the kind have names already."""
     count = sum(name.rstrip("0123456789") == kind for name in taken)
-    return Backend(kind if not count else f"{kind}{count + 1}", kind, precision, device, encoder.config, encoder)
+    return f"{kind}{count + 1}" if count else kind
+
+
+def leaves_digest(model: eqx.Module) -> str:
+    """Hash the names and values of an Equinox model's leaves."""
+    digest = hashlib.sha256()
+    for name, leaf in zip(leaf_names(model), jax.tree_util.tree_leaves(model), strict=True):
+        digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def torch_model_of(backends: Sequence[Backend]) -> PreTrainedModel | None:

@@ -20,111 +20,16 @@ from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.io.messages import finite
 from no_time_to_train.parity.backends import AnyEncoder, Backend, backend_of
+from no_time_to_train.parity.drift import FP32_TOLERANCE, Pair, PairDrift, token_drift, tolerance_of
+from no_time_to_train.parity.drift import TokenDrift as TokenDrift  # where the first release has it
 from no_time_to_train.parity.reference_values import KnownAnswer
 from no_time_to_train.parity.stage_errors import StageDrift, measure_stages
 
-# How far tokens of two backends may be apart, by precision and device. The backend itself is of no account: torch, JAX
-# on a CPU and ONNX Runtime round alike, 1.3e-5 at most between any two of them on full-size random encoders of depth
-# 12, in features of up to 5.
-#
-# Between two encoders in fp32 on CPUs, in units of the largest feature where that is above 1: 3e-6 is the most that was
-# seen, and the mildest mistake known, GELU's tanh form, costs 1e-4 (6e-4 in features of 5).
-FP32_TOLERANCE = 1e-5
 _PACKAGES = ("torch", "transformers", "jax", "equinox", "onnx", "onnxruntime", "jax2onnx")
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """What two backends may differ by.
-
-    Attributes:
-        least_cosine: Of the worst token; None where numbers are compared instead.
-        reason: Why so much.
-    """
-
-    least_cosine: float | None
-    reason: str
-
-
-_FP32 = Tolerance(None, "both round float32 alike")
-# Least strict last: a pair is held to the laxer of its two.
-TOLERANCES: dict[tuple[str, str], Tolerance] = {
-    ("fp64", "cpu"): _FP32,
-    ("fp32", "cpu"): _FP32,
-    ("fp64", "cuda"): Tolerance(0.99999, "as fp32"),
-    ("fp32", "cuda"): Tolerance(0.99999, "cuDNN convolves in TF32, with 11 bits, unless told otherwise"),
-    ("fp16", "cpu"): Tolerance(0.9999, "ten times what was seen (6e-6), and room for large activations"),
-    ("fp16", "cuda"): Tolerance(0.9999, "as on a CPU"),
-    ("bf16", "cpu"): Tolerance(0.995, "ten times what was seen on full-size random encoders (5e-4)"),
-    ("bf16", "cuda"): Tolerance(0.995, "as on a CPU"),
-    ("int8", "cpu"): Tolerance(0.99, "activations are quantised a tensor: what was seen is 0.996 and more"),
-    ("int8", "cuda"): Tolerance(0.99, "as on a CPU"),
-}
-
-
-def tolerance_of(*kinds: tuple[str, str]) -> Tolerance:
-    """Return what backends of these precisions and devices may differ by.
-
-    Examples:
-        >>> tolerance_of(("fp32", "cpu"), ("int8", "cpu")).least_cosine
-        0.99
-    """
-    order = list(TOLERANCES)
-    return TOLERANCES[max((kind if kind in TOLERANCES else (kind[0], "cuda") for kind in kinds), key=order.index)]
-
-
-@dataclass(frozen=True)
-class TokenDrift:
-    """How far one kind of tokens is apart.
-
-    Attributes:
-        least_cosine: Of the worst token.
-        mean_cosine: Over all tokens.
-        max_abs: The largest difference of a number.
-        mean_abs: The mean difference.
-        relative: The norm of the difference over the norm of the reference.
-    """
-
-    least_cosine: float
-    mean_cosine: float
-    max_abs: float
-    mean_abs: float
-    relative: float
-
-
-@dataclass(frozen=True)
-class PairDrift:
-    """How far two backends are apart.
-
-    Attributes:
-        pair: Their names, such as `torch-onnx`.
-        cls: Of the CLS token.
-        pooled: Of the mean of the patch tokens.
-        patches: Of the patch tokens.
-        pooler: Of the pooled output, which is the CLS token where a backend gives it as one of two outputs.
-        storage: Of the storage tokens; None for encoders without.
-        ok: Whether all of them are within the pair's tolerance.
-        expected: What that is, in words.
-    """
-
-    pair: str
-    cls: TokenDrift
-    pooled: TokenDrift
-    patches: TokenDrift
-    pooler: TokenDrift
-    storage: TokenDrift | None
-    ok: bool
-    expected: str
-
-    @property
-    def max_abs(self) -> float:
-        """The largest difference of any output; NaN if one is."""
-        kinds = (self.cls, self.patches, self.pooler, self.storage)
-        return float(np.max([kind.max_abs for kind in kinds if kind is not None]))
-
-
-@dataclass(frozen=True)
-class ParityReport:
+class Report:
     """What a comparison found.
 
     Attributes:
@@ -133,7 +38,7 @@ class ParityReport:
         blocks: Every stage of every backend but the reference; empty where they were not asked for, or cannot be seen.
     """
 
-    pairs: tuple[PairDrift, ...]
+    pairs: tuple[Pair, ...]
     shape: tuple[int, ...]
     blocks: tuple[StageDrift, ...] = ()
 
@@ -183,6 +88,19 @@ class ParityReport:
         return dict(finite(told))
 
 
+@dataclass(frozen=True)
+class ParityReport(Report):
+    """What a comparison of encoders found.
+
+    Attributes:
+        pairs: Every pair of backends, the reference's first.
+        shape: Of the images.
+        blocks: Every stage of every backend but the reference; empty where they were not asked for, or cannot be seen.
+    """
+
+    pairs: tuple[PairDrift, ...]
+
+
 def compare_features(
     reference: AnyEncoder,
     *others: AnyEncoder,
@@ -198,7 +116,7 @@ def compare_features(
         pixel_values: RGB, normalised; float32.
         tolerance: For pairs that are compared by number: of the largest difference, in units of the largest feature
             where that is above 1. FP32_TOLERANCE if None. Others are judged by the cosine of their worst token; see
-            `TOLERANCES`.
+            `parity.drift.TOLERANCES`.
         blocks: Whether to look at the stages too, which takes some three times as long.
 
     Returns:
@@ -212,27 +130,18 @@ def compare_features(
     """
     if not others:
         raise ConfigError("one encoder alone cannot be compared", remedy="name two or more")
-    pixels = pixel_values.detach().cpu().float().numpy() if isinstance(pixel_values, torch.Tensor) else pixel_values
-    pixels = np.ascontiguousarray(pixels, np.float32)
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.size:
-        raise ConfigError(f"the images are {pixels.shape}, expected (B, 3, H, W)", remedy="give one or more RGB images")
+    pixels = checked_pixels(pixel_values)
     backends: list[Backend] = []
     for encoder in (reference, *others):
         backends.append(backend_of(encoder, [backend.name for backend in backends]))
     for backend in backends:
         check_image_size(pixels.shape[2], pixels.shape[3], backend.config)
-    if not np.isfinite(pixels).all():
-        raise ConfigError("the images hold NaN or Inf", remedy="give others")
     with _evaluating(backends):
         outputs = [tuple(array.astype(np.float64) for array in backend.outputs(pixels)) for backend in backends]
         alike = len({states.shape for states, _ in outputs}) == 1
         stages = measure_stages(backends, pixels) if blocks and alike else ()
     for backend, (states, _) in zip(backends, outputs, strict=True):
-        if not states.any():
-            raise WeightsFormatError(
-                f"{backend.name} gives zeros for every token: they agree with others and say nothing",
-                remedy="check the weights with ntt inspect: all of them may be zero",
-            )
+        check_not_zero(backend.name, states)
     tokens = [states for states, _ in outputs]
     if len({array.shape for array in tokens}) > 1 or len({backend.num_prefix for backend in backends}) > 1:
         shapes = ", ".join(f"{one.name} {array.shape}" for one, array in zip(backends, tokens, strict=True))
@@ -243,6 +152,34 @@ def compare_features(
     for (one, first), (other, second) in combinations(zip(backends, outputs, strict=True), 2):
         pairs.append(_pair(one, first, other, second, FP32_TOLERANCE if tolerance is None else tolerance))
     return ParityReport(tuple(pairs), tuple(pixels.shape), stages)
+
+
+def checked_pixels(pixel_values: Float[np.ndarray | torch.Tensor, "B 3 H W"]) -> Float[np.ndarray, "B 3 H W"]:
+    """Return images as a float32 array.
+
+    Raises:
+        ConfigError: They are not RGB images, or hold NaN or Inf.
+    """
+    pixels = pixel_values.detach().cpu().float().numpy() if isinstance(pixel_values, torch.Tensor) else pixel_values
+    pixels = np.ascontiguousarray(pixels, np.float32)
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.size:
+        raise ConfigError(f"the images are {pixels.shape}, expected (B, 3, H, W)", remedy="give one or more RGB images")
+    if not np.isfinite(pixels).all():
+        raise ConfigError("the images hold NaN or Inf", remedy="give others")
+    return pixels
+
+
+def check_not_zero(backend: str, values: np.ndarray, what: str = "token") -> None:
+    """Refuse a backend whose outputs are all zero.
+
+    Raises:
+        WeightsFormatError: They are.
+    """
+    if not values.any():
+        raise WeightsFormatError(
+            f"{backend} gives zeros for every {what}: they agree with others and say nothing",
+            remedy="check the weights with ntt inspect: all of them may be zero",
+        )
 
 
 @contextmanager
@@ -264,14 +201,14 @@ def _pair(
 ) -> PairDrift:
     prefix = one.num_prefix
     (first, first_pooled), (second, second_pooled) = outputs, others
-    patches = _drift(first[:, prefix:], second[:, prefix:])
+    patches = token_drift(first[:, prefix:], second[:, prefix:])
     kinds = {
-        "cls": _drift(first[:, :1], second[:, :1]),
-        "pooled": _drift(first[:, prefix:].mean(1, keepdims=True), second[:, prefix:].mean(1, keepdims=True)),
+        "cls": token_drift(first[:, :1], second[:, :1]),
+        "pooled": token_drift(first[:, prefix:].mean(1, keepdims=True), second[:, prefix:].mean(1, keepdims=True)),
         "patches": patches,
-        "pooler": _drift(first_pooled, second_pooled),
+        "pooler": token_drift(first_pooled, second_pooled),
     }
-    storage = _drift(first[:, 1:prefix], second[:, 1:prefix]) if prefix > 1 else None
+    storage = token_drift(first[:, 1:prefix], second[:, 1:prefix]) if prefix > 1 else None
     every = [*kinds.values(), *([] if storage is None else [storage])]
     least = tolerance_of((one.precision, one.device), (other.precision, other.device)).least_cosine
     if least is None:
@@ -281,32 +218,16 @@ def _pair(
     else:
         ok = all(drift.least_cosine >= least for drift in every)
         expected = f"a token cosine of at least {least}"
-    return PairDrift(f"{one.name}-{other.name}", **kinds, storage=storage, ok=bool(ok), expected=expected)
+    return PairDrift(f"{one.name}-{other.name}", bool(ok), expected, **kinds, storage=storage)
 
 
-def _drift(first: np.ndarray, second: np.ndarray) -> TokenDrift:
-    difference = np.abs(second - first)
-    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    cosine = (first * second).sum(-1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    return TokenDrift(
-        least_cosine=float(cosine.min()),
-        mean_cosine=float(cosine.mean()),
-        max_abs=float(difference.max()),
-        mean_abs=float(difference.mean()),
-        relative=float(np.linalg.norm(difference) / max(np.linalg.norm(first), np.finfo(np.float64).tiny)),
-    )
-
-
-def _verdict(pairs: Sequence[PairDrift], *, judged: bool) -> str:
+def _verdict(pairs: Sequence[Pair], *, judged: bool) -> str:
     wrong = [pair for pair in pairs if not pair.ok]
     if not wrong:
         return "all pairs are within their tolerance" + (", and no stage errs by more than it rounds" if judged else "")
     pair = wrong[0]
     blame = "; no stage alone is at fault: rounding has grown on the way" if judged else ""
-    return (
-        f"{pair.pair} drift apart: patches by {pair.patches.max_abs:.1e} (cosine {pair.patches.least_cosine:.6f}), "
-        f"CLS by {pair.cls.max_abs:.1e}; expected {pair.expected}{blame}"
-    )
+    return f"{pair.pair} drift apart: {pair.apart}; expected {pair.expected}{blame}"
 
 
 def _others(faults: Sequence[StageDrift], first: StageDrift, depth: int) -> str:
@@ -351,7 +272,7 @@ class Case:
     """
 
     title: str
-    report: ParityReport
+    report: Report
     pictures: Mapping[str, tuple[str, bytes]]
 
 
@@ -360,7 +281,7 @@ class Result:
     """All that a comparison found.
 
     Attributes:
-        encoder: The registry's name.
+        encoder: The registry's name, or a SAM2's.
         backends: What was compared; the first is the reference.
         cases: A size and batch each.
         known_answer: For the photograph that answers are published for.

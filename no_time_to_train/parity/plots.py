@@ -1,7 +1,7 @@
 """Pictures of a comparison: drift over the blocks, where in an image tokens differ, and both sides' features."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -72,6 +72,38 @@ def draw_features(sides: Sequence[tuple[str, Float[np.ndarray, "h w D"]]], image
         basis = pca_basis(features.reshape(-1, features.shape[-1])) if basis is None else basis
         _show(panel, pca_colors(features, basis), name)
     return _png(figure)
+
+
+def draw_comparison(
+    stem: str,
+    grids: Mapping[str, Float[np.ndarray, "h w D"]],
+    image: Float[np.ndarray, "H W 3"],
+    blocks: Sequence[StageDrift],
+    what: str = "patch tokens",
+) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    """Draw the stages of each backend, and one image's features.
+
+    Args:
+        stem: Of the files' names.
+        grids: The features of each backend, the reference's first.
+        image: In [0, 1].
+        blocks: The stages.
+        what: The features, in words.
+
+    Returns:
+        Names of PNG files, with captions and contents.
+    """
+    reference, *others = grids
+    for other in others:
+        pair = f"{reference}-{other}"
+        drifts = [drift for drift in blocks if drift.backend == other]
+        if drifts:
+            caption = f"{pair}: how far every stage is from the reference's"
+            yield f"{stem}-{pair}-stages.png", (caption, draw_stages(drifts, caption))
+        caption = f"{pair}: 1 - cosine of the {what}"
+        yield f"{stem}-{pair}-cosine.png", (caption, draw_cosines(image, grids[reference], grids[other], caption))
+    caption = f"{what}, coloured by the principal components of {reference}'s"
+    yield f"{stem}-features.png", (caption, draw_features(list(grids.items()), image))
 
 
 def _drawable(value: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from no_time_to_train.configs.encoders import EncoderConfig
@@ -20,13 +21,19 @@ from no_time_to_train.jax_models.load import load_eqx_encoder, named_weights
 from no_time_to_train.parity.backends import AnyEncoder, Backend, backend_of
 from no_time_to_train.parity.compare import BackendInfo, Case, ParityReport, Result, compare_features
 from no_time_to_train.parity.inputs import denormalised, make_noise, preprocess_images
-from no_time_to_train.parity.plots import draw_cosines, draw_features, draw_stages
+from no_time_to_train.parity.plots import draw_comparison
 from no_time_to_train.parity.reference_values import KnownAnswer, check_known_answer
+
+DEFAULT_SIZE = (224, 224)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to compare, and on what; see `ntt compare`."""
+    """What to compare, and on what; see `ntt compare`.
+
+    Attributes:
+        image_sizes: Heights and widths; the usual ones if there are none.
+    """
 
     encoder: str | None
     weights: tuple[Path, ...]
@@ -60,7 +67,7 @@ def compare_backends(request: Request) -> Result:
         for encoder in encoders:
             backends.append(backend_of(encoder, [backend.name for backend in backends]))
         config = backends[0].config
-        for size in request.image_sizes:
+        for size in request.image_sizes or (DEFAULT_SIZE,):
             check_image_size(*size, config)
         cases = tuple(_cases(request, images, encoders, backends))
         known = _known_answer(request, encoders[0], sources[0])
@@ -109,50 +116,44 @@ def _cases(
     request: Request, images: Sequence[Image.Image], encoders: Sequence[AnyEncoder], backends: Sequence[Backend]
 ) -> Iterator[Case]:
     config = backends[0].config
-    names = [path.name for path in request.images] or [f"noise {index + 1}" for index in range(request.num_random)]
-    for size in request.image_sizes:
+    for size in request.image_sizes or (DEFAULT_SIZE,):
         pixels = preprocess_images(images, size, config) if images else make_noise(request.num_random, size, config)
-        for batch in request.batch_sizes:
-            for begin in range(0, len(pixels), batch):
-                chosen = [index % len(pixels) for index in range(begin, begin + batch)]
-                part = pixels[chosen]
-                report = compare_features(
-                    encoders[0],
-                    *encoders[1:],
-                    pixel_values=part,
-                    tolerance=request.tolerance,
-                    blocks=request.blocks,
-                )
-                what = ", ".join(names[index] for index in chosen)
-                title = f"{size[0]}x{size[1]}, batch {batch}: {what}"
-                stem = f"{size[0]}x{size[1]}-batch{batch}-{begin // batch}"
-                pictures = dict(_pictures(stem, backends, part, report, config)) if request.pictures else {}
-                yield Case(title, report, pictures)
+        for title, stem, part in batches_of(request, pixels):
+            report = compare_features(
+                encoders[0], *encoders[1:], pixel_values=part, tolerance=request.tolerance, blocks=request.blocks
+            )
+            pictures = dict(_pictures(stem, backends, part, report, config)) if request.pictures else {}
+            yield Case(title, report, pictures)
+
+
+def batches_of(
+    request: Request, pixels: Float[np.ndarray, "N 3 H W"]
+) -> Iterator[tuple[str, str, Float[np.ndarray, "B 3 H W"]]]:
+    """Give images of one size in batches of every size that is asked for; images are repeated to fill one.
+
+    Returns:
+        Of each batch a title, the stem of its pictures' names, and the images.
+    """
+    names = [path.name for path in request.images] or [f"noise {index + 1}" for index in range(request.num_random)]
+    height, width = pixels.shape[2:]
+    for batch in request.batch_sizes:
+        for begin in range(0, len(pixels), batch):
+            chosen = [index % len(pixels) for index in range(begin, begin + batch)]
+            title = f"{height}x{width}, batch {batch}: {', '.join(names[index] for index in chosen)}"
+            yield title, f"{height}x{width}-batch{batch}-{begin // batch}", pixels[chosen]
 
 
 def _pictures(
     stem: str, backends: Sequence[Backend], pixels: np.ndarray, report: ParityReport, config: EncoderConfig
 ) -> Iterator[tuple[str, tuple[str, bytes]]]:
     """Draw the stages of each backend, and the first image's patches."""
-    reference, *others = backends
     rows, columns = grid_size(pixels.shape[2], pixels.shape[3], config)
-    image = denormalised(pixels[0], config)
 
     def patches(backend: Backend) -> np.ndarray:
         return backend.outputs(pixels)[0][0, backend.num_prefix :].reshape(rows, columns, -1)
 
     grids = {backend.name: patches(backend) for backend in backends}
-    for other in others:
-        pair = f"{reference.name}-{other.name}"
-        drifts = [drift for drift in report.blocks if drift.backend == other.name]
-        if drifts:
-            caption = f"{pair}: how far every stage is from the reference's"
-            yield f"{stem}-{pair}-stages.png", (caption, draw_stages(drifts, caption))
-        caption = f"{pair}: 1 - cosine of the patch tokens"
-        drawn = draw_cosines(image, grids[reference.name], grids[other.name], caption)
-        yield f"{stem}-{pair}-cosine.png", (caption, drawn)
-    caption = f"patch features, coloured by the principal components of {reference.name}'s"
-    yield f"{stem}-features.png", (caption, draw_features(list(grids.items()), image))
+    return draw_comparison(stem, grids, denormalised(pixels[0], config), report.blocks)
 
 
 def _known_answer(request: Request, reference: AnyEncoder, source: str) -> KnownAnswer | None:

@@ -6,8 +6,9 @@ backend's precision on the same input. How far errors travel and grow is of no a
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from no_time_to_train.parity.backends import Backend, torch_model_of
 from no_time_to_train.parity.stages import (
+    AFTER_BLOCKS,
     EMBEDDING,
     FINAL_NORM,
     PIXEL_VALUES,
@@ -42,6 +44,16 @@ _RELATIVE = {"fp16": 4e-3, "int8": 0.1}
 # transformers computes the angles of RoPE in float32, whatever the rest is in.
 _DTYPES = {"fp32": torch.float32, "fp64": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MEMORY = 1 << 30
+_PLACES = {
+    EMBEDDING: "the embedding",
+    FINAL_NORM: "the final norm",
+    "neck_stride4": "the neck, stride 4",
+    "neck_stride8": "the neck, stride 8",
+    "neck_stride16": "the neck, stride 16",
+    "predicted_iou": "the decoder, predicted IoU",
+    "mask_logits": "the decoder, mask logits",
+    "object_score": "the decoder, object score",
+}
 
 
 @dataclass(frozen=True)
@@ -50,8 +62,9 @@ class StageDrift:
 
     Attributes:
         backend: Its name.
-        block: Counted from 0, a ConvNeXt's through all stages; -1 for the embedding, the depth for the final norm.
-        stage: `embedding`, `final_norm`, or as `parity.stages` names those of a block.
+        block: Counted from 0, a ConvNeXt's through all stages; -1 for the embedding, the depth and more for what
+            follows the blocks.
+        stage: `embedding`, `final_norm`, or as `parity.stages` and `parity.sam2.stages` name them.
         max_abs: The largest difference to the reference.
         growth: That over the same of the stage before; None where there is none before, or it was 0.
         own_error: The largest error that the stage itself made; None where no torch model has its weights.
@@ -76,13 +89,43 @@ class StageDrift:
     @property
     def place(self) -> str:
         """Where it is, in words."""
-        if self.stage == EMBEDDING:
-            return "the embedding"
-        return "the final norm" if self.stage == FINAL_NORM else f"block {self.block}, {self.stage}"
+        return _PLACES.get(self.stage, f"block {self.block}, {self.stage}")
+
+
+class TracedBackend(Protocol):
+    """A backend whose stages can be seen."""
+
+    @property
+    def name(self) -> str:
+        """`torch`, `eqx` or `onnx`, and a number where there is another of the kind."""
+
+    @property
+    def kind(self) -> str:
+        """The same without a number."""
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16, fp16 or int8."""
+
+    def trace(self, pixels: Float[np.ndarray, "B 3 H W"]) -> Trace:
+        """Return what comes out of every stage that can be seen, on the CPU; shapes may be flat."""
+
+
+@dataclass(frozen=True)
+class TorchStages:
+    """The torch model that others are held against.
+
+    Attributes:
+        stages: In their order.
+        trace: Returns what comes out of them for some images.
+    """
+
+    stages: Sequence[Stage]
+    trace: Callable[[Float[np.ndarray, "B 3 H W"]], Trace]
 
 
 def measure_stages(backends: Sequence[Backend], pixels: Float[np.ndarray, "B 3 H W"]) -> tuple[StageDrift, ...]:
-    """Compare all stages of several backends.
+    """Compare all stages of several encoders.
 
     Args:
         backends: The first is the reference.
@@ -92,22 +135,47 @@ def measure_stages(backends: Sequence[Backend], pixels: Float[np.ndarray, "B 3 H
         One backend after another. The reference is there itself where torch does not run it, but with its weights.
     """
     model = torch_model_of(backends)
-    stages = [] if model is None else stages_of(model)
+    if model is None:
+        return compare_stages(backends, _parts(backends[0], pixels), None, backends[0].config.depth)
+    place = next(model.parameters())
+
+    def trace(part: Float[np.ndarray, "B 3 H W"]) -> Trace:
+        return trace_torch(model, torch.from_numpy(part).to(place.device, place.dtype))
+
+    found = TorchStages(stages_of(model), trace)
+    return compare_stages(backends, _parts(backends[0], pixels), found, backends[0].config.depth)
+
+
+def compare_stages(
+    backends: Sequence[TracedBackend],
+    parts: Iterable[Float[np.ndarray, "B 3 H W"]],
+    model: TorchStages | None,
+    depth: int = 0,
+) -> tuple[StageDrift, ...]:
+    """Compare all stages of several backends; see `measure_stages`.
+
+    Args:
+        backends: The first is the reference.
+        parts: Images, some at a time.
+        model: The torch model with the weights; None if there is none, so that no stage can be judged.
+        depth: Number of blocks, where no backend shows them.
+    """
+    stages = () if model is None else model.stages
     worst: dict[tuple[str, str], _Error] = {}
-    for part in _parts(backends[0], pixels):
-        traces = [backend.trace(part) for backend in backends]
-        if model is not None:
-            place = next(model.parameters())
-            own = [trace for backend, trace in zip(backends, traces, strict=True) if backend.kind == "torch"]
-            shapes = own[0] if own else trace_torch(model, torch.from_numpy(part).to(place.device, place.dtype))
-            traces = [_shaped(trace, shapes) for trace in traces]
-        for backend, trace in zip(backends, traces, strict=True):
+    for part in parts:
+        # One trace beside the reference's is held at a time.
+        reference = backends[0].trace(part)
+        if model is not None and backends[0].kind != "torch":
+            reference = _shaped(reference, model.trace(part))
+        for backend in backends:
             if backend is backends[0] and (backend.kind == "torch" or model is None):
                 continue
-            for error in _errors(backend, trace, traces[0], stages, part):
+            trace = reference if backend is backends[0] else backend.trace(part)
+            trace = trace if model is None else _shaped(trace, reference)
+            for error in _errors(backend, trace, reference, stages, part):
                 key = (backend.name, error.name)
                 worst[key] = error if key not in worst else worst[key].worse(error)
-    return tuple(_drifts(worst, backends[0].config.depth))
+    return tuple(_drifts(worst, depth))
 
 
 @dataclass(frozen=True)
@@ -132,7 +200,7 @@ class _Error:
 
 
 def _errors(
-    backend: Backend, trace: Trace, reference: Trace, stages: Sequence[Stage], pixels: np.ndarray
+    backend: TracedBackend, trace: Trace, reference: Trace, stages: Sequence[Stage], pixels: np.ndarray
 ) -> Iterator[_Error]:
     by_name = {stage.name: stage for stage in stages}
     known = {**trace, PIXEL_VALUES: torch.from_numpy(pixels)}
@@ -147,7 +215,8 @@ def _errors(
             yield _Error(name, away, nothing, nothing, nothing)
             continue
         inputs = [known[given] for given in stage.inputs]
-        yield _Error(name, away, *_own_error(backend.precision, stage, inputs, values))
+        precision = "fp32" if stage.full_precision else backend.precision
+        yield _Error(name, away, *_own_error(precision, stage, inputs, values))
 
 
 def _own_error(precision: str, stage: Stage, inputs: Sequence[Tensor], values: Tensor) -> tuple[float, float, float]:
@@ -184,9 +253,15 @@ def _by_channel(values: Tensor) -> Tensor:
 
 def _drifts(worst: dict[tuple[str, str], _Error], depth: int) -> Iterator[StageDrift]:
     before: dict[str, float] = {}
+    depth = max((int(name.split(".")[1]) + 1 for _, name in worst if name.count(".") == 2), default=depth)
     for (backend, name), error in worst.items():
         parts = name.split(".")
-        block = int(parts[1]) if len(parts) == 3 else -1 if name == EMBEDDING else depth
+        if len(parts) == 3:
+            block = int(parts[1])
+        elif name in AFTER_BLOCKS:
+            block = depth + AFTER_BLOCKS.index(name)
+        else:
+            block = -1 if name == EMBEDDING else depth
         growth = error.max_abs / before[backend] if before.get(backend) else None
         before[backend] = error.max_abs
         yield StageDrift(backend, block, parts[-1], error.max_abs, growth, error.own, error.rounding, error.excess)

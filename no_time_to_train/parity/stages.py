@@ -19,6 +19,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 PIXEL_VALUES, EMBEDDING, FINAL_NORM = "pixel_values", "embedding", "final_norm"
+# Of SAM2, after the blocks: the levels of the neck, and what the decoder gives.
+NECK = ("neck_stride4", "neck_stride8", "neck_stride16")
+DECODED = ("predicted_iou", "mask_logits", "object_score")
+AFTER_BLOCKS = (*NECK, *DECODED)
 Trace = dict[str, Tensor]
 
 
@@ -47,6 +51,7 @@ class Stage:
         module: What has its weights; None if it has none.
         compute: Takes the module and the inputs, in any float dtype.
         watched: Where its result is seen; None if it has to be computed from its inputs.
+        full_precision: Whether it is computed in float32 in files of any precision.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Stage:
     module: nn.Module | None
     compute: Callable[..., Tensor]
     watched: HookPoint | None
+    full_precision: bool = False
 
 
 def stages_of(model: PreTrainedModel) -> list[Stage]:
@@ -119,7 +125,17 @@ def trace_torch(model: PreTrainedModel, pixel_values: Float[Tensor, "B 3 H W"]) 
         model: DINOv3 or DINOv2, in evaluation mode; left as it is.
         pixel_values: RGB, normalised, on the model's device and in its dtype.
     """
-    stages, trace = stages_of(model), Trace()
+    return trace_stages(stages_of(model), lambda: model(pixel_values=pixel_values))
+
+
+def trace_stages(stages: Sequence[Stage], run: Callable[[], object]) -> Trace:
+    """Run a model and return what comes out of its stages, on the CPU.
+
+    Args:
+        stages: Of the model, in their order.
+        run: Runs it once.
+    """
+    trace = Trace()
 
     def watch(name: str, watched: HookPoint) -> RemovableHandle:
         def hook(module: nn.Module, given: Any, result: Any) -> None:
@@ -130,7 +146,7 @@ def trace_torch(model: PreTrainedModel, pixel_values: Float[Tensor, "B 3 H W"]) 
     handles = [watch(stage.name, stage.watched) for stage in stages if stage.watched is not None]
     try:
         with torch.inference_mode():
-            model(pixel_values=pixel_values)
+            run()
             for stage in stages:
                 if stage.watched is None:
                     trace[stage.name] = compute_stage(stage, [trace[name] for name in stage.inputs])

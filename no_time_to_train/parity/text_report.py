@@ -23,9 +23,9 @@ def format_text(result: Result) -> str:
         for pair in case.report.pairs:
             lines.append(
                 f"     {_verdict(pair.ok)} {pair.pair:<11} largest difference {pair.max_abs:.1e}, "
-                f"1 - cosine: CLS {_away(pair.cls.least_cosine):.1e}, "
-                f"worst patch {_away(pair.patches.least_cosine):.1e}; expected {pair.expected}"
+                f"{pair.summary}; expected {pair.expected}"
             )
+            lines += [f"{'':22}{line}" for line in pair.details]
         for name in dict.fromkeys(drift.backend for drift in case.report.blocks):
             lines.append(_table([drift for drift in case.report.blocks if drift.backend == name]))
         if case.report.blocks or not case.report.ok:
@@ -33,10 +33,6 @@ def format_text(result: Result) -> str:
     if result.known_answer is not None:
         lines.append(f"{_verdict(result.known_answer.ok)} {result.known_answer}")
     return printable("\n".join(lines))
-
-
-def _away(cosine: float) -> float:
-    return 0.0 if cosine > 1 else 1 - cosine
 
 
 def _verdict(ok: bool) -> str:
@@ -53,9 +49,11 @@ def _table(drifts: Sequence[StageDrift]) -> str:
         table.add_column(stage, justify="right")
     for block in dict.fromkeys(drift.block for drift in drifts):
         here = {drift.stage: _cell(drift) for drift in drifts if drift.block == block}
-        alone = next((stage for stage in here if stage not in stages), None)
-        cells = [here[alone]] if alone else [here.get(stage, "") for stage in stages]
-        table.add_row(alone or str(block), *cells)
+        if not here.keys().isdisjoint(stages):
+            table.add_row(str(block), *(here.get(stage, "") for stage in stages))
+        for stage, cell in here.items():
+            if stage not in stages:
+                table.add_row(stage, cell)
     stream = io.StringIO()
     Console(file=stream, width=_WIDTH, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(f"     {line.rstrip()}" for line in stream.getvalue().splitlines())

@@ -13,7 +13,7 @@ from torch import Tensor
 from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.models.feature_extractor import ImageFeatures
-from no_time_to_train.parity.compare import tolerance_of
+from no_time_to_train.parity.drift import tolerance_of
 from no_time_to_train.proposers.base import Prompts
 from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2.fast_decoder import PromptDecoder

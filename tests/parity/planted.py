@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import numpy as np
@@ -14,6 +14,7 @@ from no_time_to_train.runtime.onnx_session import IDENTITY, WEIGHTS_HASHES
 from no_time_to_train.weights.formats.reader import open_weights
 from no_time_to_train.weights.formats.stored_tensor import FileRange
 
+Model = TypeVar("Model", bound=eqx.Module)
 # What of a block is scaled, and the stage where that shows.
 VIT = {
     "norm1.weight": "attn_in",
@@ -72,18 +73,18 @@ def _convnext_faults(model: DinoV3ConvNeXt) -> Iterator[Fault]:
             index += 1
 
 
-def scaled(model: EqxEncoder, name: str) -> EqxEncoder:
+def scaled(model: Model, name: str) -> Model:
     """Return the model with one of its tensors 1.001 times what it is."""
-    changed: EqxEncoder = eqx.tree_at(_at(name), model, replace_fn=lambda leaf: leaf * 1.001)
+    changed: Model = eqx.tree_at(_at(name), model, replace_fn=lambda leaf: leaf * 1.001)
     return changed
 
 
-def with_eps(model: EqxEncoder, name: str, eps: float) -> EqxEncoder:
+def with_eps(model: Model, name: str, eps: float) -> Model:
     """Return the model with another eps in one of its norms."""
     norm = _at(name)(model)
     other = eqx.nn.LayerNorm(norm.weight.shape, eps=eps)
     other = eqx.tree_at(lambda new: (new.weight, new.bias), other, (norm.weight, norm.bias))
-    changed: EqxEncoder = eqx.tree_at(_at(name), model, other)
+    changed: Model = eqx.tree_at(_at(name), model, other)
     return changed
 
 
@@ -109,7 +110,8 @@ def scale_in_file(folder: Path, name: str, factor: float = 1.001) -> None:
             values = np.frombuffer(stream.read(piece.length), np.float32) * np.float32(factor)
             stream.seek(piece.offset)
             stream.write(values.tobytes())
-        forget_hashes(folder / "model.onnx")
+        for graph in folder.glob("*.onnx"):
+            forget_hashes(graph)
         return
     raise KeyError(name)
 

@@ -167,16 +167,16 @@ def _verified(job: _Job, images: Path, prompts: Path) -> tuple[Drift | str, Drif
 def _metadata(source: Sam2Source) -> dict[str, str]:
     architecture = source.architecture
     return {
-        "encoder": _released_name(source) or source.path.resolve().name,
+        "encoder": released_name(source) or source.path.resolve().name,
         "family": "sam2",
         "embed_dim": str(architecture.dim),
         "image_mean": json.dumps(IMAGE_MEAN),
         "image_std": json.dumps(IMAGE_STD),
-        "license": SAM2_LICENSE if _released_name(source) else "",
+        "license": SAM2_LICENSE if released_name(source) else "",
     }
 
 
-def _released_name(source: Sam2Source) -> str | None:
+def released_name(source: Sam2Source) -> str | None:
     """Return the name of the released model of these sizes, or None."""
     fitting = [
         file.name for file in SAM2_FILES.values() if SAM2_CONFIGS[file.config].shape == source.architecture.shape
@@ -192,7 +192,7 @@ def _write_settings(source: Sam2Source, folder: Path) -> None:
         OutputError: It cannot be written to.
     """
     weights_folder = source.file.files[0].parent
-    released = _released_name(source)
+    released = released_name(source)
     for name in (CONFIG, PREPROCESSOR):
         if (folder / name).exists():
             continue

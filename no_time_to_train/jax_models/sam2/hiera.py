@@ -83,7 +83,9 @@ class MultiScaleBlock(eqx.Module):
 
     def __call__(self, tokens: Float[Array, "B h w D"], tap: Tap = layers.no_tap) -> Float[Array, "B u v E"]:
         """Add what attention and feed-forward network give."""
-        tap("attn_in", branch := layers.map_norm(self.layer_norm1, tokens))
+        # Flat: of a norm's output that is shaped and flattened again nothing is left in a graph to be seen.
+        tap("attn_in", rows := layers.map_tokens(self.layer_norm1, layers.flatten_tokens(tokens)))
+        branch = layers.reshaped(rows, tokens.shape, like=tokens)
         if self.proj is not None:
             tokens = layers.map_linear(self.proj, branch)
             tokens = max_pool(tokens) if self.pool else tokens
@@ -91,8 +93,8 @@ class MultiScaleBlock(eqx.Module):
         windows = self.attn(windows, pool=self.pool)
         tap("attn_raw", branch := from_windows(windows, tokens))
         tap("post_attn", tokens := tokens + branch)
-        tap("mlp_in", branch := layers.map_norm(self.layer_norm2, tokens))
-        tap("mlp_raw", branch := self.mlp(branch))
+        tap("mlp_in", rows := layers.map_tokens(self.layer_norm2, layers.flatten_tokens(tokens)))
+        tap("mlp_raw", branch := layers.reshaped(self.mlp(rows), tokens.shape, like=tokens))
         tap("output", tokens := tokens + branch)
         return tokens
 
