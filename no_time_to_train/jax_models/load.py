@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from no_time_to_train.configs.encoders import EncoderConfig, resolve_encoder, weights_at_hand
+from no_time_to_train.configs.sam2_releases import nearest_sam2
 from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsFormatError, WeightsNotFoundError
 from no_time_to_train.io.atomic import atomic_path
 from no_time_to_train.jax_models.convnext import DinoV3ConvNeXt
@@ -58,6 +59,11 @@ def named_weights(name_or_path: str | Path, path: str | Path | None = None) -> t
         UnknownEncoderError: It is neither a path nor the name of an entry.
         WeightsNotFoundError: There are no weights.
     """
+    meant = None if Path(name_or_path).exists() else nearest_sam2(str(name_or_path))
+    if meant is not None:
+        raise UnknownEncoderError(
+            f"{str(name_or_path)!r} is neither a file nor a released SAM2", remedy=f"did you mean {meant}?"
+        )
     if path is not None:
         return resolve_encoder(str(name_or_path)), Path(path)
     if Path(name_or_path).exists():

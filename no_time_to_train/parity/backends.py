@@ -28,7 +28,8 @@ from no_time_to_train.runtime.onnx_session import open_tapped_session
 Kind = Literal["torch", "eqx", "onnx"]
 AnyEncoder = Encoder | EqxEncoder | Path | str
 _LEAST_ROUNDED = ("fp64", "fp32", "fp16", "bf16", "int8")
-_PRECISIONS = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
+# By the names of dtypes.
+PRECISIONS = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def backend_of(encoder: AnyEncoder, taken: Sequence[str] = ()) -> Backend:
         kind, precision, device = "onnx", encoder.file.metadata.get("precision", "fp32"), encoder.device.type
     elif isinstance(encoder, Encoder):
         kind, device = "torch", encoder.device.type
-        precision = _PRECISIONS[str(encoder.dtype).removeprefix("torch.")]
+        precision = PRECISIONS[str(encoder.dtype).removeprefix("torch.")]
     else:
         leaf = next(leaf for leaf in jax.tree_util.tree_leaves(encoder.norm) if eqx.is_array(leaf))
-        precision, device = _PRECISIONS[leaf.dtype.name], next(iter(leaf.devices())).platform
+        precision, device = PRECISIONS[leaf.dtype.name], next(iter(leaf.devices())).platform
     return Backend(numbered(kind, taken), kind, precision, device, encoder.config, encoder)
 
 

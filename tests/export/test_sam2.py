@@ -238,6 +238,16 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", "sam2_hiera_tiny", "--weights", str(QUICKSTART), "--output", str(tmp_path / "onnx")]
     assert main([*arguments]) == 2
     assert "a Hiera of width 32" in capsys.readouterr().err
+    for name, says in (
+        ("sam2_tiny", "did you mean sam2_hiera_tiny?"),
+        ("dinov3_small", "no SAM2 is named 'dinov3_small' (leave the name out"),
+    ):
+        assert main(["export", name, *arguments[2:]]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["export", "sam2_tiny"]) == 2
+    assert (
+        "'sam2_tiny' is neither a file nor a released SAM2 (did you mean sam2_hiera_tiny?)" in capsys.readouterr().err
+    )
     arguments = ["export", str(QUICKSTART), "--output", str(tmp_path / "onnx"), "--no-verify"]
     assert main([*arguments]) == 0
     said = capsys.readouterr().out

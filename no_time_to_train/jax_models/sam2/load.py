@@ -16,12 +16,13 @@ from no_time_to_train.configs.sam2 import (
     read_sam2_architecture,
     sam2_architecture,
 )
-from no_time_to_train.configs.sam2_releases import SAM2_FILES, sam2_file
+from no_time_to_train.configs.sam2_releases import SAM2_FILES, nearest_sam2, sam2_file
 from no_time_to_train.errors import (
     ConfigError,
     KeyMismatchError,
     NoTimeToTrainError,
     ShapeMismatchError,
+    UnknownNameError,
     WeightsNotFoundError,
 )
 from no_time_to_train.io.messages import first_of
@@ -73,6 +74,7 @@ def load_eqx_sam2(name_or_path: str | Path, path: str | Path | None = None, *, d
         dtype: Of the parameters.
 
     Raises:
+        UnknownNameError: No released file has the name.
         WeightsNotFoundError: There are no weights.
         WeightsFormatError: They are damaged, or not of SAM2.
         ShapeMismatchError: They are of another SAM2 than the named one.
@@ -97,6 +99,12 @@ def is_sam2(name_or_path: str | Path, path: str | Path | None = None) -> bool:
 def read_sam2_source(name_or_path: str | Path, path: str | Path | None = None) -> Sam2Source:
     """Find the leaves of a SAM2 model; see `load_eqx_sam2`, whose errors this raises."""
     named = None if isinstance(name_or_path, Path) or Path(name_or_path).exists() else sam2_file(name_or_path)
+    if named is None and path is not None and not Path(name_or_path).exists():
+        meant = nearest_sam2(str(name_or_path))
+        raise UnknownNameError(
+            f"no SAM2 is named {str(name_or_path)!r}",
+            remedy=f"did you mean {meant}?" if meant else f"leave the name out, or use one of {', '.join(SAM2_FILES)}",
+        )
     if path is None and named is not None:
         at_hand = Path("checkpoints") / named.file_name
         if not at_hand.exists():

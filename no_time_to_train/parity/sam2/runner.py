@@ -9,12 +9,18 @@ from typing import NamedTuple
 from PIL import Image
 
 from no_time_to_train.configs.sam2 import IMAGE_MEAN, IMAGE_STD
-from no_time_to_train.configs.sam2_releases import sam2_file
+from no_time_to_train.configs.sam2_releases import nearest_sam2, sam2_file
 from no_time_to_train.data.images import load_image
-from no_time_to_train.errors import ConfigError, ImageSizeError, NoTimeToTrainError, WeightsNotFoundError
+from no_time_to_train.errors import (
+    ConfigError,
+    ImageSizeError,
+    NoTimeToTrainError,
+    WeightsFormatError,
+    WeightsNotFoundError,
+)
 from no_time_to_train.export.onnx import export_onnx
 from no_time_to_train.export.sam2.files import released_name
-from no_time_to_train.jax_models.sam2.load import Sam2Source, fill_sam2, is_sam2, read_sam2_source
+from no_time_to_train.jax_models.sam2.load import Sam2Source, fill_sam2, read_sam2_source
 from no_time_to_train.parity.compare import BackendInfo, Case, Result
 from no_time_to_train.parity.inputs import denormalised, make_noise, preprocess_images
 from no_time_to_train.parity.plots import draw_comparison
@@ -25,6 +31,7 @@ from no_time_to_train.parity.sam2.torch_models import load_torch_sam2
 from no_time_to_train.parity.stages import NECK
 from no_time_to_train.runtime.onnx_session import IMAGE_ENCODER_FILE, MODEL_FILE, PROMPT_DECODER_FILE
 from no_time_to_train.weights.formats.reader import open_weights
+from no_time_to_train.weights.layouts.sam2 import sam2_layout
 
 
 class _Statistics(NamedTuple):
@@ -53,12 +60,19 @@ def names_sam2(request: Request) -> bool:
 def _is_sam2(name_or_path: str | Path) -> bool | None:
     """Return whether a name or weights are a SAM2's; None if that cannot be told."""
     if not Path(name_or_path).exists():
-        return sam2_file(name_or_path) is not None if isinstance(name_or_path, str) else None
+        if isinstance(name_or_path, Path):
+            return None
+        # A name that nearly is a SAM2's is left to where names are looked up.
+        return True if sam2_file(name_or_path) is not None else None if nearest_sam2(name_or_path) else False
     try:
-        open_weights(Path(name_or_path), verify=False)
+        tensors = open_weights(Path(name_or_path), verify=False).tensors
     except NoTimeToTrainError:
         return None
-    return is_sam2(name_or_path)
+    try:
+        sam2_layout(tensors, source=str(name_or_path))
+    except WeightsFormatError:
+        return False
+    return True
 
 
 def _is_sam2_export(folder: Path) -> bool | None:

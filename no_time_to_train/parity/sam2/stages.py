@@ -87,11 +87,11 @@ def decode(model: Any, embeddings: Sequence[Float[Tensor, "B _h _w _C"]], prompt
     Returns:
         Three predicted IoUs for each prompt, their mask logits as channels, and the object score.
     """
-    count, dtype = len(embeddings[0]), embeddings[0].dtype
+    count, dtype, device = len(embeddings[0]), embeddings[0].dtype, embeddings[0].device
     maps = [level.permute(0, 3, 1, 2) for level in embeddings]
 
     def repeated(values: Any) -> Tensor:
-        given = torch.from_numpy(values)
+        given = torch.from_numpy(values).to(device)
         given = given.to(dtype) if given.is_floating_point() else given
         return given[None].repeat(count, *(1,) * given.ndim)
 

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from no_time_to_train.parity.backends import PRECISIONS
 from no_time_to_train.parity.sam2.backends import Outputs, Sam2Backend, as_trace
 from no_time_to_train.parity.sam2.stages import decode, sam2_stages
 from no_time_to_train.parity.stages import AFTER_BLOCKS, DECODED, NECK, Trace, trace_stages
 from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
-
-_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class TorchSam2(Sam2Backend):
     @property
     def precision(self) -> str:
         """What images are embedded in."""
-        return _PRECISIONS[str(self.predictor.image_dtype).removeprefix("torch.")]
+        return PRECISIONS[str(self.predictor.image_dtype).removeprefix("torch.")]
 
     @property
     def device(self) -> str:

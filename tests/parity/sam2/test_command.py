@@ -147,6 +147,8 @@ def test_report(weights: Path, wrong: Path, tmp_path: Path, capsys: pytest.Captu
         (["--weights", "{encoder}", "{sam2}"], "compare a SAM2 with SAM2s, and an encoder with encoders"),
         (["dinov3_small", "--weights", "{sam2}"], "{sam2} is a SAM2, dinov3_small is not"),
         (["sam2_hiera_tiny", "--weights", "{encoder}"], "sam2_hiera_tiny is a SAM2, {encoder} is not"),
+        (["sam2_tiny", "--weights", "{sam2}"], "no SAM2 is named 'sam2_tiny' (did you mean sam2_hiera_tiny?)"),
+        (["facebook/sam2-hiera-tiny"], "neither a file nor a released SAM2 (did you mean sam2_hiera_tiny?)"),
         (["sam2_hiera_tiny"], "no weights at checkpoints/sam2_hiera_tiny.pt (ntt fetch sam2_hiera_tiny"),
         (["sam2_hiera_tiny", "--weights", "nowhere.pt"], "nowhere.pt"),
         (["sam2_hiera_tiny", "--onnx", "{onnx}"], "no weights at checkpoints/sam2_hiera_tiny.pt"),
