@@ -119,11 +119,11 @@ def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def optimized() -> Iterator[None]:
     """Compile with XLA's optimizer, as users do."""
-    import jax
+    from jax import config
 
-    jax.config.update("jax_disable_most_optimizations", False)
+    config.update("jax_disable_most_optimizations", False)  # type: ignore[no-untyped-call]
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    config.update("jax_disable_most_optimizations", True)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

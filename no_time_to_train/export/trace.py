@@ -51,7 +51,8 @@ class Sizes:
     def of(cls, model: eqx.Module) -> Self:
         """Return those of a model."""
         leaves, tree = jax.tree_util.tree_flatten(model)
-        return cls(tree, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves))
+        shapes = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)  # type: ignore[no-untyped-call]
+        return cls(tree, tuple(shapes))
 
     def model(self) -> Any:
         """Build the model without values."""

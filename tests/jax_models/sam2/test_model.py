@@ -67,13 +67,13 @@ def differences(ours: Sam2, model: Sam2Model, dtype: Any) -> dict[str, float]:
     }
     mask_decoder: Any = model.mask_decoder
     mask_decoder.dynamic_multimask_via_stability = False
-    one = tuple(jnp.asarray(level[0].numpy()) for level in embeddings)
+    stride4, stride8, coarse = (jnp.asarray(level[0].numpy()) for level in embeddings)
     for name, given, prompts in (
         ("points", {"points": places, "labels": labels}, (jnp.asarray(places), jnp.asarray(labels))),
         ("boxes", {"boxes": boxes}, box_points(jnp.asarray(boxes))),
     ):
         inputs = {f"input_{kind}": torch.from_numpy(value[None]) for kind, value in given.items()}
-        drawn = decode(ours.prompt_encoder, ours.mask_decoder, one, *prompts)
+        drawn = decode(ours.prompt_encoder, ours.mask_decoder, (stride4, stride8, coarse), *prompts)
         for masks, kind in zip(drawn, ("three", "single"), strict=True):
             with torch.no_grad():
                 wanted = model(
