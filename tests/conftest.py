@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 # As the package does, for tests that import onnxruntime before it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# XLA's optimizer takes half of the time of tests that compile, and is not what they are about; see `optimized`.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
@@ -94,6 +97,33 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let all workers of a run share the programs that JAX compiles, which take more time than what they compute.
+
+    Processes that tests start have no part in it: they may be killed while they write.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or jax.config.jax_compilation_cache_dir:
+        return
+    run = tmp_path_factory.getbasetemp()
+    folder = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # With a limit the folder is locked while a worker reads or writes.
+    jax.config.update("jax_compilation_cache_max_size", 1 << 30)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Compile with XLA's optimizer, as users do."""
+    from jax import config
+
+    config.update("jax_disable_most_optimizations", False)  # type: ignore[no-untyped-call]
+    yield
+    config.update("jax_disable_most_optimizations", True)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """From an Equinox encoder without values to an ONNX graph whose weights are inputs still."""
 
+import functools
 import importlib
 import os
 import pkgutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -30,6 +33,32 @@ _STRICT = "JAX2ONNX_STRICT_OPTIMIZER_FAILURES"
 _FLAG = "_already_imported_plugins"
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """All of a model that its graph depends on, and no values: graphs are kept by it.
+
+    Tracing a large model takes many seconds, and the exports of its precisions, or of its checkpoints, have one graph.
+
+    Attributes:
+        tree: Its structure, with its settings.
+        leaves: Their shapes and dtypes.
+    """
+
+    tree: jax.tree_util.PyTreeDef
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+
+    @classmethod
+    def of(cls, model: eqx.Module) -> Self:
+        """Return those of a model."""
+        leaves, tree = jax.tree_util.tree_flatten(model)
+        shapes = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)  # type: ignore[no-untyped-call]
+        return cls(tree, tuple(shapes))
+
+    def model(self) -> Any:
+        """Build the model without values."""
+        return jax.tree_util.tree_unflatten(self.tree, self.leaves)
+
+
 def trace_encoder(
     model: EqxEncoder, *, image_size: tuple[int, int] | None = None, batch_size: int | None = None, opset: int = 23
 ) -> ir.Model:
@@ -46,6 +75,13 @@ def trace_encoder(
         outputs `last_hidden_state` (batch, tokens, D) and `pooler_output` (batch, D), in float32. Values at the end of
         a stage have its name, such as `blocks.0.attn_raw`; see the models' `tokens`.
     """
+    return encoder_graph(Sizes.of(model), image_size, batch_size, opset).clone()
+
+
+@functools.lru_cache(maxsize=4)
+def encoder_graph(sizes: Sizes, image_size: tuple[int, int] | None, batch_size: int | None, opset: int) -> ir.Model:
+    """Trace an encoder of these sizes, see `trace_encoder`; whoever changes the graph does so to a copy."""
+    model: EqxEncoder = sizes.model()
     patch, dim = model.architecture.patch_size, model.architecture.embed_dim
     # What a size must be for the sizes after each layer to be known to be positive.
     batch, rows, columns = symbolic_shape("batch, h, w", constraints=["h >= 1", "w >= 1"])

@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from no_time_to_train.configs.encoders import EncoderConfig, resolve_encoder, weights_at_hand
@@ -18,6 +19,7 @@ from no_time_to_train.jax_models.vit import DinoV3ViT
 from no_time_to_train.weights.architecture import matches
 from no_time_to_train.weights.equinox_source import EquinoxSource, equinox_header, read_equinox_source
 from no_time_to_train.weights.formats.equinox import header_line
+from no_time_to_train.weights.formats.stored_tensor import StoredTensor
 from no_time_to_train.weights.identify import architecture_mismatch_error
 
 EqxEncoder = DinoV3ViT | DinoV3ConvNeXt
@@ -214,10 +216,20 @@ def fill_encoder(
         entry: The registry entry; the source's own if None.
         dtype: Of the parameters; None for the stored one. RoPE periods keep theirs.
     """
-    model = abstract_encoder(source, entry)
-    values = []
-    for name, stored in source.leaves.items():
-        value = jnp.array(stored.array())  # a copy: the file may change later
-        values.append(value if dtype is None or name == "rope_periods" else value.astype(dtype))
-    filled: EqxEncoder = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(model), values)
+    tree = jax.tree_util.tree_structure(abstract_encoder(source, entry))
+    values = [array_of(stored, None if name == "rope_periods" else dtype) for name, stored in source.leaves.items()]
+    filled: EqxEncoder = jax.tree_util.tree_unflatten(tree, values)
     return filled
+
+
+def array_of(stored: StoredTensor, dtype: DTypeLike | None) -> jax.Array:
+    """Copy a tensor out of its file, which may change later.
+
+    numpy copies and casts: JAX would compile a program for every shape first.
+
+    Args:
+        stored: The tensor.
+        dtype: Of the array; None for the stored one.
+    """
+    with np.errstate(over="ignore"):  # infinite then, as in JAX
+        return jnp.asarray(np.array(stored.array(), None if dtype is None else jnp.dtype(dtype)))

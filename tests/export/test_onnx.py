@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -21,13 +22,15 @@ from no_time_to_train.cli import main
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import ExportError
 from no_time_to_train.export import export_onnx
-from no_time_to_train.export.trace import trace_encoder
+from no_time_to_train.export.precision import to_int8
+from no_time_to_train.export.trace import encoder_graph, trace_encoder
 from no_time_to_train.export.verify import FP32_DRIFT, Drift, check_drift, natural_noise
 from no_time_to_train.jax_models import load_eqx_encoder
 from no_time_to_train.runtime.onnx_session import open_session, read_onnx_file
 from no_time_to_train.weights.conversion import convert_weights
 from no_time_to_train.weights.license import NOTICE_FILE
 from tests.golden_files import NAMES, golden
+from tests.parity.planted import with_eps
 
 # fp32 noise between two backends on the golden encoders is below 4e-6; the mildest mistake known (tanh GELU) costs
 # 6e-4.
@@ -205,13 +208,37 @@ def test_fp16_keeps_what_leaves_its_range(tmp_path: Path) -> None:
 
 def test_threads_export_one_after_another() -> None:
     model = load_eqx_encoder(golden("vit_mlp"))
-    pixels = jnp.ones((1, 3, 32, 32))
-    expected = model.tokens(pixels)
+
+    def program() -> str:
+        return str(jax.make_jaxpr(lambda pixels: model.tokens(pixels))(jnp.ones((1, 3, 32, 32))))
+
+    before = program()
     with ThreadPoolExecutor(4) as pool:
-        exports = [pool.submit(trace_encoder, model) for _ in range(4)]
+        # Of sizes that nothing else is exported in: what was traced before is not traced again.
+        exports = [pool.submit(trace_encoder, model, batch_size=batch) for batch in (5, 6, 7, 8)]
     assert len({len(list(export.result().graph)) for export in exports}) == 1
     # What jax2onnx replaces while it traces is itself again.
-    assert np.array_equal(model.tokens(pixels), expected)
+    assert program() == before
+
+
+def test_a_graph_is_traced_once_and_copied() -> None:
+    model = load_eqx_encoder(golden("vit_mlp_released"))
+    first = trace_encoder(model)
+    before = ir.to_proto(first).SerializeToString(deterministic=True)
+    assert to_int8(first)
+    # The next export of a model of these sizes, with whatever weights, has the graph that nobody changed.
+    kept = encoder_graph.cache_info()
+    other = jax.tree_util.tree_map(jnp.zeros_like, model)
+    assert ir.to_proto(trace_encoder(other)).SerializeToString(deterministic=True) == before
+    assert encoder_graph.cache_info().hits == kept.hits + 1
+    # All else that a graph depends on tells graphs apart.
+    for different in (
+        trace_encoder(model, opset=17),
+        trace_encoder(model, batch_size=2),
+        trace_encoder(model, image_size=(32, 32)),
+        trace_encoder(with_eps(model, "norm", 1e-3)),
+    ):
+        assert ir.to_proto(different).SerializeToString(deterministic=True) != before
 
 
 def test_integers_and_large_wishes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +347,8 @@ def test_full_size_random_encoders(name: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="random weights"):
         encoder = build_torch_encoder(name, random_init=True)
     save_file(encoder.model.state_dict(), tmp_path / "random.safetensors")
-    folder = export_onnx(name, tmp_path / "random.safetensors")
+    # One of them is verified on its way; all are compared with torch below, more strictly.
+    folder = export_onnx(name, tmp_path / "random.safetensors", verify=name == "dinov3_small")
     assert folder == tmp_path / "random-onnx"
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     # torch's own fp32 features of these are 4e-6 from those in float64, and 1.0e-5 with SwiGLU; ours 3e-6 and 8e-6.

@@ -116,7 +116,7 @@ def test_windows_that_do_not_fill_the_image(tmp_path: Path) -> None:
     write_config(tmp_path / "sam2", settings)
     model: Any = random_torch_model(resolve_sam2_config(tmp_path / "sam2"))
     model.save_pretrained(tmp_path / "sam2")
-    folder = export_onnx(tmp_path / "sam2", output=tmp_path / "onnx")
+    folder = export_onnx(tmp_path / "sam2", output=tmp_path / "onnx", verify=False)  # torch is compared with below
     pixels = pixels_of(128, 2)
     found = Exported(folder).embed(pixels)
     expected = model.get_image_embeddings(torch.from_numpy(pixels))

@@ -3,6 +3,8 @@
 Inputs and outputs have the names that transformers.js gives them.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from jax.core import ShapedArray
 from jax.export import symbolic_shape
 
 from no_time_to_train.export.tidy import simplify
-from no_time_to_train.export.trace import PIXEL_VALUES, trace
+from no_time_to_train.export.trace import PIXEL_VALUES, Sizes, trace
 from no_time_to_train.jax_models.layers import Tap
 from no_time_to_train.jax_models.sam2 import Sam2
 from no_time_to_train.jax_models.sam2.prompt_encoder import CORNERS
@@ -34,6 +36,12 @@ def trace_image_encoder(model: Sam2, *, batch_size: int | None = None, opset: in
         A graph with the inputs `pixel_values` (batch, 3, S, S) and those of the weights that it uses, and the outputs
         `image_embeddings.0`, `.1` and `.2` at strides 4, 8 and 16. Values at the end of a stage have its name.
     """
+    return _image_graph(Sizes.of(model), batch_size, opset).clone()
+
+
+@functools.lru_cache(maxsize=4)
+def _image_graph(sizes: Sizes, batch_size: int | None, opset: int) -> ir.Model:
+    model: Sam2 = sizes.model()
     (batch,) = symbolic_shape("batch")
     side = model.architecture.image_size
     pixels = ShapedArray((batch if batch_size is None else batch_size, 3, side, side), jnp.float32)
@@ -61,6 +69,12 @@ def trace_prompt_decoder(model: Sam2, *, opset: int = 23) -> ir.Model:
         (1, N, P) of int64, `input_boxes` (1, N or 0, 4) and those of the weights that it uses, and the outputs
         `iou_scores` (1, N, 3), `pred_masks` (1, N, 3, S / 4, S / 4) and `object_score_logits` (1, N, 1).
     """
+    return _prompt_graph(Sizes.of(model), opset).clone()
+
+
+@functools.lru_cache(maxsize=4)
+def _prompt_graph(sizes: Sizes, opset: int) -> ir.Model:
+    model: Sam2 = sizes.model()
     prompts, points = symbolic_shape("prompts, points")
     shapes = zip(EMBEDDINGS, model.architecture.embedding_shapes, strict=True)
     inputs = {name: ShapedArray((1, *shape), jnp.float32) for name, shape in shapes}

@@ -1,5 +1,6 @@
 """SAM2 in JAX from Meta's files and transformers' folders."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from no_time_to_train.errors import (
     WeightsNotFoundError,
 )
 from no_time_to_train.io.messages import first_of
-from no_time_to_train.jax_models.load import check_platform, leaf_names
+from no_time_to_train.jax_models.load import array_of, check_platform, leaf_names
 from no_time_to_train.jax_models.sam2.model import Sam2
 from no_time_to_train.weights.formats.json_files import read_object
 from no_time_to_train.weights.formats.reader import open_weights
@@ -136,6 +137,11 @@ def read_sam2_source(name_or_path: str | Path, path: str | Path | None = None) -
 def abstract_sam2(architecture: Sam2Architecture) -> Sam2:
     """Build a model whose leaves have shapes and no values (`jax.ShapeDtypeStruct`), in float32."""
     check_platform()
+    return _abstract(architecture)
+
+
+@functools.lru_cache(maxsize=2)
+def _abstract(architecture: Sam2Architecture) -> Sam2:
     model: Sam2 = eqx.filter_eval_shape(lambda key: Sam2(architecture, key=key), jax.random.key(0))
     return model
 
@@ -148,7 +154,7 @@ def fill_sam2(source: Sam2Source, *, dtype: DTypeLike = jnp.float32) -> Sam2:
         dtype: Of the parameters.
     """
     tree = jax.tree_util.tree_structure(abstract_sam2(source.architecture))
-    values = [jnp.array(stored.array()).astype(dtype) for stored in source.leaves.values()]
+    values = [array_of(stored, dtype) for stored in source.leaves.values()]
     filled: Sam2 = jax.tree_util.tree_unflatten(tree, values)
     return filled
 

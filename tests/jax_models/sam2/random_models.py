@@ -40,7 +40,7 @@ def equinox_of(model: Sam2Model) -> Sam2:
     state: dict[str, Any] = {**model.state_dict(), **dict(model.named_buffers())}
     leaves, tree = jax.tree_util.tree_flatten(abstract)
     values = [
-        jnp.asarray(state[name].numpy()).reshape(leaf.shape)
+        jnp.asarray(state[name].numpy().reshape(leaf.shape))
         for name, leaf in zip(leaf_names(abstract), leaves, strict=True)
     ]
     filled: Sam2 = jax.tree_util.tree_unflatten(tree, values)

@@ -1,6 +1,7 @@
 """SAM2 in Equinox says what transformers' Sam2Model says: embeddings, masks, IoU, object scores."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -9,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Array, Float, Int
 from transformers import Sam2Model
 
-from no_time_to_train.jax_models.sam2 import Sam2, box_points, load_eqx_sam2
+from no_time_to_train.jax_models.sam2 import ImageEmbeddings, Masks, Sam2, box_points, load_eqx_sam2
+from no_time_to_train.jax_models.sam2.decoder.mask_decoder import MaskDecoder
 from no_time_to_train.jax_models.sam2.hiera import bicubic_weights
+from no_time_to_train.jax_models.sam2.prompt_encoder import PromptEncoder
 from no_time_to_train.proposers.sam2.configs import resolve_sam2_config
 from no_time_to_train.proposers.sam2.weights import load_sam2
 from tests.jax_models.sam2.random_models import equinox_of, random_torch_model, relative, small_config
@@ -25,6 +29,28 @@ QUICKSTART = Path(__file__).parents[3] / "checkpoints" / "quickstart" / "sam2"
 PROMPTS = 5
 
 
+@eqx.filter_jit
+def embed(model: Sam2, pixels: Float[Array, "B 3 S S"]) -> ImageEmbeddings:
+    return model.embed(pixels)
+
+
+@eqx.filter_jit
+def decode(
+    prompt_encoder: PromptEncoder,
+    mask_decoder: MaskDecoder,
+    embeddings: ImageEmbeddings,
+    points: Float[Array, "N P 2"],
+    labels: Int[Array, "N P"],
+) -> tuple[Masks, Masks]:
+    """Draw three masks a prompt, and a single one.
+
+    Of a model it is given the parts that decode: those are alike in all sizes, and compiled once.
+    """
+    parts: Any = SimpleNamespace(prompt_encoder=prompt_encoder, mask_decoder=mask_decoder)
+    three, single = (Sam2.decode(parts, embeddings, points, labels, multimask=multimask) for multimask in (True, False))
+    return three, single
+
+
 def differences(ours: Sam2, model: Sam2Model, dtype: Any) -> dict[str, float]:
     """Compare the two on a batch of two images, and on points and boxes on the first one."""
     side, random = ours.architecture.image_size, np.random.default_rng(0)
@@ -34,31 +60,28 @@ def differences(ours: Sam2, model: Sam2Model, dtype: Any) -> dict[str, float]:
     boxes = places.reshape(PROMPTS, 4)
     with torch.no_grad():
         embeddings: Any = model.get_image_embeddings(torch.from_numpy(pixels))
-        first: Any = [level[:1] for level in embeddings]
-        by_points = model(
-            image_embeddings=first, input_points=torch.from_numpy(places[None]), input_labels=torch.tensor(labels[None])
-        )
-        by_boxes = model(image_embeddings=first, input_boxes=torch.from_numpy(boxes[None]))
-        mask_decoder: Any = model.mask_decoder
-        mask_decoder.dynamic_multimask_via_stability = False
-        single = model(image_embeddings=first, input_boxes=torch.from_numpy(boxes[None]), multimask_output=False)
-    found = eqx.filter_jit(lambda model, pixels: model.embed(pixels))(ours, jnp.asarray(pixels))
+    found = embed(ours, jnp.asarray(pixels))
     measured = {
         f"embeddings.{level}": relative(got, wanted)
         for level, (got, wanted) in enumerate(zip(found, embeddings, strict=True))
     }
-    decode = eqx.filter_jit(lambda model, *given, multimask: model.decode(*given, multimask=multimask))
-    one = tuple(jnp.asarray(level[0].numpy()) for level in embeddings)
-    corners = box_points(jnp.asarray(boxes))
-    for name, wanted, given, multimask in (
-        ("points", by_points, (jnp.asarray(places), jnp.asarray(labels)), True),
-        ("boxes", by_boxes, corners, True),
-        ("single", single, corners, False),
+    mask_decoder: Any = model.mask_decoder
+    mask_decoder.dynamic_multimask_via_stability = False
+    stride4, stride8, coarse = (jnp.asarray(level[0].numpy()) for level in embeddings)
+    for name, given, prompts in (
+        ("points", {"points": places, "labels": labels}, (jnp.asarray(places), jnp.asarray(labels))),
+        ("boxes", {"boxes": boxes}, box_points(jnp.asarray(boxes))),
     ):
-        masks = decode(ours, one, *given, multimask=multimask)
-        measured[f"{name}.masks"] = relative(masks.logits, wanted.pred_masks[0])
-        measured[f"{name}.iou"] = relative(masks.predicted_iou, wanted.iou_scores[0])
-        measured[f"{name}.object"] = relative(masks.object_score_logits, wanted.object_score_logits[0])
+        inputs = {f"input_{kind}": torch.from_numpy(value[None]) for kind, value in given.items()}
+        drawn = decode(ours.prompt_encoder, ours.mask_decoder, (stride4, stride8, coarse), *prompts)
+        for masks, kind in zip(drawn, ("three", "single"), strict=True):
+            with torch.no_grad():
+                wanted = model(
+                    image_embeddings=[level[:1] for level in embeddings], multimask_output=kind == "three", **inputs
+                )
+            measured[f"{name}.{kind}.masks"] = relative(masks.logits, wanted.pred_masks[0])
+            measured[f"{name}.{kind}.iou"] = relative(masks.predicted_iou, wanted.iou_scores[0])
+            measured[f"{name}.{kind}.object"] = relative(masks.object_score_logits, wanted.object_score_logits[0])
     return measured
 
 
@@ -73,11 +96,12 @@ def differences(ours: Sam2, model: Sam2Model, dtype: Any) -> dict[str, float]:
 )
 def test_every_size_agrees_with_transformers(name: str) -> None:
     """The sizes of SAM2 and SAM2.1 are the same ones; images are smaller than 1,024 pixels, windows are padded."""
-    model = random_torch_model(small_config(name, 160))
+    model = random_torch_model(small_config(name, 96))
     measured = differences(equinox_of(model), model, np.float32)
     assert max(measured.values()) < FP32, measured
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_shipped_model_agrees_with_transformers() -> None:
     model = load_sam2(resolve_sam2_config(QUICKSTART), QUICKSTART, dtype=torch.float32, device="cpu")
     measured = differences(load_eqx_sam2(QUICKSTART), model, np.float32)

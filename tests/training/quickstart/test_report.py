@@ -1,6 +1,7 @@
 """The report of the shipped models, run whole on small stand-ins, and its parts on answers known beforehand."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from no_time_to_train.data.synthetic.dataset import write_shapes
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.proposers.base import MaskProposals
+from no_time_to_train.training.quickstart import report
 from no_time_to_train.training.quickstart.report import build_baseline, fill_memories, measure
 from tests.tiny import write_config
 
@@ -47,7 +49,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_report_as_json_and_as_text(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_as_json_and_as_text(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 240 references are drawn, which takes most of the time where they are large.
+    monkeypatch.setattr(report, "fill_memories", partial(fill_memories, size=64))
     arguments = ["quickstart-report", "--settings", str(config), "--num-images", "2", "--seed", "5"]
     assert main([*arguments, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
