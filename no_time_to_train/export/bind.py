@@ -56,8 +56,10 @@ def _tensor(name: str, shape: ir.Shape, stored: StoredTensor, folder: Path | Non
     if not isinstance(piece, FileRange):
         return ir.tensor(stored.array().reshape(shape.numpy()), name=name)
     base = piece.file.parent if folder is None else folder
+    # Both are named as a user did: relative, or through a link to a folder.
+    place = piece.file.parent.resolve() / piece.file.name
     return ir.ExternalTensor(
-        piece.file.relative_to(base).as_posix(),
+        place.relative_to(base.resolve()).as_posix(),
         piece.offset,
         piece.length,
         ir.DataType.from_numpy(stored.dtype),

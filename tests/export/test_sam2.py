@@ -159,7 +159,7 @@ def test_weights_are_bound_where_they_are(exported: Path) -> None:
 
 def test_the_weights_own_folder_takes_the_files(tmp_path: Path) -> None:
     folder = tmp_path / "sam2"
-    shutil.copytree(QUICKSTART, folder)
+    shutil.copytree(QUICKSTART, folder, ignore=shutil.ignore_patterns("*.onnx"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert export_onnx(folder, verify=False) == folder
     after = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -87,10 +87,11 @@ def _prompt_graph(sizes: Sizes, opset: int) -> ir.Model:
         del tap
         stride4, stride8, coarse = (lax.squeeze(value, (0,)) for value in values[:3])
         found = filled.decode((stride4, stride8, coarse), values[3], values[4])
-        return found.predicted_iou[None], found.logits[None], found.object_score_logits[None]
+        return found.predicted_iou, found.logits, found.object_score_logits
 
     traced = trace(decode, model, inputs, MASKS, opset=opset)
     _take_prompts(traced)
+    _give_batches_of_one(traced)
     simplify(traced)
     number, side = model.architecture.num_masks, model.architecture.image_size // 4
     for output, rest in zip(traced.graph.outputs, ((number,), (number, side, side), (1,)), strict=True):
@@ -150,3 +151,17 @@ def _take_prompts(model: ir.Model) -> None:
     while graph.inputs:
         graph.inputs.pop()
     graph.inputs.extend(kept)
+
+
+def _give_batches_of_one(model: ir.Model) -> None:
+    """Give the outputs of a graph an axis for the one image."""
+    graph = model.graph
+    axis = ir.node("Constant", [], attributes={"value": ir.tensor(np.asarray([0], np.int64))})
+    graph.append(axis)
+    for index, flat in enumerate(graph.outputs):
+        node = ir.node("Unsqueeze", [flat, axis.outputs[0]])
+        graph.append(node)
+        (output,) = node.outputs
+        output.name, flat.name = flat.name, f"{flat.name}.prompts"
+        output.type = flat.type
+        graph.outputs[index] = output

@@ -122,11 +122,14 @@ class MaskDecoder(eqx.Module):
             1,
         )
         first, last, _ = chosen.indices(number)
+        # Before the masks: an exported graph, which takes a size from what came last, then scores without drawing.
         iou = jax.nn.sigmoid(self.iou_prediction_head(_token(tokens, 1)))
+        predicted_iou = lax.slice_in_dim(iou, first, last, axis=1)
+        object_score_logits = self.pred_obj_score_head(_token(tokens, 0))
         return Masks(
             logits=self._draw(shared, images, filters, stride4, stride8, (height, width)),
-            predicted_iou=lax.slice_in_dim(iou, first, last, axis=1),
-            object_score_logits=self.pred_obj_score_head(_token(tokens, 0)),
+            predicted_iou=predicted_iou,
+            object_score_logits=object_score_logits,
         )
 
     def _draw(
