@@ -17,6 +17,7 @@ from no_time_to_train.batch.run import Predictor, RunSummary
 from no_time_to_train.batch.thumbnails import Picture, picture_of
 from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.datasets import ReferenceDataset
+from no_time_to_train.data.drawing import PALETTE
 from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
@@ -145,9 +146,7 @@ def write_report(
         OutputError: The file cannot be written.
         NoTimeToTrainError: A reference cannot be read any more.
     """
-    import supervision as sv
-
-    palette = [colour.as_hex() for colour in sv.ColorPalette.DEFAULT.colors]
+    palette = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in PALETTE]
     names = predictor.class_names
     found = Counter(instance["category"] for entry in outcome.entries for instance in entry["instances"])
     pictures = {} if references is None else _reference_pictures(references, names, predictor)

@@ -1,10 +1,12 @@
 """Small pictures for a page: an image as JPEG, and masks as outlines that lie over it."""
 
 import io
+import math
 from dataclasses import dataclass
 
+import contourpy
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from PIL import Image
 
 # In tenths of a pixel, so that paths are whole numbers.
@@ -45,17 +47,13 @@ class Picture:
         Returns:
             Empty for a mask without foreground.
         """
-        import cv2  # of the extra `draw`
-
-        padded = np.pad(mask.astype(np.uint8), 1)
-        contours, _ = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        # Contours run through the centres of pixels, and one pixel was put before the first.
+        padded = np.pad(mask.astype(np.float32), 1)
+        # Contours run through the centers of pixels, and one pixel was put before the first.
         shift = np.array(corner) - 0.5
         parts = []
-        for contour in contours:
-            points = ((contour[:, 0] + shift) * self.scale).astype(np.float32)
-            kept = cv2.approxPolyDP(points[:, None], _TOLERANCE, closed=True)[:, 0]
-            rounded = np.rint(kept * _UNITS).astype(int)
+        for contour in contourpy.contour_generator(z=padded, name="serial").lines(0.5):
+            points = (np.asarray(contour)[:-1] + shift) * self.scale
+            rounded = np.rint(_simplified(points) * _UNITS).astype(int)
             steps = np.diff(rounded, axis=0)
             moves = f"l{' '.join(f'{x} {y}' for x, y in steps)}" if len(steps) else ""
             parts.append(f"M{rounded[0, 0]} {rounded[0, 1]}{moves}z")
@@ -65,6 +63,32 @@ class Picture:
         """Bring x, y, width and height in pixels of the image to the picture's units."""
         x, y, width, height = (round(side * self.scale * _UNITS) for side in box)
         return x, y, max(1, width), max(1, height)
+
+
+def _simplified(points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "M 2"]:
+    """Leave out points of a closed line that are within the tolerance of what is kept (Douglas and Peucker)."""
+    # Two points far apart, between which the line is two open ones.
+    far = int(np.argmax(((points - points[0]) ** 2).sum(axis=1)))
+    closed = np.concatenate([points, points[:1]])
+    kept = np.zeros(len(points), dtype=bool)
+    kept[[0, far]] = True
+    pending = [(0, far), (far, len(points))]
+    while pending:
+        start, end = pending.pop()
+        if end - start < 2:
+            continue
+        begin, between = closed[start], closed[start + 1 : end] - closed[start]
+        along = closed[end] - begin
+        length = math.hypot(*along)
+        if length > 0:
+            distances = np.abs(between[:, 0] * along[1] - between[:, 1] * along[0]) / length
+        else:
+            distances = np.hypot(between[:, 0], between[:, 1])
+        middle = start + 1 + int(np.argmax(distances))
+        if distances.max() > _TOLERANCE:
+            kept[middle % len(points)] = True
+            pending += [(start, middle), (middle, end)]
+    return points[kept]
 
 
 def picture_of(image: Image.Image, side: int) -> Picture:
