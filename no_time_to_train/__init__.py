@@ -20,13 +20,9 @@ __all__ = ["FoundInstances", "Prediction", "Segmenter"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the API when it is asked for: it needs torch, which takes seconds."""
+    """Import the API when it is asked for: NumPy and ONNX Runtime take most of a second."""
     if name in __all__:
-        try:
-            from no_time_to_train import segmenter
-        except ModuleNotFoundError as error:
-            from no_time_to_train.io.messages import missing_extra
+        from no_time_to_train import segmenter
 
-            raise missing_extra(str(error), f"no_time_to_train.{name}") or error from error
         return getattr(segmenter, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

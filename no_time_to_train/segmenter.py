@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
 
 from no_time_to_train.configs.pipeline import MatcherConfig
 from no_time_to_train.data.datasets import ReferenceDataset
@@ -26,17 +24,18 @@ from no_time_to_train.data.inputs import (
 )
 from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.data.references import load_negative_references, load_references
-from no_time_to_train.encoders.devices import checked_device
-from no_time_to_train.encoders.preprocessing import image_tensor
-from no_time_to_train.encoders.torch_encoder import ONNX
 from no_time_to_train.errors import ConfigError, EmptyMaskError
 from no_time_to_train.io.paths import path_as_named
 from no_time_to_train.matching import Instances, MemoryBank
+from no_time_to_train.matching.array_ops import Array, array_on, as_like, on_cpu, to_numpy
+from no_time_to_train.models import Runtime, build_pipeline
 from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.feature_extractor import autocast_state
-from no_time_to_train.models.pipeline import MatchingPipeline
 from no_time_to_train.models.predictions import to_prediction
+from no_time_to_train.models.steps import PipelineSteps
 from no_time_to_train.proposers.base import MaskProposals
+from no_time_to_train.runtime.bundle import read_bundle
+from no_time_to_train.weights.identify import ONNX
 
 __all__ = ["FoundInstances", "Prediction", "Segmenter"]
 
@@ -52,7 +51,7 @@ class _Latest(NamedTuple):
     """Features and proposals of one image, and the memory that was in use when they were computed."""
 
     key: str
-    patches: Float[Tensor, "h w D"]
+    patches: Float[Array, "h w D"]
     proposals: MaskProposals
     memory: MemoryBank | None
 
@@ -67,7 +66,10 @@ class Segmenter:
         sam2: Meta's name of a SAM2 configuration, or a Hugging Face folder.
         sam2_weights: SAM2's weights; None takes those of the folder.
         img_size: Side in pixels at which images are encoded; the encoder's default if None.
-        device: Where it runs.
+        device: Where it runs: a `torch.device` or its name; with ONNX Runtime `cpu`, `cuda`, `coreml`, `directml` or
+            `openvino`, where the onnxruntime that is installed has it.
+        runtime: `torch`, or `onnx` for ONNX Runtime and NumPy alone, with folders of `ntt export` as encoder and sam2;
+            torch where it is installed if None.
         settings: More of the matching baseline's settings by name, such as `precision`, `protocol`,
             `sam2_infer_cfgs`, `memory_bank_cfg`, `feature_cache`, `random_init`.
 
@@ -88,11 +90,11 @@ class Segmenter:
         sam2_weights: Path | str | None = None,
         *,
         img_size: int | None = None,
-        device: torch.device | str = "cpu",
+        device: Any = "cpu",
+        runtime: Runtime | None = None,
         **settings: Any,
     ) -> None:
         _check_settings(settings)
-        chosen = checked_device(device)
         checked_path(sam2, "sam2")
         for name, weights in (("encoder_weights", encoder_weights), ("sam2_weights", sam2_weights)):
             if weights is not None:
@@ -104,11 +106,10 @@ class Segmenter:
             "encoder_cfg": {"name": encoder, "img_size": img_size},
             "encoder_ckpt_path": encoder_weights,
         }
-        pipeline = MatchingPipeline(MatcherConfig.from_settings(**config, **settings))
-        self._take(pipeline.to(chosen))
+        self._take(build_pipeline(MatcherConfig.from_settings(**config, **settings), device, runtime))
 
     @classmethod
-    def of(cls, baseline: MatchingPipeline) -> "Segmenter":
+    def of(cls, baseline: PipelineSteps) -> "Segmenter":
         """Wrap a matching baseline that was built before; its memory is taken too."""
         segmenter = cls.__new__(cls)
         segmenter._take(baseline)
@@ -116,10 +117,29 @@ class Segmenter:
         segmenter._keeps_latest = False
         return segmenter
 
-    def _take(self, baseline: MatchingPipeline) -> None:
+    @classmethod
+    def from_bundle(cls, folder: Path | str, *, device: str = "cpu") -> "Segmenter":
+        """Open a folder of `ntt export-pipeline`, which ONNX Runtime runs; its references are taken if it has any.
+
+        Args:
+            folder: The bundle, or the name of one that the project ships: `quickstart`.
+            device: As of the constructor, with ONNX Runtime.
+
+        Raises:
+            DataNotFoundError: There is no bundle in the folder.
+            NoTimeToTrainError: A part of it is missing or damaged.
+        """
+        bundle = read_bundle(checked_path(folder, "folder"))
+        segmenter = cls.__new__(cls)
+        segmenter._take(build_pipeline(MatcherConfig.from_settings(**bundle.settings), device, "onnx"))
+        if bundle.memory is not None:
+            segmenter.load_memory(bundle.memory)
+        return segmenter
+
+    def _take(self, baseline: PipelineSteps) -> None:
         self.baseline = baseline
         # Label, mean feature, and whether it is negative, in the order in which they came.
-        self._references: list[tuple[str, Float[Tensor, " D"], bool]] = []
+        self._references: list[tuple[str, Float[Array, " D"], bool]] = []
         self._class_names: list[str] = []
         # The image that was looked at last: asked again with other references or scores, it needs no network.
         self._latest: _Latest | None = None
@@ -135,7 +155,7 @@ class Segmenter:
         return tuple(self._class_names)
 
     @property
-    def references(self) -> list[tuple[str, Float[Tensor, " D"], bool]]:
+    def references(self) -> list[tuple[str, Float[Array, " D"], bool]]:
         """Label, mean feature and whether it is negative, of each reference in the order in which they came."""
         return list(self._references)
 
@@ -152,7 +172,8 @@ class Segmenter:
     def describe(self) -> dict[str, str]:
         """Return the models and their settings, for people; nothing of the machine's paths."""
         config, encoder = self.baseline.config, self.baseline.encoder
-        by = ", ONNX Runtime" if config.encoder_cfg.name.startswith(ONNX) else ""
+        onnx = config.encoder_cfg.name.startswith(ONNX) or self.baseline.runtime != "torch"
+        by = ", ONNX Runtime" if onnx else ""
         return {
             "Encoder": f"{encoder.config.name}, {encoder.img_size} px{by}",
             self.kind: path_as_named(config.sam2_cfg_file),
@@ -162,7 +183,9 @@ class Segmenter:
 
     def mask_of_box(self, image: ImageLike, box: tuple[float, float, float, float]) -> Bool[np.ndarray, "H W"]:
         """Draw the object in a box (x, y, width and height in pixels)."""
-        return self.baseline.mask_of_box(image_tensor(as_image(image)), box).cpu().numpy()
+        drawn = self.baseline.mask_of_box(self.baseline.to_image(as_image(image)), box)
+        mask: Bool[np.ndarray, "H W"] = to_numpy(drawn)
+        return mask
 
     def add_reference(
         self,
@@ -173,7 +196,7 @@ class Segmenter:
         box: Box | None = None,
         points: Iterable[tuple[float, float]] | None = None,
         negative: bool = False,
-    ) -> Bool[Tensor, "H W"]:
+    ) -> Bool[Array, "H W"]:
         """Add an object of which more are to be found.
 
         Args:
@@ -196,20 +219,21 @@ class Segmenter:
         if sum(part is not None for part in (mask, box, points)) != 1:
             raise ConfigError("a reference needs a mask, a box or points", remedy="give exactly one of the three")
         label = checked_label(label)
-        pixels = image_tensor(as_image(image))
+        pixels = self.baseline.to_image(as_image(image))
         size = (pixels.shape[1], pixels.shape[2])
         if mask is not None:
-            drawn = torch.from_numpy(as_mask(mask, size))
+            drawn = as_like(as_mask(mask, size), pixels)
         elif box is not None:
             x1, y1, x2, y2 = checked_box(box, size)
-            drawn = self.baseline.mask_of_box(pixels, (x1, y1, x2 - x1, y2 - y1)).cpu()
+            drawn = on_cpu(self.baseline.mask_of_box(pixels, (x1, y1, x2 - x1, y2 - y1)))
         else:
-            drawn = self.baseline.mask_of_points(pixels, checked_points(points, size)).cpu()
+            drawn = on_cpu(self.baseline.mask_of_points(pixels, checked_points(points, size)))
         if not drawn.any():
             raise EmptyMaskError(
                 f"the reference of {label!r} has no object in its mask", remedy="give a mask with some foreground"
             )
-        ys, xs = drawn.any(dim=1).nonzero()[:, 0], drawn.any(dim=0).nonzero()[:, 0]
+        foreground = to_numpy(drawn)
+        ys, xs = (foreground.any(axis=axis).nonzero()[0] for axis in (1, 0))
         x, y = int(xs[0]), int(ys[0])
         around = (float(x), float(y), float(xs[-1] - x + 1), float(ys[-1] - y + 1))
         self._add(label, self.baseline.reference_mean(pixels, drawn, around, f"the reference of {label!r}"), negative)
@@ -279,12 +303,12 @@ class Segmenter:
         self._remember()
         if not isinstance(images, list | tuple):
             return self.predict([cast(ImageLike, images)], min_score=min_score)[0]
-        tensors = [image_tensor(as_image(image)) for image in images]
+        tensors = [self.baseline.to_image(as_image(image)) for image in images]
         found = [self._predict_one(tensors[0])] if len(tensors) == 1 else self.baseline.predict_batch(tensors)
         far_pixel = self.baseline.protocol.far_pixel
         return [to_prediction(each, self.class_names, far_pixel=far_pixel).filter(min_score) for each in found]
 
-    def _predict_one(self, image: UInt8[Tensor, "3 H W"]) -> Instances:
+    def _predict_one(self, image: UInt8[Array, "3 H W"]) -> Instances:
         """Look at an image, unless it is the one that was looked at last, and match it with the references."""
         baseline, key = self.baseline, ""
         if self._keeps_latest:
@@ -322,9 +346,9 @@ class Segmenter:
     def _take_memory(self, memory: MemoryBank) -> None:
         self._class_names = list(memory.class_names)
         for mean, index, negative in memory.rows():
-            self._add(memory.class_names[index], mean.cpu(), negative)
+            self._add(memory.class_names[index], on_cpu(mean), negative)
 
-    def _add(self, label: str, mean: Float[Tensor, " D"], negative: bool) -> None:
+    def _add(self, label: str, mean: Float[Array, " D"], negative: bool) -> None:
         if label not in self._class_names:
             self._class_names.append(label)
         self._references.append((label, mean, negative))
@@ -341,7 +365,7 @@ class Segmenter:
             memory.finalize()
             self._memory = memory
         # Another segmenter of the same baseline puts its own there.
-        self.baseline.memory = self._memory.to(self.baseline.encoder.device)
+        self.baseline.memory = self._memory.like(array_on(self.baseline.encoder.device))
         return self._memory
 
 

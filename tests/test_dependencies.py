@@ -69,7 +69,6 @@ sys.argv = sys.argv[1:]
 run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
 run(sys.argv[0], run_name="__main__")
 """
-_PREDICT = ["predict", "--images", ".", "--memory", "memory.safetensors", "--output", "out"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ _PREDICT = ["predict", "--images", ".", "--memory", "memory.safetensors", "--out
     [
         (EXTRAS, ["no_time_to_train", "--help"], None),
         (EXTRAS, ["no_time_to_train", "fetch", "--help"], None),
-        (EXTRAS, ["no_time_to_train", *_PREDICT], ("ntt predict", "torch", "torch")),
+        (EXTRAS, ["no_time_to_train", "quickstart-report"], ("ntt quickstart-report", "torch", "torch")),
         (EXTRAS, ["no_time_to_train", "compare", "--encoder", "dinov3_small"], ("ntt compare", "torch", "torch")),
         (["jax"], ["no_time_to_train", "export", "dinov3_small"], ("ntt export", "jax", "jax")),
         (["lightning"], [str(ROOT / "run_lightening.py")], ("run_lightening.py", "lightning", "train")),
@@ -97,10 +96,10 @@ def test_what_needs_an_extra_says_which(
 
 
 def test_the_python_api_says_which_extra_it_needs() -> None:
-    code = "import sys; sys.modules['torch'] = None; from no_time_to_train import Segmenter"
+    code = "import sys; sys.modules['torch'] = None; from no_time_to_train import Segmenter; Segmenter(runtime='torch')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == (
-        "no_time_to_train.errors.MissingExtraError: no_time_to_train.Segmenter needs torch, which is not installed "
+        "no_time_to_train.errors.MissingExtraError: the runtime torch needs torch, which is not installed "
         '(pip install "no-time-to-train[torch]")'
     )
 

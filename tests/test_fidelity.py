@@ -87,7 +87,7 @@ def test_targets_are_fed_and_prompted_alike(baseline: Sam2MatchingBaseline_noAMG
     torch.testing.assert_close(pixels, expected["encoder_input"], atol=1e-6, rtol=0)
     pixels = baseline.promptable.preprocess(image)[0]
     torch.testing.assert_close(pixels, expected["sam2_input"], atol=1e-6, rtol=0)
-    points = protocol.points(16, baseline.promptable.image_size)
+    points = torch.from_numpy(protocol.points(16, baseline.promptable.image_size))
     torch.testing.assert_close(points, expected["points"], atol=1e-6, rtol=0)
     (embedding,) = baseline.features.embeddings([image])
     masks = baseline.promptable.best_masks(embedding, Prompts(points=points[:, None]))

@@ -33,3 +33,32 @@ def sample_references_command(
         f"{output}: {len(sampled.annotations)} references of {len(sampled.categories)} classes "
         f"in {len(sampled.images)} images"
     )
+
+
+def demo(output: Path = Path("runs/demo"), num_targets: int = 10, min_score: float = 0.7) -> int:
+    """Find embedded synthetic objects by five references a class, with the models that the project ships.
+
+    ONNX Runtime runs it; torch is not needed.
+
+    Args:
+        output: The folder to write: the data, what was found with an overlay for each image, and report.html.
+        num_targets: Images to look at.
+        min_score: Instances of a lower score are left out.
+    """
+    from no_time_to_train.cli.predict import predict
+    from no_time_to_train.configs.limits import check_number
+    from no_time_to_train.data.coco import load_coco
+    from no_time_to_train.data.synthetic.dataset import write_shapes
+
+    check_number("--num-targets", num_targets, 1, 10_000, "every image is drawn")
+    paths = write_shapes(output / "shapes", num_targets=num_targets)
+    targets = load_coco(paths.targets_json)
+    return predict(
+        images=[paths.image_dir / image.file_name for image in targets.images],
+        output=output / "found",
+        references=paths.references_json,
+        reference_images=paths.image_dir,
+        bundle=Path("quickstart"),
+        min_score=min_score,
+        report=True,
+    )

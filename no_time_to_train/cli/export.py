@@ -92,6 +92,45 @@ def export(
         print(_what_was_verified(file.metadata["verified"]))
 
 
+def export_pipeline(
+    settings: list[Path],
+    output: Path,
+    encoder: str | None = None,
+    encoder_weights: Path | None = None,
+    sam2: str | None = None,
+    sam2_weights: Path | None = None,
+    memory: Path | None = None,
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    opset: int = 23,
+    no_verify: bool = False,
+) -> None:
+    """Write a whole pipeline as one folder that ONNX Runtime runs without torch: both networks, settings, memory.
+
+    Args:
+        settings: YAMLs of the matching baselines, a later one over an earlier one; `--config` means the same.
+        output: The folder to write; ntt predict --bundle and Segmenter.from_bundle take it.
+        encoder: A registry name, or a weights file or folder, before that of the settings.
+        encoder_weights: The encoder's weights, before those of the settings.
+        sam2: A SAM2 configuration's name or a folder, before that of the settings.
+        sam2_weights: SAM2's weights, before those of the settings.
+        memory: A memory file of references, as Segmenter.save_memory writes it, to go with it.
+        precision: Of the image encoders; prompts are decoded in fp32.
+        opset: 23 has attention as one operator; 17 is for older runtimes.
+        no_verify: Leave out comparing the files with the Equinox models.
+    """
+    from no_time_to_train.cli.predictor import load_settings
+    from no_time_to_train.export.bundle import export_bundle
+    from no_time_to_train.io.atomic import check_writable
+
+    check_writable(output)
+    config = load_settings(
+        settings, encoder=encoder, encoder_weights=encoder_weights, sam2=sam2, sam2_weights=sam2_weights
+    )
+    folder = export_bundle(config, output, precision=precision, opset=opset, memory=memory, verify=not no_verify)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{without_home(str(folder))}: {size / 1e6:.1f} MB; ntt predict --bundle runs it")
+
+
 def _what_was_verified(verified: str) -> str:
     if not verified.startswith("{"):
         return f"verified: {verified}"

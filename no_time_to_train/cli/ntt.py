@@ -16,9 +16,9 @@ from typing import Any, get_args, get_origin
 
 from no_time_to_train.cli import weights as weights_commands
 from no_time_to_train.cli.compare import compare
-from no_time_to_train.cli.data import sample_references_command
+from no_time_to_train.cli.data import demo, sample_references_command
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
-from no_time_to_train.cli.export import export
+from no_time_to_train.cli.export import export, export_pipeline
 from no_time_to_train.cli.predict import predict
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.io.messages import nearest
@@ -65,8 +65,10 @@ def quickstart_report(
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "compare": compare,
     "convert": weights_commands.convert,
+    "demo": demo,
     "doctor": weights_commands.doctor,
     "export": export,
+    "export-pipeline": export_pipeline,
     "fetch": weights_commands.fetch,
     "inspect": weights_commands.inspect,
     "predict": predict,

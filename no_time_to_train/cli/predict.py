@@ -30,6 +30,9 @@ def predict(
     clean: bool = False,
     shard: str | None = None,
     device: str = "cpu",
+    runtime: Literal["torch", "onnx"] | None = None,
+    provider: str | None = None,
+    bundle: Path | None = None,
 ) -> int:
     """Find objects like a few references in folders of images; an interrupted run goes on where it stopped.
 
@@ -59,8 +62,25 @@ def predict(
         shard: I/N looks at every N-th image from the I-th on, so that N processes or machines with one output share the
             work; once they have ended, the command without it writes predictions.json.
         device: Where it runs, such as cpu or cuda.
+        runtime: torch, or onnx for ONNX Runtime and NumPy alone, with folders of ntt export as --encoder and --sam2;
+            onnx with a bundle or where torch is not installed.
+        provider: What ONNX Runtime runs on, in the place of --device: cpu, cuda, coreml, directml or openvino.
+        bundle: A folder that ntt export-pipeline wrote, or quickstart for the models that the project ships; YAMLs of
+            --settings go over its settings.
     """
     # Before anything is loaded: torch alone takes seconds.
+    settings, bundle = _without_bundle(settings or [], bundle)
+    opened = None
+    if bundle is not None:
+        from no_time_to_train.runtime.bundle import read_bundle
+
+        _check_bundle_alone(runtime, encoder, encoder_weights, sam2, sam2_weights, random_init)
+        opened, runtime = read_bundle(bundle), "onnx"
+        if references is None and memory is None:
+            memory = opened.memory
+    if provider is not None and runtime == "torch":
+        raise ConfigError("--provider is of ONNX Runtime, and --runtime is torch", remedy="give --device")
+    runtime = "onnx" if provider is not None else runtime
     if (references is None) == (memory is None):
         got = "got neither" if memory is None else "got both"
         raise ConfigError(
@@ -114,7 +134,7 @@ def predict(
     from no_time_to_train.io.messages import plain_console
     from no_time_to_train.io.redact import printable
     from no_time_to_train.matching import MemoryBank
-    from no_time_to_train.models.run_fingerprint import run_fingerprint
+    from no_time_to_train.models.steps import run_fingerprint
 
     found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
     if shard is not None:
@@ -122,14 +142,15 @@ def predict(
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
     config = load_settings(
-        settings or (),
+        settings,
+        bundle=opened,
         encoder=encoder,
         encoder_weights=encoder_weights,
         sam2=sam2,
         sam2_weights=sam2_weights,
         random_init=random_init,
     )
-    segmenter = build_segmenter(config, device)
+    segmenter = build_segmenter(config, provider or device, runtime)
     if memory is not None:
         segmenter.load_memory(memory)
     if references is not None and reference_images is not None:
@@ -164,7 +185,7 @@ def predict(
                 run=run,
                 min_score=min_score,
                 references=shown,
-                settings=settings or (),
+                settings=settings,
             )
         if format is not None and outcome.dataset is not None:
             paths = {image.name: image.path for image in found}
@@ -201,3 +222,42 @@ def predict(
     if not outcome.entries and found:
         raise ConfigError(f"none of {len(found)} images could be read", remedy="the lines above say why")
     return 0
+
+
+def _without_bundle(settings: list[Path], bundle: Path | None) -> tuple[list[Path], Path | None]:
+    """Take a shipped bundle that stands among the settings by its name, as `--config quickstart`."""
+    from no_time_to_train.runtime.bundle import shipped_bundle
+
+    for path in settings:
+        if bundle is None and not path.exists() and shipped_bundle(str(path)) is not None:
+            return [other for other in settings if other != path], path
+    return settings, bundle
+
+
+def _check_bundle_alone(
+    runtime: str | None,
+    encoder: str | None,
+    encoder_weights: Path | None,
+    sam2: str | None,
+    sam2_weights: Path | None,
+    random_init: bool,
+) -> None:
+    """Refuse options that name models beside a bundle, which has its own.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    given = {
+        "--encoder": encoder,
+        "--encoder-weights": encoder_weights,
+        "--sam2": sam2,
+        "--sam2-weights": sam2_weights,
+        "--random-init": random_init or None,
+        "--runtime torch": runtime if runtime == "torch" else None,
+    }
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise ConfigError(
+            f"{', '.join(named)} was given with a bundle, which has its own models for ONNX Runtime",
+            remedy=f"leave out {named[0]}, or --bundle",
+        )

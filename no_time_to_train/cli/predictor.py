@@ -8,14 +8,13 @@ from typing import Any
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.configs.parsing import as_config, deep_merge, settings_of
 from no_time_to_train.configs.pipeline import MatcherConfig
-from no_time_to_train.encoders.devices import checked_device
-from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.io.strict_yaml import read_yaml
-from no_time_to_train.models.pipeline import MatchingPipeline
+from no_time_to_train.models import Runtime, build_pipeline
+from no_time_to_train.runtime.bundle import Bundle
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.segmenter import Segmenter
-from no_time_to_train.weights.identify import identify_encoder
+from no_time_to_train.weights.identify import ONNX, identify_encoder, is_file_of_weights
 from no_time_to_train.weights.source import read_source
 
 _DEFAULTS = {
@@ -28,6 +27,7 @@ _DEFAULTS = {
 def load_settings(
     settings: Sequence[Path] = (),
     *,
+    bundle: Bundle | None = None,
     encoder: str | None = None,
     encoder_weights: Path | None = None,
     sam2: str | None = None,
@@ -39,6 +39,7 @@ def load_settings(
     Args:
         settings: YAMLs of the matching baselines; a later one goes over an earlier one, setting by setting. Where they
             name no model, as presets do, they go over DINOv3-B and SAM2-T.
+        bundle: A bundle, over whose settings the YAMLs go; its networks stay.
         encoder: An encoder in the place of the YAML's, whose weights and size then do not count.
         encoder_weights: Its weights.
         sam2: A SAM2 configuration in the place of the YAML's, whose weights then do not count.
@@ -50,7 +51,11 @@ def load_settings(
         ConfigError: A YAML is malformed, or has no model.
     """
     config: dict[str, Any] = functools.reduce(deep_merge, map(_read, settings), {})
-    if "name" not in config:
+    if bundle is not None:
+        config = deep_merge(bundle.settings, config)
+        config["sam2_cfg_file"] = bundle.settings["sam2_cfg_file"]
+        config["encoder_cfg"]["name"] = bundle.settings["encoder_cfg"]["name"]
+    elif "name" not in config:
         config = deep_merge(_DEFAULTS, config)
     if encoder is not None:
         own = config.get("encoder_cfg")
@@ -68,15 +73,9 @@ def load_settings(
     return as_config(MatcherConfig, config, "model_cfg")
 
 
-def build_segmenter(config: MatcherConfig, device: str) -> Segmenter:
-    """Build what was chosen.
-
-    Raises:
-        ConfigError: There is no such device.
-        NoTimeToTrainError: Weights are missing or do not fit.
-    """
-    chosen = checked_device(device)
-    return Segmenter.of(MatchingPipeline(config).to(chosen))
+def build_segmenter(config: MatcherConfig, device: str, runtime: Runtime | None = None) -> Segmenter:
+    """Build what was chosen; see `build_pipeline`."""
+    return Segmenter.of(build_pipeline(config, device, runtime))
 
 
 def _takes_any_size_of(encoder: str, other: Any) -> bool:

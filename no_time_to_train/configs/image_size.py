@@ -64,3 +64,16 @@ def parse_image_size(text: str) -> tuple[int, int]:
     if max(len(side or "") for side in match.groups()) > _MOST_DIGITS:
         raise ConfigError(f"{text:.20}... is larger than any image", remedy=f"give at most {LONGEST_SIDE} a side")
     return int(match[1]), int(match[2] or match[1])
+
+
+def check_img_size(img_size: int, config: EncoderConfig) -> None:
+    """Refuse a side of the square input that an encoder does not take.
+
+    Raises:
+        ImageSizeError: It does not.
+    """
+    try:
+        check_image_size(img_size, img_size, config)
+    except ImageSizeError as error:
+        default = f"leave img_size out for its default of {config.default_img_size}"
+        raise ImageSizeError(error.message, remedy=f"{default}, or {error.remedy}") from error

@@ -1,29 +1,16 @@
 """What every feature encoder is, whatever runs it."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from no_time_to_train.configs.encoders import EncoderConfig
-from no_time_to_train.configs.image_size import check_image_size, grid_size
-from no_time_to_train.errors import ImageSizeError
+from no_time_to_train.configs.image_size import check_image_size, check_img_size
+from no_time_to_train.runtime.features import EncoderFeatures, split_tokens
 
-
-class EncoderFeatures(NamedTuple):
-    """What an encoder gives for a batch of images, all after the final norm.
-
-    Attributes:
-        cls: The CLS token; for a ConvNeXt the normed mean of the feature map.
-        storage: The storage (register) tokens; S is 0 for encoders without.
-        patches: The patch tokens on their grid, row by row.
-    """
-
-    cls: Float[Tensor, "B D"]
-    storage: Float[Tensor, "B S D"]
-    patches: Float[Tensor, "B h w D"]
+__all__ = ["Encoder", "EncoderFeatures"]
 
 
 class Encoder(nn.Module, ABC):
@@ -40,11 +27,7 @@ class Encoder(nn.Module, ABC):
         self.config = config
         self.img_size = config.default_img_size if img_size is None else img_size
         self.random_weights = random_weights
-        try:
-            check_image_size(self.img_size, self.img_size, config)
-        except ImageSizeError as error:
-            default = f"leave img_size out for its default of {config.default_img_size}"
-            raise ImageSizeError(error.message, remedy=f"{default}, or {error.remedy}") from error
+        check_img_size(self.img_size, config)
 
     @property
     def patch_size(self) -> int:
@@ -93,14 +76,7 @@ class Encoder(nn.Module, ABC):
         """
         height, width = pixel_values.shape[-2:]
         check_image_size(height, width, self.config)
-        tokens = self.tokens(pixel_values)
-        grid = grid_size(height, width, self.config)
-        prefix = tokens.shape[1] - grid[0] * grid[1]
-        return EncoderFeatures(
-            cls=tokens[:, 0],
-            storage=tokens[:, 1:prefix],
-            patches=tokens[:, prefix:].reshape(len(tokens), *grid, -1),
-        )
+        return split_tokens(self.tokens(pixel_values), self.config, (height, width))
 
     @abstractmethod
     def tokens(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:

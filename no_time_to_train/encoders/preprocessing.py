@@ -1,61 +1,94 @@
-"""Bringing images and reference masks to the encoder: crop, resize, normalise, and masks to the patch grid."""
+"""Bringing images to the encoder: resize and normalize. Images are torch tensors or NumPy arrays."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from PIL import Image
 
+from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.configs.pipeline import ResizePolicy
-from no_time_to_train.encoders.base import Encoder
+from no_time_to_train.matching.array_ops import Array, array_namespace, as_like, is_numpy
 
-# Takes an image (RGB), a height and a width, and a device; gives pixels before their normalisation.
-Resize: TypeAlias = Callable[[UInt8[Tensor, "3 H0 W0"], tuple[int, int], torch.device], Float[Tensor, "1 3 H W"]]
+# Takes an image (RGB), a height and a width, and a device; gives pixels before their normalization.
+Resize: TypeAlias = Callable[[UInt8[Array, "3 H0 W0"], tuple[int, int], Any], Float[Array, "1 3 H W"]]
 
 
-def image_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
-    """Return an image with its channels first, as encoders take it."""
+@runtime_checkable
+class EncoderInput(Protocol):
+    """What an encoder says of the images that it takes."""
+
+    config: EncoderConfig
+    img_size: int
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels that a patch token covers on a side."""
+
+    @property
+    def image_mean(self) -> tuple[float, float, float]:
+        """Mean per channel (R, G, B), for pixels in [0, 1]."""
+
+    @property
+    def image_std(self) -> tuple[float, float, float]:
+        """Standard deviation per channel (R, G, B), for pixels in [0, 1]."""
+
+    @property
+    def device(self) -> Any:
+        """Where pixels are wanted: a `torch.device`, or `cpu` for NumPy arrays."""
+
+
+def image_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Array, "3 H W"]:
+    """Return an image with its channels first, as a tensor of torch."""
+    import torch
+
     return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 
-def resize_bicubic(
-    image: UInt8[Tensor, "3 H0 W0"], size: tuple[int, int], device: torch.device
-) -> Float[Tensor, "1 3 H W"]:
+def resize_bicubic(image: UInt8[Array, "3 H0 W0"], size: tuple[int, int], device: Any) -> Float[Array, "1 3 H W"]:
     """Scale to [0, 1] and resize in float: bicubic, antialiased, clamped to [0, 1]."""
-    pixels = image.to(device)[None].float() / 255
     # Bicubic overshoots at edges; pixels outside [0, 1] are none that the encoder has seen.
-    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+    return _resized(image, size, device, "bicubic").clip(0, 1)
 
 
-def resize_bilinear(
-    image: UInt8[Tensor, "3 H0 W0"], size: tuple[int, int], device: torch.device
-) -> Float[Tensor, "1 3 H W"]:
+def resize_bilinear(image: UInt8[Array, "3 H0 W0"], size: tuple[int, int], device: Any) -> Float[Array, "1 3 H W"]:
     """Scale to [0, 1] and resize in float: bilinear, antialiased, as Meta's `SAM2Transforms` does."""
-    pixels = image.to(device)[None].float() / 255
-    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return _resized(image, size, device, "bilinear")
+
+
+def _resized(image: UInt8[Array, "3 H0 W0"], size: tuple[int, int], device: Any, mode: str) -> Float[Array, "1 3 H W"]:
+    if is_numpy(image):
+        # Pillow's kernels, on which torch's antialiased ones are modeled; in mode F without rounding to 8 bits.
+        method = Image.Resampling[mode.upper()]
+        channels = (Image.fromarray(channel).resize(size[::-1], method) for channel in image.astype(np.float32) / 255)
+        return np.stack([np.asarray(channel) for channel in channels])[None]
+    import torch.nn.functional as F
+
+    return F.interpolate(image.to(device)[None].float() / 255, size=size, mode=mode, antialias=True)
 
 
 def normalize_pixels(
-    pixels: Float[Tensor, "B 3 H W"], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Float[Tensor, "B 3 H W"]:
+    pixels: Float[Array, "B 3 H W"], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Float[Array, "B 3 H W"]:
     """Subtract each channel's mean, and divide by its standard deviation."""
-    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
+    xp = array_namespace(pixels)
+    by_channel = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (mean, std))
+    means, deviations = (xp.astype(as_like(values, pixels), pixels.dtype) for values in by_channel)
+    return (pixels - means) / deviations
 
 
 def encoder_pixels(
-    image: UInt8[Tensor, "3 H0 W0"],
-    encoder: Encoder,
+    image: UInt8[Array, "3 H0 W0"],
+    encoder: EncoderInput,
     policy: ResizePolicy = "stretch",
     resize: Resize = resize_bicubic,
-) -> Float[Tensor, "1 3 H W"]:
-    """Resize an image, and normalise it as the encoder was trained.
+) -> Float[Array, "1 3 H W"]:
+    """Resize an image, and normalize it as the encoder was trained.
 
     Args:
         image: RGB.
-        encoder: Decides the size and the normalisation.
+        encoder: Decides the size and the normalization.
         policy: `stretch` to the square of the encoder's `img_size`, or `keep_ratio`.
         resize: How it is resized.
     """
@@ -63,24 +96,9 @@ def encoder_pixels(
     return normalize_pixels(resize(image, size, encoder.device), encoder.image_mean, encoder.image_std)
 
 
-def encoder_size(height: int, width: int, encoder: Encoder, policy: ResizePolicy) -> tuple[int, int]:
+def encoder_size(height: int, width: int, encoder: EncoderInput, policy: ResizePolicy) -> tuple[int, int]:
     """Return the height and width in pixels at which an image of that size is encoded."""
     if policy == "stretch":
         return encoder.img_size, encoder.img_size
     patch, scale = encoder.patch_size, encoder.img_size / max(height, width)
     return tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))  # type: ignore[return-value] # of two
-
-
-def mask_on_grid(mask: Bool[Tensor, "H W"], grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
-    """Bring a mask to the patch grid, by one pixel for each patch.
-
-    An object so small that it falls between those pixels keeps every patch that it touches.
-
-    Args:
-        mask: The object in the window around it.
-        grid: Rows and columns of patches.
-    """
-    nearest = F.interpolate(mask[None, None].float(), size=grid, mode="nearest")[0, 0] > 0
-    if nearest.any():
-        return nearest
-    return F.adaptive_max_pool2d(mask[None, None].float(), grid)[0, 0] > 0

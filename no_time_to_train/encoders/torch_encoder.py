@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.encoders.base import Encoder, EncoderFeatures
 from no_time_to_train.encoders.fingerprint import weights_digest
-from no_time_to_train.errors import ConfigError, UnknownEncoderError, WeightsNotFoundError
+from no_time_to_train.errors import ConfigError, WeightsNotFoundError
 from no_time_to_train.weights.architecture import matches
-from no_time_to_train.weights.formats.reader import SUFFIXES
-from no_time_to_train.weights.identify import architecture_mismatch_error, identify_encoder, stated_normalisation
+from no_time_to_train.weights.identify import (
+    ONNX,
+    architecture_mismatch_error,
+    identify_encoder,
+    is_file_of_weights,
+    stated_normalisation,
+)
 from no_time_to_train.weights.load import as_tensor, assign_tensors
 from no_time_to_train.weights.rope import rope_periods
 from no_time_to_train.weights.source import WeightsSource, read_source
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EncoderFeatures", "FeatureEncoder", "build_encoder", "build_encoder_from_checkpoint", "build_torch_encoder"]
 
-# Before the folder of an exported encoder.
-ONNX = "onnx:"
 log = logging.getLogger(__name__)
 
 # What decides features beside the tensors. The rest of a config.json says how its file was made.
@@ -140,20 +143,6 @@ def build_encoder(
     from no_time_to_train.encoders.onnx_encoder import build_onnx_encoder
 
     return build_onnx_encoder(name.removeprefix(ONNX), img_size=img_size).to(device)
-
-
-def is_file_of_weights(name: str) -> bool:
-    """Return whether an encoder is named by a weights file or folder, rather than by the registry or as ONNX.
-
-    A registry name stays one where a folder of that name is in the working directory.
-    """
-    if name.startswith(ONNX):
-        return False
-    try:
-        resolve_encoder(name)
-    except UnknownEncoderError:
-        return Path(name).suffix in SUFFIXES or Path(name).exists()
-    return False
 
 
 def build_torch_encoder(

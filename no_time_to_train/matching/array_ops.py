@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 __all__ = [
     "Array",
     "array_namespace",
+    "array_on",
     "as_float",
     "as_like",
     "default_namespace",
@@ -23,6 +24,7 @@ __all__ = [
     "is_numpy",
     "max_by_class",
     "normalize",
+    "on_cpu",
     "sum_by_class",
     "take",
     "to_numpy",
@@ -58,6 +60,20 @@ def as_like(array: Array, like: Array) -> Array:
     import torch
 
     return torch.as_tensor(array, device=like.device).detach()
+
+
+def array_on(device: Any) -> Array:
+    """Return an empty array on a device: torch's on a `torch.device`, NumPy's on `cpu`."""
+    if isinstance(device, str):
+        return np.empty(0, dtype=np.float32)
+    import torch
+
+    return torch.empty(0, device=device)
+
+
+def on_cpu(array: Array) -> Array:
+    """Return the values as an array of the same kind in the CPU's memory."""
+    return array if is_numpy(array) else array.cpu()
 
 
 def as_float(array: Array) -> Array:

@@ -9,6 +9,7 @@ Source: INSID3, arXiv 2603.28480 (500 components at 1024 dimensions and 1024 px)
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from jaxtyping import Float
 
 from no_time_to_train.configs.pipeline import DebiasConfig
@@ -54,8 +55,8 @@ def positional_basis(blank: Float[Array, "h w D"], components: int | None = None
 
     Args:
         blank: Patch features of a blank image.
-        components: How many; in the published proportion to D when None. A grid of fewer patches has fewer: at most
-            one less than its patches.
+        components: How many; in the published proportion to D when None. There are fewer where the grid has no more
+            patches than that, and where the rest is rounding: position then spans fewer directions.
 
     Raises:
         ConfigError: None, or more than D - 1.
@@ -70,5 +71,7 @@ def positional_basis(blank: Float[Array, "h w D"], components: int | None = None
             remedy="lower debias.components, or leave it out for the published proportion",
         )
     count = min(wanted, len(flat) - 1)
-    _, _, directions = xp.linalg.svd(flat - xp.mean(flat, axis=0), full_matrices=False)
-    return directions[:count]
+    _, strengths, directions = xp.linalg.svd(flat - xp.mean(flat, axis=0), full_matrices=False)
+    # As NumPy's matrix_rank: directions of what float32 rounds off are others in every run.
+    rounding = max(flat.shape) * float(np.finfo(np.float32).eps) * strengths[0]
+    return directions[: min(count, int(xp.sum(strengths > rounding)))]

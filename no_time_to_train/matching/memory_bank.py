@@ -102,12 +102,14 @@ class MemoryBank:
         """Move the bank to a device, as torch tensors, and return it."""
         import torch
 
+        return self.like(torch.empty(0, device=device))
+
+    def like(self, array: Array) -> "MemoryBank":
+        """Hold arrays of the kind and on the device of another one from now on, and return the bank."""
         self._consolidate()
-        like = torch.empty(0, device=device)
-        self.means, self.classes, self.negative = (
-            as_like(part, like) for part in (self.means, self.classes, self.negative)
-        )
-        self._prototypes = None if self._prototypes is None else as_like(self._prototypes, like)
+        parts = (self.means, self.classes, self.negative)
+        self.means, self.classes, self.negative = (as_like(part, array) for part in parts)
+        self._prototypes = None if self._prototypes is None else as_like(self._prototypes, array)
         self._negative_directions = None
         return self
 
@@ -263,9 +265,7 @@ class MemoryBank:
             "encoder_name": self.encoder_name,
             "image_size": json.dumps(self.image_size),
         }
-        tensors = {
-            name: np.ascontiguousarray(to_numpy(getattr(self, name))) for name in ("means", "classes", "negative")
-        }
+        tensors = {name: np.ascontiguousarray(to_numpy(getattr(self, name))) for name in _TENSORS}
         # Its own `save_file` writes beside the file too, under names that say nothing of who left them.
         write_bytes_atomic(Path(path), save(tensors, metadata))
 

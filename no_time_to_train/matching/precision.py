@@ -33,13 +33,20 @@ def full_precision() -> Iterator[None]:
 
 
 @contextmanager
-def inference() -> Iterator[None]:
-    """Compute in the inputs' own precision, and without gradients."""
+def without_gradients() -> Iterator[None]:
+    """Compute without gradients, where torch computes."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield
         return
-    with torch.inference_mode(), full_precision():
+    with torch.inference_mode():
+        yield
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Compute in the inputs' own precision, and without gradients."""
+    with without_gradients(), full_precision():
         yield
 
 

@@ -1,27 +1,49 @@
 """What the two frozen networks give for images: in batches, and from a cache where it has been computed before."""
 
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any, runtime_checkable
 
-import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from no_time_to_train.configs.pipeline import ResizePolicy
-from no_time_to_train.encoders.base import Encoder
-from no_time_to_train.encoders.cuda_graphs import Replayed, is_one_half_image
 from no_time_to_train.encoders.feature_checks import check_features
-from no_time_to_train.encoders.preprocessing import encoder_pixels
+from no_time_to_train.encoders.preprocessing import EncoderInput, encoder_pixels
 from no_time_to_train.matching import MemoryBank
+from no_time_to_train.matching.array_ops import Array, array_namespace, array_on, as_float, as_like
+from no_time_to_train.matching.precision import without_gradients
 from no_time_to_train.matching.tiled_masks import pixel_reach
 from no_time_to_train.models.cache.entries import are_embedding, are_masks, are_patches
 from no_time_to_train.models.cache.feature_cache import FeatureCache, content_key
 from no_time_to_train.models.cache.mask_codec import pack_masks, unpack_masks
 from no_time_to_train.models.protocols import IMPROVED, Protocol
 from no_time_to_train.proposers.base import Embedding, MaskProposals, MaskProposer, PromptableModel
+from no_time_to_train.runtime.features import EncoderFeatures
 
-Image = UInt8[Tensor, "3 _ _"]
+Image = UInt8[Array, "3 _ _"]
+
+# Takes pixels; gives what a network makes of them.
+Network = Callable[[Float[Array, "B 3 _ _"]], tuple[Array, ...]]
+
+
+@runtime_checkable
+class ImageEncoder(EncoderInput, typing.Protocol):
+    """What gives features of images: an encoder in torch, or one that ONNX Runtime runs."""
+
+    random_weights: bool
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the features, D."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of architecture and weights."""
+
+    def __call__(self, pixel_values: Float[Array, "B 3 H W"]) -> EncoderFeatures:
+        """Encode images."""
 
 
 class ImageFeatures:
@@ -36,15 +58,21 @@ class ImageFeatures:
         policy: How images are resized for the encoder.
         cache: Where results are kept; None computes everything.
         protocol: Its rules for images.
+        encode: Gives patch features of pixels by the encoder; asks it if None.
+        embed: Gives embeddings of pixels by the promptable model, in the order of its `embedding_shapes`; asks it if
+            None.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: ImageEncoder,
         promptable: PromptableModel,
         policy: ResizePolicy = "stretch",
         cache: FeatureCache | None = None,
         protocol: Protocol = IMPROVED,
+        *,
+        encode: Network | None = None,
+        embed: Network | None = None,
     ) -> None:
         self._encoder = encoder
         self._promptable = promptable
@@ -52,11 +80,11 @@ class ImageFeatures:
         self.cache = cache
         self._protocol = protocol
         self._fingerprints: dict[str, str] = {}
-        self._replayed_encoder = Replayed(partial(_patches, encoder), encoder, is_one_half_image)
-        self._replayed_embed = Replayed(partial(_embedded, promptable), promptable.image_encoder, is_one_half_image)
+        self._encode = encode or partial(patches_of, encoder)
+        self._embed = embed or partial(embedding_of, promptable)
 
-    @torch.inference_mode()
-    def patches(self, images: Sequence[Image], *, references: bool = False) -> list[Float[Tensor, "_ _ D"]]:
+    @without_gradients()
+    def patches(self, images: Sequence[Image], *, references: bool = False) -> list[Float[Array, "_ _ D"]]:
         """Return the patch features of images, in float32; images that are resized to one size go together.
 
         Args:
@@ -79,14 +107,15 @@ class ImageFeatures:
         }
         for size in {entry.shape for entry in pixels.values()}:
             together = [index for index, entry in pixels.items() if entry.shape == size]
-            (batch,) = self._replayed_encoder(torch.cat([pixels[index] for index in together]))
-            for index, patches in zip(together, batch.float(), strict=True):
-                check_features(patches, images[index].to(patches.device), self._encoder_name)
+            (batch,) = self._encode(_together([pixels[index] for index in together]))
+            for index, patches in zip(together, as_float(batch), strict=True):
+                check_features(patches, images[index], self._encoder_name)
                 found[index] = {"patches": patches}
                 self._keep(what, self._encoder_fingerprint, images[index], found[index])
-        return [entry["patches"].to(self._encoder.device) for entry in found if entry is not None]
+        like = array_on(self._encoder.device)
+        return [as_like(entry["patches"], like) for entry in found if entry is not None]
 
-    @torch.inference_mode()
+    @without_gradients()
     def embeddings(self, images: Sequence[Image]) -> list[Embedding]:
         """Return the embeddings of images, each of one image.
 
@@ -98,23 +127,25 @@ class ImageFeatures:
         found = self._read(what, self._promptable_fingerprint, images)
         missing = [index for index, entry in enumerate(found) if entry is None]
         if missing:
-            batch = self._replayed_embed(torch.cat([model.preprocess(images[index]) for index in missing]))
+            batch = self._embed(_together([model.preprocess(images[index]) for index in missing]))
             for place, index in enumerate(missing):
                 names = model.embedding_shapes
                 entry = {name: part[place : place + 1] for name, part in zip(names, batch, strict=True)}
                 # The first is what prompts attend to.
-                places = next(iter(entry.values()))[0].permute(1, 2, 0)
-                check_features(places, images[index].to(places.device), model.kind)
+                (places, *_) = (part[0] for part in entry.values())
+                places = array_namespace(places).permute_dims(places, (1, 2, 0))
+                check_features(places, images[index], model.kind)
                 found[index] = entry
                 self._keep(what, self._promptable_fingerprint, images[index], entry)
-        return [{name: part.to(model.device) for name, part in entry.items()} for entry in found if entry is not None]
+        like = array_on(model.device)
+        return [{name: as_like(part, like) for name, part in entry.items()} for entry in found if entry is not None]
 
     def proposals(
         self,
         images: Sequence[Image],
         key: str,
         proposer: MaskProposer,
-        patches: Sequence[Float[Tensor, "_ _ D"]],
+        patches: Sequence[Float[Array, "_ _ D"]],
         memory: MemoryBank | None,
     ) -> list[MaskProposals]:
         """Return the masks that are proposed for images.
@@ -127,7 +158,7 @@ class ImageFeatures:
             patches: The images' patch features, for the proposer.
             memory: The references, for a proposer that uses them.
         """
-        settings, device = self._protocol.key(key), self._promptable.device
+        settings, like = self._protocol.key(key), array_on(self._promptable.device)
         masks: dict[int, MaskProposals] = {}
         for index, image in enumerate(images):
             reach = self._reach(image)
@@ -135,7 +166,7 @@ class ImageFeatures:
             if entry is not None:
                 # Outlines of other masks are made anew.
                 with suppress(ValueError):
-                    masks[index] = MaskProposals(*(part.to(device) for part in unpack_masks(entry, reach)))
+                    masks[index] = MaskProposals(*(as_like(part, like) for part in unpack_masks(entry, reach)))
         missing = [index for index in range(len(images)) if index not in masks]
         for index, embedding in zip(missing, self.embeddings([images[index] for index in missing]), strict=True):
             masks[index] = proposer(embedding, patches[index], memory)
@@ -163,7 +194,7 @@ class ImageFeatures:
 
     def _read(
         self, what: str, fingerprint: Callable[[], str], images: Sequence[Image]
-    ) -> list[dict[str, Tensor] | None]:
+    ) -> list[dict[str, Array] | None]:
         if self.cache is None:
             return [None] * len(images)
         return [
@@ -171,13 +202,13 @@ class ImageFeatures:
             for image in images
         ]
 
-    def _are_usable(self, what: str, image: Image, tensors: Mapping[str, Tensor]) -> bool:
+    def _are_usable(self, what: str, image: Image, tensors: Mapping[str, Array]) -> bool:
         if what.startswith("patches "):
             return are_patches(tensors, image, self._encoder, self._policy)
         model = self._promptable
         return are_embedding(tensors, model) if what.startswith("embedding") else are_masks(tensors, model)
 
-    def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Tensor] | None) -> None:
+    def _keep(self, what: str, fingerprint: Callable[[], str], image: Image, tensors: dict[str, Array] | None) -> None:
         if self.cache is not None and tensors is not None:
             self.cache.put(content_key(what, fingerprint(), image), tensors)
 
@@ -195,13 +226,19 @@ class ImageFeatures:
         return f"{self._fingerprints[name]} {autocast_state(self._promptable.device)}"
 
 
-def _patches(encoder: Encoder, pixels: Tensor) -> tuple[Tensor]:
+def patches_of(encoder: ImageEncoder, pixels: Float[Array, "B 3 H W"]) -> tuple[Float[Array, "B h w D"]]:
+    """Return the patch features of images, alone in a tuple."""
     return (encoder(pixels).patches,)
 
 
-def _embedded(model: PromptableModel, pixels: Tensor) -> tuple[Tensor, ...]:
+def embedding_of(model: PromptableModel, pixels: Float[Array, "B 3 S S"]) -> tuple[Array, ...]:
+    """Return the embeddings of images, in the order of the model's `embedding_shapes`."""
     embedding = model.embed(pixels)
     return tuple(embedding[name] for name in model.embedding_shapes)
+
+
+def _together(images: Sequence[Float[Array, "1 3 H W"]]) -> Float[Array, "B 3 H W"]:
+    return array_namespace(images[0]).concat(images)
 
 
 def _outlined(settings: str, reach: int) -> str:
@@ -209,8 +246,12 @@ def _outlined(settings: str, reach: int) -> str:
     return settings if reach == 1 else f"{settings} reach {reach}"
 
 
-def autocast_state(device: torch.device) -> str:
+def autocast_state(device: Any) -> str:
     """Name what autocast makes of models on a device now; it changes what they compute."""
+    if isinstance(device, str):
+        return "plain"
+    import torch
+
     if not torch.is_autocast_enabled(device.type):
         return "plain"
     return f"autocast {torch.get_autocast_dtype(device.type)}"

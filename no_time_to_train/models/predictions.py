@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from no_time_to_train.data.masks import encode_changes
 from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.matching import Instances
+from no_time_to_train.matching.array_ops import to_numpy
 from no_time_to_train.matching.changes import mask_changes
 
 
@@ -18,12 +19,12 @@ def to_prediction(instances: Instances, class_names: Sequence[str], *, far_pixel
     """
     masks = instances.masks
     height, width = masks.shape[1:]
-    encoded = encode_changes(*mask_changes(masks), height, width) if masks.is_cuda else None
+    encoded = encode_changes(*mask_changes(masks), height, width) if getattr(masks, "is_cuda", False) else None
     return Prediction(
-        masks=masks.cpu().numpy(),
-        boxes=instances.boxes.cpu().numpy(),
-        scores=instances.scores.cpu().numpy(),
-        labels=instances.labels.cpu().numpy(),
+        masks=to_numpy(masks),
+        boxes=to_numpy(instances.boxes),
+        scores=to_numpy(instances.scores),
+        labels=to_numpy(instances.labels),
         class_names=tuple(class_names),
         image_size=(height, width),
         far_pixel=far_pixel,

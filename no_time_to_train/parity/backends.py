@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.encoders.base import Encoder
 from no_time_to_train.encoders.onnx_encoder import OnnxEncoder, build_onnx_encoder
-from no_time_to_train.encoders.torch_encoder import ONNX, FeatureEncoder, build_encoder_from_checkpoint
+from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.export.verify import compiled_tokens
 from no_time_to_train.jax_models.load import EqxEncoder, leaf_names, save_eqx_encoder
 from no_time_to_train.parity.stages import FINAL_NORM, Trace, trace_torch, with_inputs
 from no_time_to_train.runtime.onnx_session import open_tapped_session
+from no_time_to_train.weights.identify import ONNX
 
 Kind = Literal["torch", "eqx", "onnx"]
 AnyEncoder = Encoder | EqxEncoder | Path | str

@@ -10,7 +10,7 @@ from no_time_to_train.data.datasets import TargetItem
 from no_time_to_train.data.prediction import Prediction, Result
 from no_time_to_train.models.feature_extractor import autocast_state
 from no_time_to_train.models.pipeline import MatchingPipeline
-from no_time_to_train.models.run_fingerprint import run_fingerprint
+from no_time_to_train.models.steps import run_fingerprint
 
 # All results are kept: average precision wants them down to the lowest score.
 _LEAST_SCORE = -1.0

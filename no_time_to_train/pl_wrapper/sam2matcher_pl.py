@@ -17,7 +17,6 @@ from no_time_to_train.data.datasets import ReferenceItem, TargetItem
 from no_time_to_train.data.inputs import check_not_replaced
 from no_time_to_train.data.prediction import Prediction, Result
 from no_time_to_train.encoders.preprocessing import image_tensor
-from no_time_to_train.encoders.torch_encoder import ONNX, is_file_of_weights
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.io.atomic import remove_file
 from no_time_to_train.io.messages import plain_console
@@ -35,6 +34,7 @@ from no_time_to_train.pl_wrapper.run_results import METRICS, RESULTS, write_metr
 from no_time_to_train.pl_wrapper.run_settings import check_limit, check_precision
 from no_time_to_train.results.coco_output import PREDICTIONS
 from no_time_to_train.results.evaluation import ApReport, ap_table, evaluate, reports_as_json
+from no_time_to_train.weights.identify import ONNX, is_file_of_weights
 
 log = logging.getLogger(__name__)
 

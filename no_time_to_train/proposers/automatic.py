@@ -5,13 +5,13 @@ Meta's generator offers, are left out: the original decodes the whole image only
 """
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from no_time_to_train.configs.pipeline import AmgConfig
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.matching.boxes import mask_boxes
+from no_time_to_train.matching.array_ops import Array, array_namespace, as_float, as_like, device, to_numpy
+from no_time_to_train.matching.boxes import batched_nms, mask_boxes
+from no_time_to_train.matching.precision import without_gradients
 from no_time_to_train.proposers.base import Embedding, MaskProposals, PromptableModel, Prompts
 from no_time_to_train.proposers.grid import point_grid
 
@@ -41,11 +41,11 @@ class AutomaticMaskGenerator:
         """All that decides the proposals but image and model."""
         return f"automatic {self.config}"
 
-    @torch.inference_mode()
+    @without_gradients()
     def __call__(
         self,
         embedding: Embedding,
-        patches: Float[Tensor, "h w D"] | None = None,
+        patches: Float[Array, "h w D"] | None = None,
         memory: MemoryBank | None = None,
     ) -> MaskProposals:
         """Find the masks of one image; features and memory do not count.
@@ -63,14 +63,16 @@ class AutomaticMaskGenerator:
             ConfigError: The embedding is of several images.
         """
         config = self.config
+        points = point_grid(config.points_per_side, self._model.image_size)[:, None]
         batches = self._model.mask_batches(
             self._model.prepare(embedding),
-            Prompts(point_grid(config.points_per_side, self._model.image_size)[:, None]),
+            Prompts(points).like(next(iter(embedding.values()))),
             lambda predicted_iou: predicted_iou > config.pred_iou_thresh,
             batch_size=config.points_per_batch,
         )
         kept = [_sure_masks(*batch, config) for batch in batches]
-        masks = MaskProposals(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+        xp = array_namespace(kept[0].mask_logits)
+        masks = MaskProposals(*(xp.concat(parts) for parts in zip(*kept, strict=True)))
         return suppress_duplicates(masks, config.box_nms_thresh)
 
 
@@ -84,16 +86,16 @@ def suppress_duplicates(masks: MaskProposals, box_nms_thresh: float) -> MaskProp
     Returns:
         The masks that are kept, highest predicted IoU first.
     """
-    from torchvision.ops import nms  # seconds to import
-
-    boxes = mask_boxes(masks.mask_logits).float()
+    boxes = as_float(mask_boxes(masks.mask_logits))
     # The far edges of the last pixels.
     boxes[:, 2:] += 1
-    rows = nms(boxes, masks.predicted_iou, box_nms_thresh)
+    xp = array_namespace(boxes)
+    one_class = xp.zeros(len(boxes), dtype=xp.int64, device=device(boxes))
+    rows = batched_nms(boxes, masks.predicted_iou, one_class, box_nms_thresh)
     return MaskProposals(masks.mask_logits[rows], masks.predicted_iou[rows])
 
 
-def stability_score(mask_logits: Float[Tensor, "N Hm Wm"], offset: float = 1.0) -> Float[Tensor, " N"]:
+def stability_score(mask_logits: Float[Array, "N Hm Wm"], offset: float = 1.0) -> Float[Array, " N"]:
     """Rate how little masks depend on where their logits are cut.
 
     Args:
@@ -103,12 +105,12 @@ def stability_score(mask_logits: Float[Tensor, "N Hm Wm"], offset: float = 1.0) 
     Returns:
         IoU in [0, 1] of the masks above `offset` and above minus `offset`; 0 where both are empty.
     """
-    inner = (mask_logits > offset).sum(dim=(1, 2))
-    outer = (mask_logits > -offset).sum(dim=(1, 2))
-    return inner / outer.clamp(min=1)
+    xp = array_namespace(mask_logits)
+    inner, outer = (as_float(xp.sum(mask_logits > cut, axis=(1, 2))) for cut in (offset, -offset))
+    return inner / outer.clip(min=1)
 
 
-def remove_small_regions(mask_logits: Float[Tensor, "N Hm Wm"], max_area: int) -> Float[Tensor, "N Hm Wm"]:
+def remove_small_regions(mask_logits: Float[Array, "N Hm Wm"], max_area: int) -> Float[Array, "N Hm Wm"]:
     """Fill holes and wipe islands of at most `max_area` pixels, both told from the masks as they come.
 
     Pixels that touch at a corner belong together, in holes as in islands. Filled pixels get logit 10, wiped ones -10.
@@ -120,26 +122,28 @@ def remove_small_regions(mask_logits: Float[Tensor, "N Hm Wm"], max_area: int) -
     inside = mask_logits > 0
     hole = ~inside & (_region_areas(~inside) <= max_area)
     island = inside & (_region_areas(inside) <= max_area)
-    return mask_logits.masked_fill(hole, _SURE).masked_fill(island, -_SURE)
+    xp = array_namespace(mask_logits)
+    return xp.where(island, -_SURE, xp.where(hole, _SURE, mask_logits))
 
 
 def _sure_masks(
-    mask_logits: Float[Tensor, "N Hm Wm"], predicted_iou: Float[Tensor, " N"], config: AmgConfig
+    mask_logits: Float[Array, "N Hm Wm"], predicted_iou: Float[Array, " N"], config: AmgConfig
 ) -> MaskProposals:
     """Apply the filters that look at one drawn mask at a time."""
     if config.min_mask_region_area > 0:
         mask_logits = remove_small_regions(mask_logits, config.min_mask_region_area)
     stable = stability_score(mask_logits, config.stability_score_offset) >= config.stability_score_thresh
-    rows = (stable & (mask_logits > 0).flatten(1).any(dim=1)).nonzero()[:, 0]
+    xp = array_namespace(mask_logits)
+    rows = xp.nonzero(stable & xp.any(mask_logits > 0, axis=(1, 2)))[0]
     return MaskProposals(mask_logits[rows], predicted_iou[rows])
 
 
-def _region_areas(masks: Bool[Tensor, "N Hm Wm"]) -> Int[Tensor, "N Hm Wm"]:
+def _region_areas(masks: Bool[Array, "N Hm Wm"]) -> Int[Array, "N Hm Wm"]:
     """Give every true pixel the number of pixels in its 8-connected region, and every false one 0."""
     import cv2  # of the extra `draw`, and slow to import
 
     areas = np.empty(masks.shape, dtype=np.int64)
-    for mask, area in zip(masks.cpu().numpy(), areas, strict=True):
+    for mask, area in zip(to_numpy(masks), areas, strict=True):
         _, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         area[:] = np.where(mask, stats[regions, cv2.CC_STAT_AREA], 0)
-    return torch.from_numpy(areas).to(masks.device)
+    return as_like(areas, masks)

@@ -1,24 +1,24 @@
 """What proposes masks: two protocols, and the values that go in and come out.
 
 A `PromptableModel` embeds an image once and draws masks for prompts on it; SAM2 is one. A `MaskProposer` decides what
-such a model is asked on an image, and which of its masks are proposals.
+such a model is asked on an image, and which of its masks are proposals. Arrays are torch tensors or NumPy arrays, as
+the model gives them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
 
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching import MemoryBank
+from no_time_to_train.matching.array_ops import Array, array_namespace, as_float, as_like, device
 
-Embedding: TypeAlias = Mapping[str, Float[Tensor, "B ..."]]
+Embedding: TypeAlias = Mapping[str, Float[Array, "B ..."]]
 """What a promptable model knows of B images, by name, in float32: kept in caches as it is."""
 
-MaskFilter: TypeAlias = Callable[[Float[Tensor, "N K"]], Bool[Tensor, "N K"]]
+MaskFilter: TypeAlias = Callable[[Float[Array, "N K"]], Bool[Array, "N K"]]
 """Tells from the predicted IoU of the K masks of N prompts which are wanted; several threads may call it at once."""
 
 
@@ -30,8 +30,8 @@ class MaskProposals(NamedTuple):
         predicted_iou: float32 in [0, 1], the model's own estimate of the mask's IoU with the object.
     """
 
-    mask_logits: Float[Tensor, "N Hm Wm"]
-    predicted_iou: Float[Tensor, " N"]
+    mask_logits: Float[Array, "N Hm Wm"]
+    predicted_iou: Float[Array, " N"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Prompts:
         ConfigError: Points and boxes are both given or both missing, or shapes are wrong.
     """
 
-    points: Float[Tensor, "N P 2"] | None = None
-    labels: Int[Tensor, "N P"] | None = None
-    boxes: Float[Tensor, "N 4"] | None = None
+    points: Float[Array, "N P 2"] | None = None
+    labels: Int[Array, "N P"] | None = None
+    boxes: Float[Array, "N 4"] | None = None
 
     def __post_init__(self) -> None:
         points, labels, boxes = self.points, self.labels, self.boxes
@@ -64,7 +64,8 @@ class Prompts:
                 f"points of shape {tuple(points.shape)}, expected (N, P, 2)", remedy="give x and y of P points a prompt"
             )
         if labels is None:
-            object.__setattr__(self, "labels", torch.ones(points.shape[:2], dtype=torch.int64, device=points.device))
+            xp = array_namespace(points)
+            object.__setattr__(self, "labels", xp.ones(points.shape[:2], dtype=xp.int64, device=device(points)))
         elif labels.shape != points.shape[:2]:
             raise ConfigError(
                 f"labels of shape {tuple(labels.shape)}, expected {tuple(points.shape[:2])}", remedy="label every point"
@@ -78,18 +79,19 @@ class Prompts:
         """Take a part of the prompts."""
         return Prompts(*(None if part is None else part[rows] for part in (self.points, self.labels, self.boxes)))
 
-    def to(self, device: torch.device) -> "Prompts":
-        """Bring the prompts to a device, coordinates in float32."""
-        return Prompts(
-            None if self.points is None else self.points.to(device, torch.float32),
-            None if self.labels is None else self.labels.to(device),
-            None if self.boxes is None else self.boxes.to(device, torch.float32),
-        )
+    def like(self, array: Array) -> "Prompts":
+        """Return the prompts as arrays of the kind and on the device of another one, coordinates in float32."""
+
+        def brought(part: Array | None) -> Array | None:
+            return None if part is None else as_like(part, array)
+
+        points, boxes = (None if part is None else as_float(brought(part)) for part in (self.points, self.boxes))
+        return Prompts(points, brought(self.labels), boxes)
 
 
 @runtime_checkable
 class PromptableModel(Protocol):
-    """A frozen network that embeds an image once and draws masks for prompts on it; a torch module.
+    """A frozen network that embeds an image once and draws masks for prompts on it.
 
     Coordinates of prompts are pixels of its square input; `scale_points` brings an image's coordinates there. Masks
     cover the image exactly: a model that pads images cuts the padding off.
@@ -108,8 +110,8 @@ class PromptableModel(Protocol):
         """Side of the masks that it draws, in their pixels."""
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
+    def device(self) -> Any:
+        """Where its arrays are: a `torch.device`, or `cpu` for NumPy arrays."""
 
     @property
     def random_weights(self) -> bool:
@@ -119,23 +121,16 @@ class PromptableModel(Protocol):
         """Return the identity of all that decides embeddings and masks; weights are read at each call."""
 
     @property
-    def image_encoder(self) -> nn.Module:
-        """The part that embeds images; `set_precision` is for it alone."""
-
-    @property
     def embedding_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of each tensor of one image's embedding, with its batch axis."""
 
-    def set_precision(self, dtype: torch.dtype) -> None:
-        """Embed images in another dtype from now on; prompts are decoded in the same one as before."""
-
-    def preprocess(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 3 S S"]:
+    def preprocess(self, image: UInt8[Array, "3 H W"]) -> Float[Array, "1 3 S S"]:
         """Bring an image (RGB) to the model's input."""
 
-    def embed(self, pixel_values: Float[Tensor, "B 3 S S"]) -> Embedding:
+    def embed(self, pixel_values: Float[Array, "B 3 S S"]) -> Embedding:
         """Embed images from `preprocess`, concatenated along the batch."""
 
-    def scale_points(self, points: Float[Tensor, "N P 2"], image_size: tuple[int, int]) -> Float[Tensor, "N P 2"]:
+    def scale_points(self, points: Float[Array, "N P 2"], image_size: tuple[int, int]) -> Float[Array, "N P 2"]:
         """Bring points from pixels of an image of size (H, W) to pixels of the model's input."""
 
     def prepare(self, embedding: Embedding) -> Any:
@@ -167,6 +162,18 @@ class PromptableModel(Protocol):
 
 
 @runtime_checkable
+class TorchPromptableModel(PromptableModel, Protocol):
+    """A promptable model that is a torch module."""
+
+    @property
+    def image_encoder(self) -> Any:
+        """The module that embeds images; `set_precision` is for it alone."""
+
+    def set_precision(self, dtype: Any) -> None:
+        """Embed images in another `torch.dtype` from now on; prompts are decoded in the same one as before."""
+
+
+@runtime_checkable
 class MaskProposer(Protocol):
     """Proposes masks for an image, by what it asks of a promptable model."""
 
@@ -179,7 +186,7 @@ class MaskProposer(Protocol):
         """Whether patch features and memory decide what is proposed."""
 
     def __call__(
-        self, embedding: Embedding, patches: Float[Tensor, "h w D"], memory: MemoryBank | None
+        self, embedding: Embedding, patches: Float[Array, "h w D"], memory: MemoryBank | None
     ) -> MaskProposals:
         """Propose masks.
 
@@ -190,9 +197,7 @@ class MaskProposer(Protocol):
         """
 
 
-def scale_boxes(
-    model: PromptableModel, boxes: Float[Tensor, "N 4"], image_size: tuple[int, int]
-) -> Float[Tensor, "N 4"]:
+def scale_boxes(model: PromptableModel, boxes: Float[Array, "N 4"], image_size: tuple[int, int]) -> Float[Array, "N 4"]:
     """Bring xyxy boxes from pixels of an image of size (H, W) to pixels of a model's input."""
     return model.scale_points(boxes.reshape(-1, 2, 2), image_size).reshape(-1, 4)
 
@@ -200,24 +205,27 @@ def scale_boxes(
 def best_above(min_iou: float | None) -> MaskFilter:
     """Choose the best of each prompt's masks, if its predicted IoU is above a threshold."""
 
-    def keep(predicted_iou: Float[Tensor, "N K"]) -> Bool[Tensor, "N K"]:
-        best, choice = predicted_iou.max(dim=1, keepdim=True)
-        enough = torch.ones_like(best, dtype=torch.bool) if min_iou is None else best > min_iou
-        return torch.zeros_like(predicted_iou, dtype=torch.bool).scatter_(1, choice, enough)
+    def keep(predicted_iou: Float[Array, "N K"]) -> Bool[Array, "N K"]:
+        xp = array_namespace(predicted_iou)
+        masks = xp.arange(predicted_iou.shape[1], device=device(predicted_iou))
+        best = xp.argmax(predicted_iou, axis=1, keepdims=True) == masks
+        return best if min_iou is None else best & (predicted_iou > min_iou)
 
     return keep
 
 
-def collect_masks(batches: Iterable[MaskProposals], most: int, side: int, device: torch.device) -> MaskProposals:
+def collect_masks(batches: Iterable[MaskProposals], most: int, side: int, like: Array) -> MaskProposals:
     """Copy masks one after the other into memory for all of them, so that no two copies of all exist.
 
     Args:
         batches: A few masks at a time.
         most: How many there may be.
         side: Of the masks, in their pixels.
-        device: Where they are.
+        like: An array of their kind and on their device.
     """
-    whole = MaskProposals(torch.empty((most, side, side), device=device), torch.empty(most, device=device))
+    xp = array_namespace(like)
+    sizes: tuple[tuple[int, ...], ...] = ((most, side, side), (most,))
+    whole = MaskProposals(*(xp.empty(size, dtype=xp.float32, device=device(like)) for size in sizes))
     stop = 0
     for batch in batches:
         start, stop = stop, stop + len(batch.predicted_iou)

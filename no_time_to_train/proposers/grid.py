@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from no_time_to_train.configs.pipeline import Sam2InferConfig
 from no_time_to_train.errors import ConfigError
 from no_time_to_train.matching import MemoryBank
+from no_time_to_train.matching.array_ops import Array
+from no_time_to_train.matching.precision import without_gradients
 from no_time_to_train.proposers.base import Embedding, MaskProposals, PromptableModel, Prompts
 
-PointGrid = Callable[[int, int], Float[Tensor, "N 2"]]
+PointGrid = Callable[[int, int], Float[np.ndarray, "N 2"]]
 
 
-def point_grid(points_per_side: int, image_size: int) -> Float[Tensor, "N 2"]:
+def point_grid(points_per_side: int, image_size: int) -> Float[np.ndarray, "N 2"]:
     """Place points at the centers of a square grid's cells.
 
     Args:
@@ -29,9 +30,9 @@ def point_grid(points_per_side: int, image_size: int) -> Float[Tensor, "N 2"]:
     """
     if points_per_side < 1:
         raise ConfigError(f"points_per_side is {points_per_side}, expected at least 1", remedy="32 is usual")
-    centers = (torch.arange(points_per_side, dtype=torch.float32) + 0.5) * (image_size / points_per_side)
-    y, x = torch.meshgrid(centers, centers, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=-1)
+    centers = (np.arange(points_per_side, dtype=np.float32) + 0.5) * (image_size / points_per_side)
+    y, x = np.meshgrid(centers, centers, indexing="ij")
+    return np.stack([x.flatten(), y.flatten()], axis=-1)
 
 
 class GridProposer:
@@ -53,12 +54,13 @@ class GridProposer:
         """All that decides the proposals but image and model."""
         return f"grid {self._config.points_per_side} {self._config.iou_thr}"
 
-    @torch.inference_mode()
+    @without_gradients()
     def __call__(
-        self, embedding: Embedding, patches: Float[Tensor, "h w D"], memory: MemoryBank | None
+        self, embedding: Embedding, patches: Float[Array, "h w D"], memory: MemoryBank | None
     ) -> MaskProposals:
         """Propose masks for one image; features and memory do not count."""
         config, model = self._config, self._model
-        prompts = Prompts(points=self._points(config.points_per_side, model.image_size)[:, None])
+        points = self._points(config.points_per_side, model.image_size)[:, None]
+        prompts = Prompts(points).like(next(iter(embedding.values())))
         image = model.prepare(embedding)
         return model.best_masks(image, prompts, min_iou=config.iou_thr, batch_size=config.testing_point_bs)

@@ -8,18 +8,18 @@ point is left, nothing new was found, or the prompts are used up.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from no_time_to_train.configs.pipeline import Sam2InferConfig
 from no_time_to_train.matching import MemoryBank
-from no_time_to_train.matching.precision import full_precision
+from no_time_to_train.matching.array_ops import Array, array_namespace, as_like, normalize, to_numpy
+from no_time_to_train.matching.interpolation import nearest_pixels, resize_map
+from no_time_to_train.matching.precision import inference
 from no_time_to_train.matching.similarity import class_similarity, pool_masks
 from no_time_to_train.proposers.base import Embedding, MaskProposals, PromptableModel, Prompts
 
-PromptFn = Callable[[Float[Tensor, "N 2"]], MaskProposals]
+PromptFn = Callable[[Float[Array, "N 2"]], MaskProposals]
 
 
 class GuidedProposer:
@@ -42,14 +42,14 @@ class GuidedProposer:
         return f"prior {config.points_per_side} {config.iou_thr} {config.max_prompts} {config.prior_threshold}"
 
     def __call__(
-        self, embedding: Embedding, patches: Float[Tensor, "h w D"], memory: MemoryBank | None
+        self, embedding: Embedding, patches: Float[Array, "h w D"], memory: MemoryBank | None
     ) -> MaskProposals:
         """Propose masks for one image."""
         assert memory is not None
         config, model = self._config, self._model
         image = model.prepare(embedding)
 
-        def ask(points: Float[Tensor, "N 2"]) -> MaskProposals:
+        def ask(points: Float[Array, "N 2"]) -> MaskProposals:
             prompts = Prompts(points=points[:, None])
             return model.best_masks(image, prompts, min_iou=config.iou_thr, batch_size=config.testing_point_bs)
 
@@ -73,10 +73,9 @@ class PriorSearch:
     threshold: float
     slack: float = 0.05
 
-    @torch.inference_mode()
-    @full_precision()
+    @inference()
     def __call__(
-        self, patches: Float[Tensor, "h w D"], memory: MemoryBank, image_size: int, ask: PromptFn
+        self, patches: Float[Array, "h w D"], memory: MemoryBank, image_size: int, ask: PromptFn
     ) -> MaskProposals:
         """Search one image.
 
@@ -96,47 +95,57 @@ class PriorSearch:
         found: list[MaskProposals] = []
         left, cell = self.max_prompts, _coarsest(side)
         while cell >= 1 and left > 0:
-            chosen = _best_of_cells(resemblance.masked_fill(~open_points, -torch.inf), cell)[:left]
+            chosen = _best_of_cells(np.where(open_points, resemblance, -np.inf), cell)[:left]
             cell //= 2
             if not len(chosen):
                 continue
             left -= len(chosen)
-            open_points.view(-1)[chosen] = False
-            centres = (torch.stack([chosen % side, chosen // side], dim=1) + 0.5) * (image_size / side)
-            masks = ask(centres.float())
+            open_points.reshape(-1)[chosen] = False
+            centers = (np.stack([chosen % side, chosen // side], axis=1) + 0.5) * (image_size / side)
+            masks = ask(as_like(centers.astype(np.float32), patches))
             found.append(masks)
             open_points &= ~self._explained(masks, patches, memory, resemblance)
         if not found:
-            return ask(torch.empty(0, 2, device=patches.device))
-        return MaskProposals(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+            return ask(as_like(np.empty((0, 2), dtype=np.float32), patches))
+        xp = array_namespace(patches)
+        return MaskProposals(*(xp.concat(parts) for parts in zip(*found, strict=True)))
 
-    def _resemblance(self, patches: Float[Tensor, "h w D"], memory: MemoryBank) -> Float[Tensor, "side side"]:
+    def _resemblance(self, patches: Float[Array, "h w D"], memory: MemoryBank) -> Float[np.ndarray, "side side"]:
         """Return the highest cosine with a class at each point of the grid."""
-        height, width, _ = patches.shape
-        cosines = class_similarity(F.normalize(patches.flatten(0, 1), dim=1), memory).amax(dim=1)
+        height, width, dim = patches.shape
+        xp = array_namespace(patches)
+        cosines = xp.max(class_similarity(normalize(xp.reshape(patches, (height * width, dim))), memory), axis=1)
         size = (self.points_per_side, self.points_per_side)
-        return F.interpolate(cosines.view(1, 1, height, width), size=size, mode="bilinear", antialias=True)[0, 0]
+        # Searching takes many small steps, for which the CPU is the place.
+        found: np.ndarray = to_numpy(resize_map(xp.reshape(cosines, (height, width)), size))
+        return found
 
     def _explained(
         self,
         masks: MaskProposals,
-        patches: Float[Tensor, "h w D"],
+        patches: Float[Array, "h w D"],
         memory: MemoryBank,
-        resemblance: Float[Tensor, "side side"],
-    ) -> Bool[Tensor, "side side"]:
+        resemblance: Float[np.ndarray, "side side"],
+    ) -> Bool[np.ndarray, "side side"]:
         """Tell which points lie in a mask that resembles a class about as much as they do."""
-        filled = masks.mask_logits[(masks.mask_logits > 0).flatten(1).any(dim=1)]
+        xp = array_namespace(patches)
+        filled = masks.mask_logits[xp.any(masks.mask_logits > 0, axis=(1, 2))]
         if not len(filled):
-            return torch.zeros_like(resemblance, dtype=torch.bool)
-        pooled = F.normalize(pool_masks(patches, filled), dim=1)
-        scores: Tensor = class_similarity(pooled, memory).amax(dim=1)
-        inside = F.interpolate(filled[:, None], size=resemblance.shape, mode="nearest-exact")[:, 0] > 0
-        return (inside & (scores[:, None, None] >= resemblance - self.slack)).any(dim=0)
+            return np.zeros(resemblance.shape, dtype=bool)
+        pooled = normalize(pool_masks(patches, filled))
+        scores = to_numpy(xp.max(class_similarity(pooled, memory), axis=1))
+        side = self.points_per_side
+        inside: np.ndarray = to_numpy(nearest_pixels(filled, (side, side), centered=True) > 0)
+        explained: Bool[np.ndarray, "side side"] = np.any(
+            inside & (scores[:, None, None] >= resemblance - self.slack), axis=0
+        )
+        return explained
 
 
-def _between(values: Tensor, share: float) -> float:
-    """Return the value at this share of the way from the median to the highest."""
-    middle, highest = values.median().item(), values.max().item()
+def _between(values: Float[np.ndarray, "side side"], share: float) -> float:
+    """Return the value at this share of the way from the median to the highest; of two medians from the lower."""
+    in_order = np.sort(values, axis=None)
+    middle, highest = float(in_order[(len(in_order) - 1) // 2]), float(in_order[-1])
     return middle + share * (highest - middle)
 
 
@@ -148,9 +157,17 @@ def _coarsest(side: int) -> int:
     return cell
 
 
-def _best_of_cells(values: Float[Tensor, "side side"], cell: int) -> Int[Tensor, " N"]:
+def _best_of_cells(values: Float[np.ndarray, "side side"], cell: int) -> Int[np.ndarray, " N"]:
     """Return where each cell's highest value is, highest first, of the cells in which one is finite."""
-    best, where = F.max_pool2d(values[None, None], cell, ceil_mode=True, return_indices=True)
-    order = best.flatten().argsort(descending=True, stable=True)
-    order = order[best.flatten()[order] > -torch.inf]
-    return where.flatten()[order]
+    side = len(values)
+    beyond = -side % cell
+    whole = np.pad(values, (0, beyond), constant_values=-np.inf)
+    count = len(whole) // cell
+    cells = whole.reshape(count, cell, count, cell).swapaxes(1, 2).reshape(count * count, cell * cell)
+    first = cells.argmax(axis=1)
+    best = cells[np.arange(len(cells)), first]
+    y, x = (place * cell for place in divmod(np.arange(len(cells)), count))
+    where = (y + first // cell) * side + x + first % cell
+    order = np.argsort(-best, kind="stable")
+    chosen: np.ndarray = where[order[best[order] > -np.inf]]
+    return chosen

@@ -29,6 +29,14 @@ NEEDED_RUNTIME = "needs_onnxruntime"
 _ROOM = 2.5
 # What the values at the end of a stage are called; see the Equinox models' `tokens`.
 _STAGE = re.compile(r"embedding|blocks\.\d+\.(downsample|conv_raw|post_attn|output|(attn|mlp)_(in|raw|scaled))")
+# What ONNX Runtime may run on: its name for it, and the package that has it.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "coreml": ("CoreMLExecutionProvider", "onnxruntime on macOS"),
+    "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
+    "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+}
 EXPORT_AGAIN = "export it again: ntt export"
 
 
@@ -284,7 +292,7 @@ def open_session(
 
     Args:
         file: As `read_onnx_file` gives it.
-        device: `cpu` or `cuda`, for which onnxruntime-gpu has to be installed.
+        device: `cpu`, or another of `PROVIDERS`, for which its package has to be installed; `cuda:1` is a second GPU.
         threads: On the CPU; onnxruntime's choice if None.
         save_memory: Leave the weights where they are, as pages of their file, instead of copying them into the layout
             that is fastest: up to a tenth slower, and the only way where they don't fit twice. As the available memory
@@ -302,7 +310,7 @@ def open_tapped_session(file: OnnxFile, *, device: str = "cpu") -> tuple[onnxrun
 
     Args:
         file: As `read_onnx_file` gives it.
-        device: `cpu` or `cuda`.
+        device: As of `open_session`.
 
     Returns:
         The session, and the names of the stages in the order of the graph, such as `blocks.0.attn_raw`; none for a file
@@ -315,9 +323,26 @@ def open_tapped_session(file: OnnxFile, *, device: str = "cpu") -> tuple[onnxrun
     model = _load(file.path)
     names = tuple(name for node in model.graph.node for name in node.output if _STAGE.fullmatch(name))
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = _options(None)
+    return open_graph(file, model, device=device), names
+
+
+def load_graph(file: OnnxFile) -> onnx.ModelProto:
+    """Return the graph of an ONNX file, without its weights, to be changed and opened by `open_graph`."""
+    return _load(file.path)
+
+
+def open_graph(
+    file: OnnxFile, model: onnx.ModelProto, *, device: str = "cpu", threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a graph that was made of a file's, with the weights of the file. Arguments as of `open_session`.
+
+    Raises:
+        ConfigError: There is no such device, or onnxruntime is older than the file needs.
+        WeightsFormatError: onnxruntime refuses the graph, or the weights are not those that it was exported with.
+    """
+    options = _options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.path.parent))
-    return _open(file, model.SerializeToString(), options, device, None), names
+    return _open(file, model.SerializeToString(), options, device, None)
 
 
 def _options(threads: int | None) -> onnxruntime.SessionOptions:
@@ -356,15 +381,18 @@ def has_room_for(num_bytes: int) -> bool:
 
 
 def _providers(device: str) -> Sequence[str | tuple[str, dict[str, Any]]]:
-    available = onnxruntime.get_available_providers()
     name, _, index = device.partition(":")
-    if name == "cpu":
-        return ["CPUExecutionProvider"]
-    if name != "cuda":
-        raise ConfigError(f"onnxruntime has no device {device!r} here", remedy="use cpu or cuda")
-    if "CUDAExecutionProvider" not in available:
+    if name not in PROVIDERS:
         raise ConfigError(
-            f"onnxruntime was built without CUDA: it has {', '.join(available)}",
-            remedy="pip install onnxruntime-gpu in its place, or use cpu",
+            f"onnxruntime has no device {device!r:.60} here", remedy=f"expected one of {', '.join(PROVIDERS)}"
         )
-    return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
+    provider, package = PROVIDERS[name]
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise ConfigError(
+            f"this onnxruntime was built without {name}: it has {', '.join(available)}",
+            remedy=f"pip install {package} in its place, or use cpu",
+        )
+    if name == "cpu":
+        return [provider]
+    return [(provider, {"device_id": int(index or 0)} if name in ("cuda", "directml") else {}), "CPUExecutionProvider"]

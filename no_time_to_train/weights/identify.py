@@ -6,11 +6,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from no_time_to_train.configs.encoders import ENCODER_CONFIGS, Architecture, EncoderSpec
-from no_time_to_train.errors import LocalEntryNotFoundError, ShapeMismatchError, WeightsFormatError
+from no_time_to_train.configs.encoders import ENCODER_CONFIGS, Architecture, EncoderSpec, resolve_encoder
+from no_time_to_train.errors import (
+    LocalEntryNotFoundError,
+    ShapeMismatchError,
+    UnknownEncoderError,
+    WeightsFormatError,
+)
 from no_time_to_train.weights.architecture import candidate_encoders, describe_architecture, matches
+from no_time_to_train.weights.formats.reader import SUFFIXES
 from no_time_to_train.weights.hub.manifest import read_manifest
 from no_time_to_train.weights.source import WeightsSource
+
+# Before the folder of an exported encoder.
+ONNX = "onnx:"
 
 
 def identify_encoder(source: WeightsSource) -> EncoderSpec:
@@ -92,3 +101,17 @@ def architecture_mismatch_error(entry: EncoderSpec, path: Path, found: Architect
         f"expected {describe_architecture(entry)})",
         remedy=f"{remedy}, or give the weights of {entry.name}",
     )
+
+
+def is_file_of_weights(name: str) -> bool:
+    """Return whether an encoder is named by a weights file or folder, rather than by the registry or as ONNX.
+
+    A registry name stays one where a folder of that name is in the working directory.
+    """
+    if name.startswith(ONNX):
+        return False
+    try:
+        resolve_encoder(name)
+    except UnknownEncoderError:
+        return Path(name).suffix in SUFFIXES or Path(name).exists()
+    return False

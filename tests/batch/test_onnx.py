@@ -218,5 +218,5 @@ def test_what_goes_not_together_with_an_export(
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_what_onnxruntime_refuses_as_it_runs(exported: Path) -> None:
-    with pytest.raises(WeightsFormatError, match=r"fails on images of \(1, 1, 64, 64\)"):
+    with pytest.raises(WeightsFormatError, match=r"fails on pixel_values \(1, 1, 64, 64\)"):
         build_encoder(f"onnx:{exported}").tokens(torch.zeros(1, 1, 64, 64))

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from no_time_to_train.data.references import reference_window
-from no_time_to_train.encoders.preprocessing import encoder_pixels, encoder_size, mask_on_grid
+from no_time_to_train.encoders.preprocessing import encoder_pixels, encoder_size
 from no_time_to_train.encoders.torch_encoder import FeatureEncoder, build_encoder_from_checkpoint
+from no_time_to_train.matching.interpolation import mask_on_grid
 from no_time_to_train.models.dinov3_utils import IMAGENET_MEAN, IMAGENET_STD
 from tests.conftest import DATA
 

@@ -27,7 +27,6 @@ from no_time_to_train.encoders.torch_encoder import (
     build_encoder,
     build_encoder_from_checkpoint,
     build_torch_encoder,
-    is_file_of_weights,
 )
 from no_time_to_train.encoders.transformers_models import build_model
 from no_time_to_train.errors import (
@@ -41,6 +40,7 @@ from no_time_to_train.errors import (
 )
 from no_time_to_train.models.dinov3_utils import ENCODER_CONFIGS, SAT493M_MEAN, EncoderConfig, resolve_encoder
 from no_time_to_train.weights.architecture import matches, read_architecture
+from no_time_to_train.weights.identify import is_file_of_weights
 from no_time_to_train.weights.layouts.dino import detect_layout
 from no_time_to_train.weights.layouts.mapping import to_transformers
 from no_time_to_train.weights.source import read_source

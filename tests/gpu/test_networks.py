@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from no_time_to_train.encoders.cuda_graphs import Replayed
 from no_time_to_train.encoders.preprocessing import encoder_pixels
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
-from no_time_to_train.models.feature_extractor import ImageFeatures
+from no_time_to_train.models.pipeline import replayed_features
 from no_time_to_train.parity.drift import tolerance_of
 from no_time_to_train.proposers.base import Prompts
 from no_time_to_train.proposers.grid import point_grid
@@ -97,20 +98,22 @@ def test_sam2_embeds_the_same(sam2: Sam2Predictor, device: torch.device, convolu
 
 def test_what_is_replayed_is_what_is_computed(sam2: Sam2Predictor, device: torch.device) -> None:
     encoder = build_encoder_from_checkpoint(QUICKSTART / "encoder", device=device, dtype=torch.bfloat16)
-    features = ImageFeatures(encoder, copy.deepcopy(sam2).to(device))
-    features._promptable.set_precision(torch.bfloat16)
+    promptable = copy.deepcopy(sam2).to(device)
+    promptable.set_precision(torch.bfloat16)
+    features = replayed_features(encoder, promptable)
     images = [_picture().roll(shift, dims=1) for shift in range(0, 60, 10)]
     for _ in range(2):
         for image in images:
             with torch.inference_mode():
                 expected = encoder(encoder_pixels(image, encoder)).patches.float()
-                embedding = features._promptable.embed(features._promptable.preprocess(image))
+                embedding = promptable.embed(promptable.preprocess(image))
             assert torch.equal(features.patches([image])[0], expected[0])
             (found,) = features.embeddings([image])
             assert all(torch.equal(part, embedding[name]) for name, part in found.items())
         if device.type == "cuda":
-            assert features._replayed_encoder._graphs
-            assert features._replayed_embed._graphs
+            for replayed in (features._encode, features._embed):
+                assert isinstance(replayed, Replayed)
+                assert replayed._graphs
         # Other weights, elsewhere: a graph of the old ones would go on giving the old features.
         torch.nn.Module.to(encoder, torch.float32)
         torch.nn.Module.to(encoder, torch.bfloat16)
@@ -128,7 +131,7 @@ def test_prompts_are_decoded_as_transformers_does(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     sam2 = sam2.to(device)
     embedding = sam2.embed(sam2.preprocess(_picture()))
-    points = point_grid(10, sam2.image_size).to(device)
+    points = torch.from_numpy(point_grid(10, sam2.image_size)).to(device)
     prompts = Prompts(points[:, None]) if kind == "points" else Prompts(boxes=torch.cat([points - 9, points + 9], 1))
     expected = _theirs(sam2.model, embedding, prompts, multimask=True)
     decoder = PromptDecoder(sam2.model)
@@ -149,7 +152,7 @@ def test_prompts_that_are_replayed_give_the_same(sam2: Sam2Predictor, device: to
         plain._replayed_share._works = plain._replayed_layers._works = False
         image, expected_image = decoder.prepare(embedding), plain.prepare(embedding)
         for count in (16, 10, 61, 130):
-            points = point_grid(12, built.image_size)[:count].to(device)
+            points = torch.from_numpy(point_grid(12, built.image_size)[:count]).to(device)
             for prompts in (Prompts(points[:, None]), Prompts(boxes=torch.cat([points - 9, points + 9], 1))):
                 found = list(decoder.selected(image, prompts, torch.isfinite, batch_size=128))
                 expected = list(plain.selected(expected_image, prompts, torch.isfinite, batch_size=128))
@@ -165,7 +168,7 @@ def test_prompts_that_are_replayed_give_the_same(sam2: Sam2Predictor, device: to
 def test_prompts_keep_their_precision_beside_tf32(sam2: Sam2Predictor, device: torch.device) -> None:
     sam2 = sam2.to(device)
     embedding = sam2.embed(sam2.preprocess(_picture()))
-    prompts = Prompts(point_grid(8, sam2.image_size)[:, None])
+    prompts = Prompts(torch.from_numpy(point_grid(8, sam2.image_size)[:, None]))
     fast = sam2.best_masks(embedding, prompts)
     torch.set_float32_matmul_precision("highest")
     exact = sam2.best_masks(embedding, prompts)

@@ -22,7 +22,7 @@ def blobs(seed: int, count: int, size: tuple[int, int], coarse: int, level: floa
 
 def round_trip(logits: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
     reach = 1 if image_size is None else pixel_reach((logits.shape[1], logits.shape[2]), image_size)
-    masks = unpack_masks(pack_masks(MaskProposals(logits, torch.zeros(len(logits))), reach), reach).mask_logits
+    masks: Tensor = unpack_masks(pack_masks(MaskProposals(logits, torch.zeros(len(logits))), reach), reach).mask_logits
     assert masks.shape == logits.shape
     assert masks.dtype == torch.float32
     return masks

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from no_time_to_train.errors import ConfigError
-from no_time_to_train.models.published_rules import (
+from no_time_to_train.models.protocols import (
     corner_points,
     fractional_mask,
     resize_in_uint8,

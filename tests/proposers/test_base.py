@@ -5,7 +5,7 @@ import torch
 
 from no_time_to_train.proposers.base import MaskProposals, Prompts, best_above, collect_masks
 
-CPU = torch.device("cpu")
+ONE = torch.ones(1)
 
 
 def _proposals(*values: float) -> MaskProposals:
@@ -17,7 +17,7 @@ def _proposals(*values: float) -> MaskProposals:
 def test_a_part_of_labeled_points() -> None:
     points = torch.arange(12.0, dtype=torch.float64).view(3, 2, 2)
     prompts = Prompts(points, torch.tensor([[1, 0], [1, -10], [0, 1]]))
-    part = prompts[1:].to(CPU)
+    part = prompts[1:].like(ONE)
     assert len(prompts) == 3
     assert len(part) == 2
     assert part.points is not None
@@ -30,7 +30,7 @@ def test_a_part_of_labeled_points() -> None:
 
 def test_a_part_of_boxes() -> None:
     prompts = Prompts(boxes=torch.arange(12.0, dtype=torch.float64).view(3, 4))
-    part = prompts[:2].to(CPU)
+    part = prompts[:2].like(ONE)
     assert len(prompts) == 3
     assert len(part) == 2
     assert part.boxes is not None
@@ -62,7 +62,7 @@ def test_the_best_mask_above_a_threshold(min_iou: float | None, kept: list[list[
 
 def test_masks_are_collected_in_order() -> None:
     batches = [_proposals(0.5, 0.25), _proposals(), _proposals(0.75)]
-    masks = collect_masks(batches, most=5, side=2, device=CPU)
+    masks = collect_masks(batches, most=5, side=2, like=ONE)
     assert masks.predicted_iou.tolist() == [0.5, 0.25, 0.75]
     assert torch.equal(masks.mask_logits, _proposals(0.5, 0.25, 0.75).mask_logits)
-    assert collect_masks([], most=5, side=2, device=CPU).mask_logits.shape == (0, 2, 2)
+    assert collect_masks([], most=5, side=2, like=ONE).mask_logits.shape == (0, 2, 2)

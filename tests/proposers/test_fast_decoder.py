@@ -132,7 +132,7 @@ def test_with_trained_weights() -> None:
     sam2 = build_sam2(quickstart)
     rows = torch.linspace(0, 3, 256)[:, None] * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
     embedding = sam2.embed(sam2.preprocess((127 * (1 + torch.sin(rows * rows.mT))).byte()))
-    prompts = Prompts(point_grid(8, sam2.image_size)[:, None])
+    prompts = Prompts(torch.from_numpy(point_grid(8, sam2.image_size)[:, None]))
     expected = _theirs(sam2.model, embedding, prompts, multimask=True)
     decoder = PromptDecoder(sam2.model)
     got = _selected(decoder, decoder.prepare(embedding), prompts, torch.isfinite)

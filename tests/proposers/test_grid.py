@@ -1,5 +1,6 @@
 """A grid of prompts, and the best mask of each."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -60,9 +61,9 @@ def test_poor_masks_and_other_points() -> None:
 
     sides: list[tuple[int, int]] = []
 
-    def corner(points_per_side: int, image_size: int) -> Tensor:
+    def corner(points_per_side: int, image_size: int) -> np.ndarray:
         sides.append((points_per_side, image_size))
-        return torch.tensor([[image_size - 1.0, 0.0]])
+        return np.array([[image_size - 1.0, 0.0]], dtype=np.float32)
 
     one = GridProposer(model, Sam2InferConfig(points_per_side=3, iou_thr=0.5), corner)
     masks = one(_image(model), NO_PATCHES, None)
@@ -81,6 +82,6 @@ def test_only_wanted_masks_of_another_model() -> None:
     """The stand-in itself keeps to the protocol: masks in the order of prompts, a few at a time."""
     model = ToyPromptable()
     every: MaskFilter = torch.isfinite
-    prompts = Prompts(points=point_grid(2, SIDE)[:, None])
+    prompts = Prompts(points=torch.from_numpy(point_grid(2, SIDE)[:, None]))
     batches = list(model.mask_batches(model.prepare(_image(model)), prompts, every, batch_size=3))
     assert [len(batch.predicted_iou) for batch in batches] == [9, 3]

@@ -59,7 +59,7 @@ def test_published_decodes_so_on_a_cpu(name: str) -> None:
     )
     image = torch.randint(0, 256, (3, 60, 50), dtype=torch.uint8)
     (embedding,) = baseline.features.embeddings([image])
-    points = protocol.points(5, baseline.promptable.image_size)
+    points = torch.from_numpy(protocol.points(5, baseline.promptable.image_size))
     memory = baseline.start_memory(["it"])
     found = baseline.proposer(embedding, torch.empty(0, 0, 0), memory)
     exact = decode_as_original(sam2_of(baseline).model, embedding, points, min_iou=0.1)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -133,8 +134,8 @@ def test_four_cells_each_way_at_first(side: int, cell: int) -> None:
 
 
 def test_the_best_of_each_cell() -> None:
-    nothing = -torch.inf
-    values = torch.tensor(
+    nothing = -np.inf
+    values = np.array(
         [
             [1.0, 2.0, 0.0, 9.0, 3.0],
             [0.0, 2.0, 0.0, 0.0, 4.0],
@@ -146,11 +147,11 @@ def test_the_best_of_each_cell() -> None:
     # Cells of the last column and row are cut. Of equals the first counts, in a cell and in the order of cells.
     assert _best_of_cells(values, 2).tolist() == [3, 24, 12, 9, 14, 1, 20]
     assert _best_of_cells(values, 5).tolist() == [3]
-    assert _best_of_cells(torch.full((3, 3), nothing), 2).tolist() == []
+    assert _best_of_cells(np.full((3, 3), nothing), 2).tolist() == []
 
 
 def test_between_the_median_and_the_highest() -> None:
-    values = torch.tensor([[0.0, 8.0], [2.0, 3.0]])  # of an even number the lower median
+    values = np.array([[0.0, 8.0], [2.0, 3.0]])  # of an even number the lower median
     assert [_between(values, share) for share in (0.0, 0.5, 1.0)] == [2, 5, 8]
 
 

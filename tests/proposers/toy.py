@@ -54,7 +54,8 @@ class ToyPromptable(nn.Module):
         return points * points.new_tensor([SIDE / width, SIDE / height])
 
     def prepare(self, embedding: Embedding) -> Tensor:
-        return embedding["colors"][0]
+        colors: Tensor = embedding["colors"]
+        return colors[0]
 
     def mask_batches(
         self, image: Tensor, prompts: Prompts, keep: MaskFilter, *, batch_size: int = 128
@@ -74,7 +75,7 @@ class ToyPromptable(nn.Module):
         self, image: Tensor, prompts: Prompts, *, min_iou: float | None = None, batch_size: int = 128
     ) -> MaskProposals:
         batches = self.mask_batches(image, prompts, best_above(min_iou), batch_size=batch_size)
-        return collect_masks(batches, len(prompts), MASK, self.device)
+        return collect_masks(batches, len(prompts), MASK, image)
 
 
 def build_toy(name: str, weights: Path | str | None, rules: PromptingRules, random_init: bool) -> ToyPromptable:

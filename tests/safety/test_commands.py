@@ -26,7 +26,7 @@ pytestmark = [
 NAMES = (
     *("inspect", "convert to hf", "convert to meta", "convert to equinox", "validate", "export"),
     *("export beside the weights", "compare", "sample-references", "write-shapes"),
-    *("quickstart-report", "predict", "test", "validate the targets", "predict the targets"),
+    *("export-pipeline", "demo", "quickstart-report", "predict", "test", "validate the targets", "predict the targets"),
     *(f"test_mode {mode}" for mode in ("fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory")),
     *("fit", "convert a checkpoint"),
 )

@@ -71,6 +71,7 @@ def prepare(folder: Path) -> Workplace:
     shutil.copyfile(golden("vit_mlp_released"), folder / "tiny.pth")
     shutil.copytree(ENCODER, folder / "teacher")
     (folder / "matcher.yaml").write_text(yaml.safe_dump(_matcher()))
+    (folder / "plain.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"model_cfg": {}}}}))
     (folder / "distill.yaml").write_text(yaml.safe_dump(_distill()))
     return Workplace(folder)
 
@@ -89,6 +90,9 @@ def run_all(place: Workplace) -> None:
     place.run("sample-references", ntt, "sample-references", "--annotations", "data/references.json", *sampled)
     shapes = ("--size", "64", "--shots", "1", "--num-targets", "1")
     place.run("write-shapes", ntt, "write-shapes", "--root", "shapes", *shapes)
+    place.run("demo", ntt, "demo", "--num-targets", "1", "--output", "demo")
+    networks = ("--encoder", "hf", "--sam2", str(ENCODER.parent / "sam2"), "--no-verify")
+    place.run("export-pipeline", ntt, "export-pipeline", "--config", "plain.yaml", "--output", "bundle", *networks)
     report = ("--settings", "matcher.yaml", "--num-images", "2")
     place.run("quickstart-report", ntt, "quickstart-report", *report)
     references = ("--references", "data/references.json", "--reference-images", "data/images")

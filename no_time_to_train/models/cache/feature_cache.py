@@ -1,4 +1,4 @@
-"""Tensors that are kept on disk from run to run, named by what they were computed from.
+"""Arrays that are kept on disk from run to run, named by what they were computed from.
 
 One safetensors file per entry, so that several processes share a folder without talking to each other: files appear
 whole, are read at once into memory, and may be removed by anyone at any time.
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import sys
 import tempfile
 import threading
 import zlib
@@ -17,15 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from safetensors import numpy as safetensors_numpy
 
+from no_time_to_train.configs.pipeline import FeatureCacheConfig
 from no_time_to_train.errors import ConfigError, OutputError
 from no_time_to_train.io.atomic import write_bytes_atomic
 from no_time_to_train.io.paths import read_regular
 from no_time_to_train.io.stale_files import remove_left_over
+from no_time_to_train.matching.array_ops import Array, is_numpy
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ _DAMAGE = (SafetensorError, ValueError, TypeError, KeyError, AssertionError, Run
 
 
 class FeatureCache:
-    """A bounded cache of named tensors on disk, for any number of threads and processes at once.
+    """A bounded cache of named arrays on disk, for any number of threads and processes at once.
+
+    It gives torch tensors where torch has been imported, and NumPy arrays otherwise; it takes either.
 
     What was used longest ago goes first. Nothing is removed but files with the names that this class gives. While P
     processes write at once, the folder may for a moment hold more than `max_bytes`, by at most P / 16 of it and what
@@ -63,12 +66,12 @@ class FeatureCache:
     Examples:
         >>> import tempfile
         >>> cache = FeatureCache(Path(tempfile.mkdtemp()), max_bytes=10_000)
-        >>> key = content_key("an-encoder", torch.zeros(3, 4, 4, dtype=torch.uint8))
+        >>> key = content_key("an-encoder", np.zeros((3, 4, 4), dtype=np.uint8))
         >>> cache.get(key) is None
         True
-        >>> cache.put(key, {"patches": torch.ones(2)})
-        >>> cache.get(key)
-        {'patches': tensor([1., 1.])}
+        >>> cache.put(key, {"patches": np.ones(2)})
+        >>> cache.get(key)["patches"].tolist()
+        [1.0, 1.0]
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -96,7 +99,7 @@ class FeatureCache:
         """Go to another process as a cache of the same folder, its counters at 0."""
         return FeatureCache, (self.folder, self.max_bytes)
 
-    def get(self, key: str, usable: Callable[[Mapping[str, Tensor]], bool] | None = None) -> dict[str, Tensor] | None:
+    def get(self, key: str, usable: Callable[[Mapping[str, Array]], bool] | None = None) -> dict[str, Array] | None:
         """Return the tensors of an entry, on the CPU and in memory of their own, and mark it as used.
 
         An entry that is damaged or not usable is removed, with a warning.
@@ -117,7 +120,7 @@ class FeatureCache:
                 self.hits += 1
         return tensors
 
-    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+    def put(self, key: str, tensors: Mapping[str, Array]) -> None:
         """Write an entry, in the place of an older one of its key, and remove others if there is no room.
 
         Entries larger than the whole cache are not written. When the disk cannot take one, a warning says so, once,
@@ -125,7 +128,7 @@ class FeatureCache:
 
         Args:
             key: Names the entry; see `content_key`.
-            tensors: Of any shape, dtype and device.
+            tensors: Of any shape, dtype, kind and device.
         """
         if not self._writing or sum(tensor.nbytes for tensor in tensors.values()) > self.max_bytes:
             return
@@ -146,8 +149,8 @@ class FeatureCache:
         return self.folder / digest[:2] / f"{digest}{_SUFFIX}"
 
     def _read(
-        self, path: Path, key: str, usable: Callable[[Mapping[str, Tensor]], bool] | None
-    ) -> dict[str, Tensor] | None:
+        self, path: Path, key: str, usable: Callable[[Mapping[str, Array]], bool] | None
+    ) -> dict[str, Array] | None:
         """Read an entry at once: whoever replaces or removes the file meanwhile changes nothing of what was read."""
         try:
             tensors = _decode(read_regular(path), key)
@@ -209,7 +212,16 @@ class FeatureCache:
                         yield stat.st_mtime_ns, stat.st_size, file.path
 
 
-def content_key(*parts: str | bytes | Tensor | np.ndarray) -> str:
+def open_cache(config: FeatureCacheConfig) -> FeatureCache | None:
+    """Open the cache that settings name; None if they name none.
+
+    Raises:
+        OutputError: The folder cannot be made or written to.
+    """
+    return None if config.folder is None else FeatureCache(Path(config.folder), int(1e9 * config.max_gb))
+
+
+def content_key(*parts: Array | str | bytes) -> str:
     """Name what was computed from these parts: SHA-256 of all of them, their kinds, dtypes, shapes and order.
 
     Args:
@@ -230,32 +242,46 @@ def content_key(*parts: str | bytes | Tensor | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _kind_and_content(part: str | bytes | Tensor | np.ndarray) -> tuple[str, memoryview]:
+def _kind_and_content(part: Array | str | bytes) -> tuple[str, memoryview]:
     if isinstance(part, str):
         return "str", memoryview(_utf8(part))
     if isinstance(part, bytes):
         return "bytes", memoryview(part)
-    if isinstance(part, Tensor):
+    if not is_numpy(part):
         return f"tensor {part.dtype} {tuple(part.shape)}", _bytes_of(part)
     if part.dtype.hasobject:
         raise ConfigError(f"no key can be made of an array of dtype {part.dtype}", remedy="give numbers or text")
-    content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-    return f"array {part.dtype} {part.shape}", content.data
+    return f"array {part.dtype} {part.shape}", _bytes_of(part)
 
 
-def _encode(key: str, tensors: Mapping[str, Tensor]) -> bytes:
+def _encode(key: str, tensors: Mapping[str, Array]) -> bytes:
+    metadata = {"format": _FORMAT, "key": json.dumps(key), "checksum": _checksum(tensors)}
+    if all(map(is_numpy, tensors.values())):
+        return safetensors_numpy.save({name: np.ascontiguousarray(one) for name, one in tensors.items()}, metadata)
+    import torch
+    from safetensors import torch as safetensors_torch
+
     # Safetensors takes neither strided tensors nor two of one storage.
-    own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    return safetensors.torch.save(own, {"format": _FORMAT, "key": json.dumps(key), "checksum": _checksum(own)})
+    own = {
+        name: torch.as_tensor(tensor).detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return safetensors_torch.save(own, metadata)
 
 
-def _decode(content: bytes, key: str) -> dict[str, Tensor]:
+def _decode(content: bytes, key: str) -> dict[str, Array]:
     """Read the bytes of an entry.
 
     Raises:
         ValueError: They are another format's, another key's or damaged, as far as safetensors did not see it.
     """
-    tensors = safetensors.torch.load(content)
+    tensors: dict[str, Array]
+    if sys.modules.get("torch") is None:
+        tensors = safetensors_numpy.load(content)
+    else:
+        from safetensors import torch as safetensors_torch
+
+        tensors = safetensors_torch.load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = header.get("__metadata__") or {}
     if metadata.get("format") != _FORMAT:
@@ -267,19 +293,25 @@ def _decode(content: bytes, key: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def _checksum(tensors: Mapping[str, Array]) -> str:
     """Return a CRC-32 over names, dtypes, shapes and values: safetensors has none, and disks do err."""
     checksum = 0
     for name in sorted(tensors):
         tensor = tensors[name]
-        checksum = zlib.crc32(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode(), checksum)
+        # An entry is the same whichever kind of arrays it is of.
+        dtype = f"torch.{str(tensor.dtype).removeprefix('torch.')}"
+        checksum = zlib.crc32(json.dumps([name, dtype, list(tensor.shape)]).encode(), checksum)
         checksum = zlib.crc32(_bytes_of(tensor), checksum)
     return f"{checksum:08x}"
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """Return a tensor's values row by row as bytes, without a copy where it lies so in the CPU's memory."""
-    flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
+def _bytes_of(array: Array) -> memoryview:
+    """Return an array's values row by row as bytes, without a copy where it lies so in the CPU's memory."""
+    if is_numpy(array):
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    import torch
+
+    flat = array.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     content: np.ndarray = flat.view(torch.uint8).numpy()
     return content.data
 

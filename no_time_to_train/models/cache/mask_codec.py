@@ -10,17 +10,16 @@ change within the reach of a pixel, see `pixel_reach`.
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, UInt8
-from torch import Tensor
 
+from no_time_to_train.matching.array_ops import Array, as_float, as_like, on_cpu, to_numpy
 from no_time_to_train.proposers.base import MaskProposals
 
 _SURE = 10.0  # the logit of what is wholly inside; outside, its negative
 _CHUNK = 2**18  # pixels that are looked at together: their bytes stay in the cache of a core
 
 
-def pack_masks(masks: MaskProposals, reach: int = 1) -> dict[str, Tensor]:
+def pack_masks(masks: MaskProposals, reach: int = 1) -> dict[str, Array]:
     """Keep of mask logits what their masks at the image's size depend on.
 
     Args:
@@ -29,7 +28,7 @@ def pack_masks(masks: MaskProposals, reach: int = 1) -> dict[str, Tensor]:
         reach: As `pixel_reach` gives it for the image; 1 for any that is not smaller than the masks.
 
     Returns:
-        On the CPU:
+        Arrays of the masks' kind, on the CPU:
         size: N, Hm, Wm, int64.
         runs: Lengths, in pixels, of the stretches that are by turns outside and inside, of all masks row by row, one
             after the other; the first is outside and may be 0; int32, or int64 from 2^31 pixels on.
@@ -37,31 +36,33 @@ def pack_masks(masks: MaskProposals, reach: int = 1) -> dict[str, Tensor]:
             order, float32.
         predicted_iou: (N,) float32.
     """
-    logits = masks.mask_logits.detach().float().cpu().contiguous().numpy()
+    logits: np.ndarray = np.ascontiguousarray(to_numpy(as_float(masks.mask_logits)))
     inside = logits > 0
     values = [logits[part][_outlines(inside[part], reach)] for part in _parts(logits.shape)]
-    return {
-        "size": torch.tensor(logits.shape),
-        "runs": torch.from_numpy(_runs(inside.reshape(-1))),
-        "outlines": torch.from_numpy(np.concatenate([*values, np.empty(0, np.float32)])),
-        "predicted_iou": masks.predicted_iou.detach().float().cpu(),
+    packed = {
+        "size": np.asarray(logits.shape, dtype=np.int64),
+        "runs": _runs(inside.reshape(-1)),
+        "outlines": np.concatenate([*values, np.empty(0, np.float32)]),
+        "predicted_iou": to_numpy(as_float(masks.predicted_iou)),
     }
+    like = on_cpu(masks.predicted_iou)
+    return {name: as_like(part, like) for name, part in packed.items()}
 
 
-def unpack_masks(tensors: Mapping[str, Tensor], reach: int = 1) -> MaskProposals:
+def unpack_masks(tensors: Mapping[str, Array], reach: int = 1) -> MaskProposals:
     """Make masks of what `pack_masks` kept.
 
     Resized to the image's size and cut at 0 they are bit by bit those that were packed. Elsewhere than at the
     outlines, the logits are 10 and -10.
 
     Args:
-        tensors: As `pack_masks` returned them, on the CPU.
+        tensors: As `pack_masks` returned them, or as tensors of torch on the CPU, which the masks are then too.
         reach: As it was given to `pack_masks`.
 
     Raises:
         ValueError: The outlines are of other masks.
     """
-    runs, values = tensors["runs"].numpy(), tensors["outlines"].numpy()
+    runs, values = to_numpy(tensors["runs"]), to_numpy(tensors["outlines"])
     shape = tuple(tensors["size"].tolist())
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)
     logits = np.empty(shape, dtype=np.float32)
@@ -74,7 +75,7 @@ def unpack_masks(tensors: Mapping[str, Tensor], reach: int = 1) -> MaskProposals
         start = stop
     if start != len(values):
         raise ValueError(f"expected {start} values for the masks' outlines, got {len(values)}")
-    return MaskProposals(torch.from_numpy(logits), tensors["predicted_iou"])
+    return MaskProposals(as_like(logits, tensors["outlines"]), tensors["predicted_iou"])
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -93,12 +93,12 @@ class Sam2Predictor(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.no_memory_embedding.device
+        return self._weights.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are in."""
-        return self.model.no_memory_embedding.dtype
+        return self._weights.dtype
 
     @property
     def image_dtype(self) -> torch.dtype:
@@ -147,7 +147,8 @@ class Sam2Predictor(nn.Module):
                 f"an image of shape {tuple(image.shape)}, expected (3, H, W)", remedy="convert the image to RGB first"
             )
         pixels = self.rules.resize(image, (self.image_size, self.image_size), self.device)
-        return normalize_pixels(pixels, IMAGE_MEAN, IMAGE_STD)
+        normalized: Tensor = normalize_pixels(pixels, IMAGE_MEAN, IMAGE_STD)
+        return normalized
 
     @torch.inference_mode()
     def embed(self, pixel_values: Float[Tensor, "B 3 S S"]) -> Embedding:
@@ -239,13 +240,14 @@ class Sam2Predictor(nn.Module):
         batch_size: int = 128,
     ) -> MaskProposals:
         """Draw of each prompt's three masks that of highest predicted IoU, see `PromptableModel`."""
+        prompts = prompts.like(self._weights)
         points = prompts.points
         # On a GPU the original's own kernels round as they please.
         if self.rules.as_original and self.device.type == "cpu" and points is not None and points.shape[1] == 1:
             least = -math.inf if min_iou is None else min_iou
             return decode_as_original(self.model, self._prepared(image).embedding, points[:, 0], min_iou=least)
         batches = self.mask_batches(image, prompts, best_above(min_iou), batch_size=batch_size)
-        return collect_masks(batches, len(prompts), self.mask_size, self.device)
+        return collect_masks(batches, len(prompts), self.mask_size, self._weights)
 
     def mask_batches(
         self, image: Embedding | ImageState, prompts: Prompts, keep: MaskFilter, *, batch_size: int = 128
@@ -256,7 +258,8 @@ class Sam2Predictor(nn.Module):
             ConfigError: `batch_size` is less than 1.
         """
         _check_batch_size(batch_size)
-        return self._decoder.selected(self._prepared(image), prompts.to(self.device), keep, batch_size=batch_size)
+        prompts = prompts.like(self._weights)
+        return self._decoder.selected(self._prepared(image), prompts, keep, batch_size=batch_size)
 
     def prepare(self, embedding: Embedding) -> ImageState:
         """Compute what all prompts on an image share, for callers that put prompts to it several times.
@@ -272,18 +275,22 @@ class Sam2Predictor(nn.Module):
             raise ConfigError(f"the embedding is of {count} images, expected one", remedy="embed images one by one")
         return self._decoder.prepare({name: part.to(self.device, self.dtype) for name, part in embedding.items()})
 
+    @property
+    def _weights(self) -> Tensor:
+        return cast(Tensor, self.model.no_memory_embedding)
+
     def _prepared(self, image: Embedding | ImageState) -> ImageState:
         return image if isinstance(image, ImageState) else self.prepare(image)
 
     def _decode_all(self, embedding: Embedding, prompts: Prompts, batch_size: int, multimask: bool) -> MaskPredictions:
         _check_batch_size(batch_size)
-        prepared, prompts = self.prepare(embedding), prompts.to(self.device)
+        prepared, prompts = self.prepare(embedding), prompts.like(self._weights)
         if multimask:
             batches = self._decoder.selected(prepared, prompts, torch.isfinite, batch_size=batch_size)
         else:
             batches = self._decoder.single(prepared, prompts, batch_size=batch_size)
         masks = 3 if multimask else 1
-        whole = collect_masks(batches, masks * len(prompts), self.mask_size, self.device)
+        whole = collect_masks(batches, masks * len(prompts), self.mask_size, self._weights)
         return MaskPredictions(*(torch.unflatten(part, 0, (len(prompts), masks)) for part in whole))
 
 

@@ -6,16 +6,37 @@ Where other programs use the processor too, that last one may be late by a hundr
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
-
-import torch
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 # Each has its own memory; torch's other threads are shared out among them.
-_MOST_WORKERS = 8
+MOST_WORKERS = 8
+
+
+def map_ahead(
+    pool: Executor, function: Callable[[_Item], _Result], items: Sequence[_Item], ahead: int
+) -> Iterator[_Result]:
+    """Call a function of each item in a pool, and give the results in order.
+
+    Args:
+        pool: Where it is called.
+        function: What is called.
+        items: The first `ahead` of them are begun at once.
+        ahead: As many results are computed ahead of the caller.
+    """
+    waiting = deque(pool.submit(function, item) for item in items[:ahead])
+
+    def results() -> Iterator[_Result]:
+        for item in items[ahead:]:
+            waiting.append(pool.submit(function, item))
+            yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    return results()
 
 
 def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Generator[_Result, None, None]:
@@ -28,8 +49,10 @@ def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item])
         function: Called in several threads at a time, in which torch is in its default modes.
         items: With only one, or where torch has only one thread, all is done in the caller's thread.
     """
+    import torch
+
     threads = torch.get_num_threads()
-    workers = min(threads, len(items), _MOST_WORKERS)
+    workers = min(threads, len(items), MOST_WORKERS)
     if workers < 2:
         yield from map(function, items)
         return
@@ -43,17 +66,13 @@ def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item])
 
     with ThreadPoolExecutor(workers, "prompts", start) as pool:
         try:
-            waiting = deque(pool.submit(function, item) for item in items[:workers])
+            results = map_ahead(pool, function, items, workers)
             for _ in range(workers):
                 ready.acquire()
             # Besides its own number a thread sets that of threads to come.
             torch.set_num_threads(threads)
             go.set()
-            for item in items[workers:]:
-                waiting.append(pool.submit(function, item))
-                yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from results
         finally:
             go.set()
             pool.shutdown(cancel_futures=True)

@@ -306,7 +306,7 @@ def test_debiasing_by_yaml(small: list[str], whole_run: Path, tmp_path: Path) ->
     switch = "--model.model_cfg.memory_bank_cfg.debias"
     assert run(*small, f"{switch}.enabled", "true", f"{switch}.components", "4", into=tmp_path) == 0
     plain = MemoryBank.load(whole_run / "memory.safetensors").encoder_fingerprint
-    assert MemoryBank.load(tmp_path / "memory.safetensors").encoder_fingerprint == f"{plain} debias4"
+    assert MemoryBank.load(tmp_path / "memory.safetensors").encoder_fingerprint == f"{plain} debias4 rank"
 
 
 def test_names_that_a_terminal_or_rich_would_take_for_commands(

@@ -24,7 +24,9 @@ def test_they_are_whole_and_small() -> None:
     size = 0
     for folder in FOLDERS:
         names = {path.name for path in folder.iterdir()}
-        assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+        graphs = {"encoder": {"model.onnx"}, "sam2": {"vision_encoder.onnx", "prompt_encoder_mask_decoder.onnx"}}
+        settings = {"README.md", "config.json", "preprocessor_config.json"}
+        assert names == {"model.safetensors", *settings, *graphs[folder.name]}
         size += sum(path.stat().st_size for path in folder.iterdir())
         tensors = load_file(folder / "model.safetensors")
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}

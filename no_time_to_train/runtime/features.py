@@ -1,0 +1,37 @@
+"""What every encoder gives, whatever runs it."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+
+from no_time_to_train.configs.encoders import EncoderConfig
+from no_time_to_train.configs.image_size import grid_size
+from no_time_to_train.matching.array_ops import Array, array_namespace
+
+
+class EncoderFeatures(NamedTuple):
+    """What an encoder gives for a batch of images, all after the final norm; torch tensors or NumPy arrays.
+
+    Attributes:
+        cls: The CLS token; for a ConvNeXt the normed mean of the feature map.
+        storage: The storage (register) tokens; S is 0 for encoders without.
+        patches: The patch tokens on their grid, row by row.
+    """
+
+    cls: Float[Array, "B D"]
+    storage: Float[Array, "B S D"]
+    patches: Float[Array, "B h w D"]
+
+
+def split_tokens(tokens: Float[Array, "B N D"], config: EncoderConfig, image_size: tuple[int, int]) -> EncoderFeatures:
+    """Split an encoder's tokens by what they are.
+
+    Args:
+        tokens: The CLS token, the storage tokens, the patches.
+        config: The encoder's registry entry.
+        image_size: Height and width of the images, in pixels.
+    """
+    grid = grid_size(*image_size, config)
+    prefix = tokens.shape[1] - grid[0] * grid[1]
+    patches = array_namespace(tokens).reshape(tokens[:, prefix:], (len(tokens), *grid, tokens.shape[2]))
+    return EncoderFeatures(cls=tokens[:, 0], storage=tokens[:, 1:prefix], patches=patches)
