@@ -49,7 +49,7 @@ def main() -> None:
         sam2 = build_sam2("sam2_hiera_t.yaml", random_init=True)
     torch.manual_seed(0)
     embedding = sam2.embed(sam2.preprocess(torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8)))
-    points = point_grid(round(args.prompts**0.5), sam2.image_size)[:, None]
+    points = torch.from_numpy(point_grid(round(args.prompts**0.5), sam2.image_size)[:, None])
     ratios, differences = [], []
     for index in range(args.repeats + 1):
         begin = time.perf_counter()

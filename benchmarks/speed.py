@@ -36,9 +36,9 @@ from no_time_to_train.data.images import load_image
 from no_time_to_train.data.prediction import Result
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
-from no_time_to_train.models.pipeline import build_proposer
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
+from no_time_to_train.models.steps import build_proposer
 from no_time_to_train.proposers.base import Embedding, MaskProposals, Prompts
 from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
@@ -157,7 +157,7 @@ def peer(
     clock.stage("encode")
     embedding = sam2.embed(sam2.preprocess(image))
     clock.stage("embed")
-    points = point_grid(baseline.config.grid.points_per_side, sam2.image_size)[:prompts, None]
+    points = torch.from_numpy(point_grid(baseline.config.grid.points_per_side, sam2.image_size)[:prompts, None])
     threshold = baseline.config.grid.iou_thr
     kept = [ask_peer(sam2, embedding, batch, threshold) for batch in torch.split(points, _PEER_BATCH)]
     proposals = MaskProposals(*(torch.cat(parts) for parts in zip(*kept, strict=True)))

@@ -78,7 +78,9 @@ def _peer(
         clock.stage("encode")
         embedding = sam2.embed(sam2.preprocess(image))
         clock.stage("embed")
-        points = point_grid(baseline.config.grid.points_per_side, sam2.image_size)[:, None].to(bench.device)
+        points = torch.from_numpy(point_grid(baseline.config.grid.points_per_side, sam2.image_size)[:, None]).to(
+            bench.device
+        )
         threshold = baseline.config.grid.iou_thr
         kept = [ask_peer(sam2, embedding, batch, threshold) for batch in torch.split(points, _PEER_BATCH)]
         proposals = MaskProposals(*(torch.cat(parts).float() for parts in zip(*kept, strict=True)))
@@ -201,7 +203,7 @@ def prompts(bench: Bench) -> dict[str, Any]:
     sam2 = cast(Sam2Predictor, bench.baseline("exact").promptable)
     torch.manual_seed(0)
     embedding = sam2.embed(sam2.preprocess(bench.image()))
-    points = point_grid(bench.sizes.points, sam2.image_size)[:, None].to(bench.device)
+    points = torch.from_numpy(point_grid(bench.sizes.points, sam2.image_size)[:, None]).to(bench.device)
     prepared, figures = sam2.prepare(embedding), dict[str, Any]()
     figures["prepare, ms"] = bench.milliseconds(lambda: sam2.prepare(embedding))
     before, kind = dict(prompting._CHUNK_SIZES), bench.device.type
