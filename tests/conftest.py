@@ -121,9 +121,9 @@ def optimized() -> Iterator[None]:
     """Compile with XLA's optimizer, as users do."""
     from jax import config
 
-    config.update("jax_disable_most_optimizations", False)  # type: ignore[no-untyped-call]
+    config.update("jax_disable_most_optimizations", False)  # type: ignore[no-untyped-call] # of JAX
     yield
-    config.update("jax_disable_most_optimizations", True)  # type: ignore[no-untyped-call]
+    config.update("jax_disable_most_optimizations", True)  # type: ignore[no-untyped-call] # of JAX
 
 
 @pytest.fixture

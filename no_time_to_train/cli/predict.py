@@ -242,7 +242,7 @@ def _check_bundle_alone(
     sam2_weights: Path | None,
     random_init: bool,
 ) -> None:
-    """Refuse options that name models beside a bundle, which has its own.
+    """Refuse options that name models if a bundle is given, because a bundle has its own models.
 
     Raises:
         ConfigError: There is one.

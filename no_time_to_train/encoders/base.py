@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.configs.image_size import check_image_size, check_img_size
-from no_time_to_train.runtime.features import EncoderFeatures, split_tokens
+from no_time_to_train.runtime.features import EncoderFeatures, EncoderSizes, split_tokens
 
 __all__ = ["Encoder", "EncoderFeatures"]
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(EncoderSizes, nn.Module, ABC):
     """A frozen feature encoder with its registry entry.
 
     Attributes:
@@ -28,26 +28,6 @@ class Encoder(nn.Module, ABC):
         self.img_size = config.default_img_size if img_size is None else img_size
         self.random_weights = random_weights
         check_img_size(self.img_size, config)
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels that a patch token covers on a side."""
-        return self.config.patch_size
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the tokens, D."""
-        return self.config.embed_dim
-
-    @property
-    def image_mean(self) -> tuple[float, float, float]:
-        """Mean per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
-        return self.config.image_mean
-
-    @property
-    def image_std(self) -> tuple[float, float, float]:
-        """Standard deviation per channel (R, G, B) that the pixels are normalised by, for pixels in [0, 1]."""
-        return self.config.image_std
 
     @property
     @abstractmethod

@@ -17,7 +17,7 @@ Resize: TypeAlias = Callable[[UInt8[Array, "3 H0 W0"], tuple[int, int], Any], Fl
 
 @runtime_checkable
 class EncoderInput(Protocol):
-    """What an encoder says of the images that it takes."""
+    """The properties of an encoder that decide how its images are prepared."""
 
     config: EncoderConfig
     img_size: int
@@ -36,7 +36,7 @@ class EncoderInput(Protocol):
 
     @property
     def device(self) -> Any:
-        """Where pixels are wanted: a `torch.device`, or `cpu` for NumPy arrays."""
+        """The device of the pixels: a `torch.device`, or `cpu` for NumPy arrays."""
 
 
 def image_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Array, "3 H W"]:

@@ -51,7 +51,7 @@ class Sizes:
     def of(cls, model: eqx.Module) -> Self:
         """Return those of a model."""
         leaves, tree = jax.tree_util.tree_flatten(model)
-        shapes = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)  # type: ignore[no-untyped-call]
+        shapes = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)  # type: ignore[no-untyped-call] # of JAX
         return cls(tree, tuple(shapes))
 
     def model(self) -> Any:

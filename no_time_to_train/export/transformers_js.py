@@ -72,7 +72,7 @@ def export_for_transformers_js(
     with atomic_folder(output) as folder:
         apart: dict[str, int] = {}
         for precision in precisions:
-            # In a folder of its own, and not beside the weights, wherever they are.
+            # In a new folder, never in the folder of the weights.
             flat = export_onnx(
                 name_or_path,
                 weights,

@@ -22,7 +22,7 @@ def build_pipeline(config: "MatcherConfig", device: Any = "cpu", runtime: Runtim
         runtime: What runs them; torch where it is installed if None.
 
     Raises:
-        ConfigError: There is no such device or runtime, or a setting is one that ONNX Runtime has no use for.
+        ConfigError: The device or the runtime does not exist, or ONNX Runtime does not support a setting.
         MissingExtraError: torch is to run them, and is not installed.
         NoTimeToTrainError: Weights are missing or do not fit, or a name is unknown.
     """

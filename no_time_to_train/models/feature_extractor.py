@@ -30,7 +30,7 @@ Network = Callable[[Float[Array, "B 3 _ _"]], tuple[Array, ...]]
 
 @runtime_checkable
 class ImageEncoder(EncoderInput, typing.Protocol):
-    """What gives features of images: an encoder in torch, or one that ONNX Runtime runs."""
+    """A feature encoder, in torch or in ONNX Runtime."""
 
     random_weights: bool
 

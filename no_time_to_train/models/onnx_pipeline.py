@@ -27,7 +27,7 @@ class OnnxPipeline(PipelineSteps):
         device: A provider of ONNX Runtime: `cpu`, `cuda`, `coreml`, `directml` or `openvino`.
 
     Raises:
-        ConfigError: A setting is one that ONNX Runtime has no use for, or there is no such provider.
+        ConfigError: ONNX Runtime does not support a setting, or does not have the provider.
         NoTimeToTrainError: A folder is missing, or holds no whole export.
     """
 

@@ -9,6 +9,7 @@ targets twice, and takes features from before the encoder's last norm.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -39,8 +40,8 @@ from no_time_to_train.proposers.prior_guided import GuidedProposer
 from no_time_to_train.weights.identify import ONNX, is_file_of_weights
 
 
-class PipelineSteps:
-    """What is done with an encoder and a promptable model; `MatchingPipeline` and `OnnxPipeline` build them.
+class PipelineSteps(ABC):
+    """The steps of the method; `MatchingPipeline` and `OnnxPipeline` build the networks for them.
 
     Attributes:
         config: All settings.
@@ -77,9 +78,9 @@ class PipelineSteps:
         debias = config.memory_bank_cfg.debias
         self._debias = PositionalDebias(self._encode_blank, debias.components) if debias.enabled else None
 
+    @abstractmethod
     def to_image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[Array, "3 H W"]:
         """Return an image as the pipeline takes it: with its channels first, on the CPU."""
-        raise NotImplementedError
 
     def predict(self, image: UInt8[Array, "3 H W"]) -> Instances:
         """Find the instances of the memory's classes in an image (RGB). Errors as of `predict_batch`."""
@@ -184,7 +185,7 @@ class PipelineSteps:
 
     @property
     def normalizes_patches(self) -> bool:
-        """Whether patch features are L2-normalised before they are averaged."""
+        """Whether patch features are L2-normalized before they are averaged."""
         return self.config.name == "matching_baseline"
 
     def start_memory(self, class_names: Sequence[str]) -> MemoryBank:
@@ -321,7 +322,7 @@ class PipelineSteps:
 
     @without_gradients()
     def mask_of_points(self, image: UInt8[Array, "3 H W"], points: Sequence[tuple[float, float]]) -> Bool[Array, "H W"]:
-        """Draw the object that lies under all points (x and y in pixels)."""
+        """Draw the object that contains all points (x and y in pixels)."""
         size = (image.shape[1], image.shape[2])
         placed = self._place([list(points)])
         return self._drawn(image, Prompts(points=self.promptable.scale_points(placed, size)))
@@ -345,7 +346,7 @@ class PipelineSteps:
     def _require_memory(self) -> MemoryBank:
         if self.memory is None:
             raise ConfigError(
-                "there is no memory of references to match with",
+                "matching needs a memory of references, and none is loaded",
                 remedy="run test_mode full, or fill a memory and give it as --ckpt_path",
             )
         return self.memory

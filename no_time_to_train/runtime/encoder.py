@@ -6,10 +6,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from no_time_to_train.configs.encoders import EncoderConfig
 from no_time_to_train.configs.image_size import check_image_size, check_img_size
 from no_time_to_train.errors import ImageSizeError, WeightsFormatError
-from no_time_to_train.runtime.features import EncoderFeatures, split_tokens
+from no_time_to_train.runtime.features import EncoderFeatures, EncoderSizes, split_tokens
 from no_time_to_train.runtime.onnx_session import EXPORT_AGAIN, OnnxFile, open_session
 from no_time_to_train.runtime.running import PIXEL_VALUES, run_images
 from no_time_to_train.weights.hashes import cached_sha256
@@ -17,7 +16,7 @@ from no_time_to_train.weights.hashes import cached_sha256
 STATES, POOLED = "last_hidden_state", "pooler_output"
 
 
-class OnnxImageEncoder:
+class OnnxImageEncoder(EncoderSizes):
     """An encoder from `ntt export`.
 
     Args:
@@ -47,7 +46,7 @@ class OnnxImageEncoder:
         self, file: OnnxFile, *, img_size: int | None = None, square: bool = True, provider: str = "cpu"
     ) -> None:
         self.file = file
-        self.config: EncoderConfig = file.config
+        self.config = file.config
         fixed = file.image_size
         if img_size is None and fixed is not None and fixed[0] == fixed[1]:
             img_size = fixed[0]
@@ -60,26 +59,6 @@ class OnnxImageEncoder:
         check_img_size(self.img_size, self.config)
         self.open_on(provider)
         self._check_outputs()
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels that a patch token covers on a side."""
-        return self.config.patch_size
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the tokens, D."""
-        return self.config.embed_dim
-
-    @property
-    def image_mean(self) -> tuple[float, float, float]:
-        """Mean per channel (R, G, B) that the pixels are normalized by, for pixels in [0, 1]."""
-        return self.config.image_mean
-
-    @property
-    def image_std(self) -> tuple[float, float, float]:
-        """Standard deviation per channel (R, G, B) that the pixels are normalized by, for pixels in [0, 1]."""
-        return self.config.image_std
 
     @cached_property
     def fingerprint(self) -> str:

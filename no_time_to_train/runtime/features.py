@@ -23,6 +23,36 @@ class EncoderFeatures(NamedTuple):
     patches: Float[Array, "B h w D"]
 
 
+class EncoderSizes:
+    """Sizes and normalization of an encoder, read from its registry entry.
+
+    Attributes:
+        config: The entry.
+    """
+
+    config: EncoderConfig
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels that a patch token covers on a side."""
+        return self.config.patch_size
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the tokens, D."""
+        return self.config.embed_dim
+
+    @property
+    def image_mean(self) -> tuple[float, float, float]:
+        """Mean per channel (R, G, B) that the pixels are normalized by, for pixels in [0, 1]."""
+        return self.config.image_mean
+
+    @property
+    def image_std(self) -> tuple[float, float, float]:
+        """Standard deviation per channel (R, G, B) that the pixels are normalized by, for pixels in [0, 1]."""
+        return self.config.image_std
+
+
 def split_tokens(tokens: Float[Array, "B N D"], config: EncoderConfig, image_size: tuple[int, int]) -> EncoderFeatures:
     """Split an encoder's tokens by what they are.
 

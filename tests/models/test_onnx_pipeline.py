@@ -132,4 +132,4 @@ def test_what_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"no model.onnx of an encoder in dinov3_base"):
         Segmenter("dinov3_base", sam2=str(FOLDER / "sam2"), runtime="onnx")
     with pytest.raises(ConfigError, match="runtime is 'tensorflow', expected torch or onnx"):
-        Segmenter(str(FOLDER / "encoder"), sam2=str(tmp_path), runtime="tensorflow")  # type: ignore[arg-type]
+        Segmenter(str(FOLDER / "encoder"), sam2=str(tmp_path), runtime="tensorflow")  # type: ignore[arg-type] # it is refused

@@ -306,7 +306,7 @@ def _checksum(tensors: Mapping[str, Array]) -> str:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    """Return an array's values row by row as bytes, without a copy where it lies so in the CPU's memory."""
+    """Return an array's values as bytes in row order; an array that is contiguous in CPU memory is not copied."""
     if is_numpy(array):
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     import torch
