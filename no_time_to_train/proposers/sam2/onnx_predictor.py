@@ -198,8 +198,10 @@ class OnnxSam2:
         masks: Float[np.ndarray, "M 3 Hm Wm"] = np.empty((0, 3, self.mask_size, self.mask_size), np.float32)
         if len(rows):
             # Values of single prompts have these along their first axis.
-            chosen = {name: found[name][rows] for name in self._upscaled.inputs if name in found}
-            masks = self._upscaled({**image.values, **chosen})[_MASKS][0]
+            own = {name: found[name] for name in self._upscaled.inputs if name in found}
+            if len(rows) < len(wanted):
+                own = {name: value[rows] for name, value in own.items()}
+            masks = self._upscaled({**image.values, **own})[_MASKS][0]
         return MaskProposals(masks[wanted[rows]], predicted_iou[wanted])
 
     def best_masks(

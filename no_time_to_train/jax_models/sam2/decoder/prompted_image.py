@@ -21,12 +21,12 @@ class PromptedImage(NamedTuple):
     Attributes:
         values: What each layer's tokens gave, of which its rows are made; the last channel is 1.
         scale: Of the shared part.
-        coefficients: Of the rows, in the order of layers, then heads, then tokens.
+        coefficients: Of each layer's rows, in the order of heads, then tokens.
     """
 
     values: tuple[Float[Array, "N H T d1"], ...]
     scale: Float[Array, "N L"]
-    coefficients: Float[Array, "N R L"]
+    coefficients: tuple[Float[Array, "N HT L"], ...]
 
 
 def attend_to_image(
@@ -46,12 +46,12 @@ def attend_to_image(
         weights = jax.nn.softmax(layers.matmul(query, step.keys), axis=-1)
         found = layers.matmul(weights, step.values)
     else:
-        row_keys = split_heads(project_values(images.values, step.row_keys), heads)
-        weights = jax.nn.softmax(_scores(query, row_keys, step.keys, step.positions, images), axis=-1)
-        mixed = layers.matmul(_flat(weights), lax.transpose(images.coefficients, (0, 2, 1)))
-        row_values = split_heads(project_values(images.values, step.row_values), heads)
+        scores = _scores(query, project_values(images.values, step.row_keys), step.keys, step.positions, images)
+        weights = jax.nn.softmax(scores, axis=-1)
         found = layers.matmul(weights * images.scale[:, None, None, :], step.values)
-        found = found + layers.matmul(_by_heads(mixed, heads), row_values)
+        for coefficients, rows in zip(images.coefficients, project_values(images.values, step.row_values), strict=True):
+            mixed = layers.matmul(_flat(weights), lax.transpose(coefficients, (0, 2, 1)))
+            found = found + layers.matmul(_by_heads(mixed, heads), split_heads(rows, heads))
     return layers.map_linear(attention.o_proj, join_heads(found) + step.bias[None, None])
 
 
@@ -79,57 +79,67 @@ def attend_to_tokens(
     if images is None:
         scores = layers.matmul(key, step.queries)
     else:
-        row_queries = split_heads(project_values(images.values, step.row_queries), heads)
+        row_queries = project_values(images.values, step.row_queries)
         scores = _scores(key, row_queries, step.queries, step.positions, images)
     # Softmax over the tokens, whose axis is not the last.
     raised = jnp.exp(scores - jnp.max(scores, axis=2, keepdims=True))
     weights = _flat(raised / jnp.sum(raised, axis=2, keepdims=True))
-    coefficients = weights if images is None else lax.concatenate([images.coefficients, weights], 1)
+    coefficients = (weights,) if images is None else (*images.coefficients, weights)
     variance = _variance(step, None if images is None else images.scale, coefficients, values)
     # Rounding may leave less than nothing.
     scale = lax.rsqrt(jax.nn.relu(variance) + step.eps)
     return PromptedImage(
         values=values,
         scale=scale if images is None else scale * images.scale,
-        coefficients=coefficients * scale[:, None, :],
+        coefficients=tuple(one * scale[:, None, :] for one in coefficients),
     )
 
 
-def project_values(values: tuple[Float[Array, "N H T d1"], ...], maps: Maps) -> Float[Array, "N R _J"]:
-    """Map each layer's values, and put the results in the order of the coefficients."""
-    return lax.concatenate([_flat(layers.matmul(own, one)) for own, one in zip(values, maps, strict=True)], 1)
+def project_values(values: tuple[Float[Array, "N H T d1"], ...], maps: Maps) -> tuple[Float[Array, "N HT _J"], ...]:
+    """Map each layer's values, in the order of its coefficients."""
+    return tuple(_flat(layers.matmul(own, one)) for own, one in zip(values, maps, strict=True))
 
 
 def _scores(
     tokens: Float[Array, "N H T d"],
-    rows: Float[Array, "N H R d"],
+    rows: tuple[Float[Array, "N HT I"], ...],
     shared: Float[Array, "1 H d L"],
     positions: Float[Array, "1 H d L"] | None,
     images: PromptedImage,
 ) -> Float[Array, "N H T L"]:
     """Multiply tokens with what an attention projects of each prompt's image."""
     assert positions is not None
-    products = layers.matmul(tokens, lax.transpose(rows, (0, 1, 3, 2)))
-    by_rows = _by_heads(layers.matmul(_flat(products), images.coefficients), tokens.shape[1])
-    by_shared = layers.matmul(tokens, shared) * images.scale[:, None, None, :]
-    return by_shared + layers.matmul(tokens, positions) + by_rows
+    heads = tokens.shape[1]
+    scores = layers.matmul(tokens, shared) * images.scale[:, None, None, :] + layers.matmul(tokens, positions)
+    for own, coefficients in zip(rows, images.coefficients, strict=True):
+        products = layers.matmul(tokens, lax.transpose(split_heads(own, heads), (0, 1, 3, 2)))
+        scores = scores + _by_heads(layers.matmul(_flat(products), coefficients), heads)
+    return scores
 
 
 def _variance(
     step: ImageToToken,
     scale: Float[Array, "N L"] | None,
-    coefficients: Float[Array, "N R L"],
+    coefficients: tuple[Float[Array, "N HT L"], ...],
     values: tuple[Float[Array, "N H T d1"], ...],
 ) -> Float[Array, "N L"]:
     """Return the mean square over channels of scale * shared + coefficients' rows, all of which have no mean."""
     rows = project_values(values, step.rows)
-    squares = layers.matmul(rows / rows.shape[2], lax.transpose(rows, (0, 2, 1)))
-    by_rows = layers.matmul(squares, coefficients)
-    crossed = project_values(values, step.crossings)
-    if scale is None:
-        return step.square + jnp.sum((by_rows + crossed) * coefficients, axis=1)
-    total = jnp.sum((by_rows + crossed * scale[:, None, :]) * coefficients, axis=1)
-    return step.square * scale * scale + total
+    total = step.square if scale is None else step.square * scale * scale
+    for index, (own, crossed) in enumerate(zip(rows, project_values(values, step.crossings), strict=True)):
+        product = crossed if scale is None else crossed * scale[:, None, :]
+        # The form is symmetric: of two layers' products, one is taken twice.
+        for other, theirs in zip(rows[index:], coefficients[index:], strict=True):
+            factor = (1 if other is own else 2) / own.shape[2]
+            product = product + layers.matmul(layers.matmul(own * factor, lax.transpose(other, (0, 2, 1))), theirs)
+        total = total + _column_sums(product * coefficients[index])
+    return total
+
+
+def _column_sums(values: Float[Array, "N R L"]) -> Float[Array, "N L"]:
+    """Add rows up; as a product, since ONNX Runtime is slow at sums over an axis that is not the last."""
+    ones = jnp.ones_like(lax.slice_in_dim(values, 0, 1, axis=2))
+    return layers.reshaped(layers.matmul(lax.transpose(ones, (0, 2, 1)), values), values.shape[::2], like=values)
 
 
 def _flat(heads: Float[Array, "N H T _J"]) -> Float[Array, "N HT _J"]:
