@@ -7,12 +7,12 @@ from no_time_to_train.io.process import program
 
 def _main(args: list[str]) -> int:
     # Imported here: a signal or too little memory is answered during the imports too, of which torch's takes seconds.
-    from no_time_to_train.cli.lightning_arguments import answer_early
+    from no_time_to_train.cli.lightning.arguments import answer_early
 
     status = answer_early(args)
     if status is not None:
         return status
-    from no_time_to_train.cli.lightning import main
+    from no_time_to_train.cli.lightning.command import main
 
     return main(args)
 

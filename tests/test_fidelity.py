@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from benchmarks.fidelity import ROOT, Case, average_precision, compare, fss_case, shapes_case
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.data.coco import decode_mask
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.references import load_references

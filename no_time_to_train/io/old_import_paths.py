@@ -15,7 +15,7 @@ _PACKAGE = "no_time_to_train"
 
 # Old path and new path within the package; of the first release.
 MOVED = {
-    "checkpoint_paths": "cli.checkpoint_paths",
+    "checkpoint_paths": "cli.lightning.checkpoint_paths",
     "data.arrays": "data.inputs",
     "data.coco_output": "results.coco_output",
     "data.command": "cli.data",
@@ -52,7 +52,7 @@ MOVED = {
     "files": "io.atomic",
     "image_sizes": "configs.image_size",
     "leftovers": "io.stale_files",
-    "lightning_cli": "cli.lightning",
+    "lightning_cli": "cli.lightning.command",
     "limits": "configs.limits",
     "matching.instances": "matching.scoring",
     "matching.resizing": "matching.tiled_masks",
@@ -103,7 +103,7 @@ MOVED = {
     "parity.tolerances": "parity.compare",
     "paths": "io.paths",
     "pl_wrapper.distill_pl": "training.distill.module",
-    "pl_wrapper.option_names": "cli.lightning_arguments",
+    "pl_wrapper.option_names": "cli.lightning.arguments",
     "pl_wrapper.quickstart_demo_pl": "training.quickstart.demo_module",
     "pl_wrapper.quickstart_encoder_pl": "training.quickstart.encoder_module",
     "pl_wrapper.quickstart_sam2_pl": "training.quickstart.sam2_module",

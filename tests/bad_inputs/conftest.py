@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from no_time_to_train import cli
-from no_time_to_train.cli import lightning as lightning_cli
+from no_time_to_train.cli.lightning import command as lightning_cli
 from no_time_to_train.data.synthetic.training_scenes import training_scenes
 from no_time_to_train.encoders.torch_encoder import build_torch_encoder
 from no_time_to_train.matching import MemoryBank

@@ -12,7 +12,7 @@ from rich.console import Console
 from no_time_to_train.batch.image_paths import InputImage, common_folder, find_images
 from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.run import _with_progress
-from no_time_to_train.cli.lightning import main as lightning
+from no_time_to_train.cli.lightning.command import main as lightning
 from no_time_to_train.cli.ntt import _spelled_out, main
 from no_time_to_train.cli.predict import predict as predict_
 from no_time_to_train.cli.predictor import load_settings

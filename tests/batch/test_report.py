@@ -16,7 +16,7 @@ from PIL import Image
 
 from no_time_to_train import __version__
 from no_time_to_train.cli import main
-from no_time_to_train.cli.lightning import main as lightning
+from no_time_to_train.cli.lightning.command import main as lightning
 from tests.browser import dumped, needs_chromium
 from tests.tiny import TinyData
 

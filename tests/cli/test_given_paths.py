@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import dict_to_namespace
 
 from no_time_to_train.cli import main as ntt
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.pl_wrapper.run_settings import with_root
 
 ROOT = Path(__file__).parents[2]

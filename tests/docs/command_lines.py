@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from no_time_to_train import cli
-from no_time_to_train.cli import lightning as lightning_cli
 from no_time_to_train.cli import weights as weights_commands
+from no_time_to_train.cli.lightning import command as lightning_cli
 from tests.docs.blocks import ROOT
 
 # Programs that are not this project's: what stands behind them is theirs.

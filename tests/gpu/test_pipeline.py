@@ -11,7 +11,7 @@ import yaml
 
 from no_time_to_train import Segmenter
 from no_time_to_train.cli import main as ntt
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from tests.test_segmenter import mask, picture
 from tests.tiny import write_dataset
 from tests.training.distill.test_module import logged, settings

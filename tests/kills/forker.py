@@ -26,7 +26,7 @@ IMPORTED = (
     "equinox",
     "lightning.pytorch.callbacks",
     "no_time_to_train.cli",
-    "no_time_to_train.cli.lightning",
+    "no_time_to_train.cli.lightning.command",
     "no_time_to_train.weights.conversion",
     "no_time_to_train.training.distill.module",
     "no_time_to_train.training.quickstart.encoder_module",

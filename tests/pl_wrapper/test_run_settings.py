@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from tests.training.distill import test_module
 from tests.training.distill.test_module import ROOT, settings
 

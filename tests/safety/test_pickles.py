@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 
 from no_time_to_train.cli import main as ntt
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.data.synthetic.training_scenes import training_scenes
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.errors import NoTimeToTrainError, OutputError, WeightsFormatError

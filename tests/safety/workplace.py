@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from no_time_to_train.cli import main as ntt
-from no_time_to_train.cli.lightning import main as run_lightening
+from no_time_to_train.cli.lightning.command import main as run_lightening
 from tests.golden_files import golden
 from tests.safety.watching import closed_network
 from tests.tiny import config_settings, write_config, write_dataset

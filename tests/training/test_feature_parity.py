@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.errors import ConfigError, ParityError
 from no_time_to_train.runtime.onnx_session import read_onnx_file
 from no_time_to_train.training.feature_parity import FeatureParityCallback

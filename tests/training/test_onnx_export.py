@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.configs.encoders import Architecture
 from no_time_to_train.encoders.live_weights import find_live_encoder
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint, build_torch_encoder

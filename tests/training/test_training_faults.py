@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.errors import OutputError
 from no_time_to_train.training.checkpoints import AtomicCheckpointIO
 from tests.training.distill import test_module

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 
 ROOT = Path(__file__).parents[3]
 BASE = ROOT / "pl_configs" / "matching_baseline_dinov3_test.yaml"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from no_time_to_train.batch.run_locks import sole_run
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.encoders.torch_encoder import build_encoder_from_checkpoint
 from no_time_to_train.matching import MemoryBank
 from tests.cli.lightning.runs import BASE, ROOT, one_error, read, run

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from no_time_to_train.cli import main as ntt
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.encoders.torch_encoder import build_encoder, build_encoder_from_checkpoint, build_torch_encoder
 from no_time_to_train.errors import WeightsFormatError
 from no_time_to_train.runtime.onnx_session import read_onnx_file

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from tests.tiny import small_model_arguments, write_config
 
 CONFIG = Path(__file__).parents[3] / "pl_configs" / "quickstart.yaml"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.encoders.torch_encoder import build_encoder
 from no_time_to_train.proposers.sam2.predictor import build_sam2
 from tests.tiny import write_config

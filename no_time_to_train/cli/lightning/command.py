@@ -25,15 +25,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from no_time_to_train.cli.checkpoint_paths import read_tensor_names, require_local_path
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
-from no_time_to_train.cli.lightning_arguments import (
+from no_time_to_train.cli.lightning.arguments import (
     SUBCOMMANDS,
     check_configurations,
     check_kinds,
     check_names,
     names_subcommand,
 )
+from no_time_to_train.cli.lightning.checkpoint_paths import read_tensor_names, require_local_path
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
 from no_time_to_train.io.paths import check_local, without_home

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from no_time_to_train.cli.lightning_arguments import HELP, SUBCOMMANDS, answer_early, names_subcommand
+from no_time_to_train.cli.lightning.arguments import HELP, SUBCOMMANDS, answer_early, names_subcommand
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _WITHOUT = """
 import sys
 sys.modules |= dict.fromkeys(("torch", "lightning", "jax", "transformers"))
-from no_time_to_train.cli.lightning_arguments import answer_early
+from no_time_to_train.cli.lightning.arguments import answer_early
 sys.exit(answer_early(sys.argv[1:]))
 """
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from no_time_to_train.cli.lightning import main
+from no_time_to_train.cli.lightning.command import main
 from no_time_to_train.pl_wrapper.run_settings import ROOT
 from tests.bad_inputs.table import listing
 
-CONFIGS = sorted((Path(__file__).parents[2] / "pl_configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "pl_configs").glob("*.yaml"))
 ENCODER = "dinov3_quickstart_tiny"
 
 pytestmark = [
