@@ -1,9 +1,9 @@
 """`ntt compare`."""
 
 import json as json_module
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from no_time_to_train.cli.options import SEVERAL, OptionalPath, OptionalPaths, OptionalTexts
 from no_time_to_train.configs.image_size import parse_image_size
 from no_time_to_train.configs.limits import TOGETHER, check_number
 from no_time_to_train.errors import ConfigError
@@ -16,15 +16,16 @@ _MOST = 1000
 
 def compare(
     encoder: str | None = None,
-    weights: list[Path] | None = None,
-    onnx: list[Path] | None = None,
-    eqx: list[Path] | None = None,
-    image: list[Path] | None = None,
+    *,
+    weights: OptionalPaths = None,
+    onnx: OptionalPaths = None,
+    eqx: OptionalPaths = None,
+    image: OptionalPaths = None,
     random: int | None = None,
-    image_size: list[str] | None = None,
-    batch_size: list[int] | None = None,
+    image_size: OptionalTexts = None,
+    batch_size: Annotated[list[int] | None, SEVERAL] = None,
     block_debug: bool = False,
-    report: Path | None = None,
+    report: OptionalPath = None,
     tolerance: float | None = None,
     json: bool = False,
 ) -> int:
@@ -36,7 +37,7 @@ def compare(
 
     Args:
         encoder: A registry name such as dinov3_small or sam2_hiera_tiny, whose weights are looked for under
-            checkpoints/ if none are named; or a weights file or folder. May stand without `--encoder`.
+            checkpoints/ if none are named; or a weights file or folder.
         weights: Of the torch model, the reference: a file or folder of any layout. Of two, one is compared with the
             other. With neither --onnx nor --eqx, both are made of these weights and compared.
         onnx: Folders that `ntt export` wrote.

@@ -1,12 +1,15 @@
-"""`ntt sample-references`."""
+"""The commands around data: the demo, drawn scenes, sampled references."""
 
 from pathlib import Path
 
+from no_time_to_train.cli.options import GivenPath, Output
+
 
 def sample_references_command(
-    annotations: Path,
+    *,
+    annotations: GivenPath,
     shots: int,
-    output: Path,
+    output: Output,
     seed: int = 0,
     split: str | None = None,
     allow_fewer: bool = False,
@@ -35,7 +38,32 @@ def sample_references_command(
     )
 
 
-def demo(output: Path = Path("runs/demo"), num_targets: int = 10, min_score: float = 0.7) -> int:
+def write_shapes(
+    *,
+    root: GivenPath,
+    seed: int = 0,
+    size: int = 256,
+    shots: int = 5,
+    num_targets: int = 40,
+    distractors: bool = True,
+) -> None:
+    """Write the embedded synthetic few-shot dataset as JPEG files and COCO JSON.
+
+    Args:
+        root: Folder to write.
+        seed: The same seed gives the same files.
+        size: Side of the square images, in pixels.
+        shots: References a class.
+        num_targets: Target images.
+        distractors: Draw objects of other classes among the targets' too.
+    """
+    from no_time_to_train.data.synthetic.dataset import write_shapes as write
+
+    paths = write(root, seed=seed, size=size, shots=shots, num_targets=num_targets, distractors=distractors)
+    print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
+
+
+def demo(*, output: Output = Path("runs/demo"), num_targets: int = 10, min_score: float = 0.7) -> int:
     """Find embedded synthetic objects by five references a class, with the models that the project ships.
 
     ONNX Runtime runs it; torch is not needed.
@@ -48,10 +76,10 @@ def demo(output: Path = Path("runs/demo"), num_targets: int = 10, min_score: flo
     from no_time_to_train.cli.predict import predict
     from no_time_to_train.configs.limits import check_number
     from no_time_to_train.data.coco import load_coco
-    from no_time_to_train.data.synthetic.dataset import write_shapes
+    from no_time_to_train.data.synthetic.dataset import write_shapes as write
 
     check_number("--num-targets", num_targets, 1, 10_000, "every image is drawn")
-    paths = write_shapes(output / "shapes", num_targets=num_targets)
+    paths = write(output / "shapes", num_targets=num_targets)
     targets = load_coco(paths.targets_json)
     return predict(
         images=[paths.image_dir / image.file_name for image in targets.images],

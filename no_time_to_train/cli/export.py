@@ -2,9 +2,11 @@
 
 import json as json_module
 import re
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
+from no_time_to_train.cli.options import OptionalOutput, OptionalPath, Output, Settings
 from no_time_to_train.configs.image_size import parse_image_size
 from no_time_to_train.configs.limits import MOST_IN_BATCH, TOGETHER, check_number
 from no_time_to_train.errors import ConfigError
@@ -13,23 +15,23 @@ from no_time_to_train.io.paths import without_home
 
 def export(
     encoder: str,
-    weights: Path | None = None,
-    output: Path | None = None,
+    *,
+    weights: OptionalPath = None,
+    output: OptionalOutput = None,
     image_size: str = "dynamic",
     batch_size: str = "dynamic",
     opset: int = 23,
     precision: Literal["fp32", "fp16", "int8", "all"] = "fp32",
     layout: Literal["flat", "transformers.js"] = "flat",
     copy_weights: bool = False,
-    no_verify: bool = False,
+    verify: bool = True,
     json: bool = False,
 ) -> None:
     """Write an encoder, or a SAM2, as ONNX, through the JAX path, its weights bound where they are.
 
     Args:
         encoder: A registry name such as dinov3_small or sam2_hiera_tiny, whose weights are looked for under
-            checkpoints/; or a weights file or folder of any layout; or a Lightning checkpoint. May stand without
-            `--encoder`.
+            checkpoints/; or a weights file or folder of any layout; or a Lightning checkpoint.
         weights: A file or folder that must hold the named encoder.
         output: A folder; beside the weights if left out.
         image_size: Height and width in pixels, such as 224x224, or `dynamic` for any.
@@ -40,7 +42,7 @@ def export(
         layout: `transformers.js` writes `onnx/model.onnx`, `model_fp16.onnx` and `model_quantized.onnx`, each next to
             its own weights, into the folder that --output names.
         copy_weights: Write the weights as ordinary external data, for tools that read no other.
-        no_verify: Leave out comparing the file with the Equinox model, which needs the weights in memory twice.
+        verify: Compare the file with the Equinox model, which needs the weights in memory twice.
         json: Print what the file says of itself as JSON.
     """
     from no_time_to_train.export.onnx import export_onnx
@@ -59,7 +61,7 @@ def export(
             image_size=size,
             batch_size=batch,
             opset=opset,
-            verify=not no_verify,
+            verify=verify,
         )
         parts = graphs_in(folder)
     elif precision == "all":
@@ -74,7 +76,7 @@ def export(
             opset=opset,
             precision=precision,
             copy_weights=copy_weights,
-            verify=not no_verify,
+            verify=verify,
         )
         parts = [folder / name for name in (IMAGE_ENCODER_FILE, PROMPT_DECODER_FILE) if (folder / name).is_file()]
     files = [read_onnx_file(path) for path in parts or [folder]]
@@ -93,21 +95,22 @@ def export(
 
 
 def export_pipeline(
-    settings: list[Path],
-    output: Path,
+    *,
+    settings: Annotated[Settings, Parameter(required=True)] = None,
+    output: Output,
     encoder: str | None = None,
-    encoder_weights: Path | None = None,
+    encoder_weights: OptionalPath = None,
     sam2: str | None = None,
-    sam2_weights: Path | None = None,
-    memory: Path | None = None,
+    sam2_weights: OptionalPath = None,
+    memory: Annotated[OptionalPath, Parameter(alias="-m")] = None,
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     opset: int = 23,
-    no_verify: bool = False,
+    verify: bool = True,
 ) -> None:
     """Write a whole pipeline as one folder that ONNX Runtime runs without torch: both networks, settings, memory.
 
     Args:
-        settings: YAMLs of the matching baselines, a later one over an earlier one; `--config` means the same.
+        settings: YAMLs of the matching baselines, a later one over an earlier one.
         output: The folder to write; ntt predict --bundle and Segmenter.from_bundle take it.
         encoder: A registry name, or a weights file or folder, before that of the settings.
         encoder_weights: The encoder's weights, before those of the settings.
@@ -116,7 +119,7 @@ def export_pipeline(
         memory: A memory file of references, as Segmenter.save_memory writes it, to go with it.
         precision: Of the image encoders; prompts are decoded in fp32.
         opset: 23 has attention as one operator; 17 is for older runtimes.
-        no_verify: Leave out comparing the files with the Equinox models.
+        verify: Compare the files with the Equinox models.
     """
     from no_time_to_train.cli.predictor import load_settings
     from no_time_to_train.export.bundle import export_bundle
@@ -124,9 +127,9 @@ def export_pipeline(
 
     check_writable(output)
     config = load_settings(
-        settings, encoder=encoder, encoder_weights=encoder_weights, sam2=sam2, sam2_weights=sam2_weights
+        settings or [], encoder=encoder, encoder_weights=encoder_weights, sam2=sam2, sam2_weights=sam2_weights
     )
-    folder = export_bundle(config, output, precision=precision, opset=opset, memory=memory, verify=not no_verify)
+    folder = export_bundle(config, output, precision=precision, opset=opset, memory=memory, verify=verify)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{without_home(str(folder))}: {size / 1e6:.1f} MB; ntt predict --bundle runs it")
 

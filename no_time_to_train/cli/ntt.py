@@ -1,52 +1,37 @@
-"""`ntt`: the commands around the main job.
+"""`ntt`: the commands around the main job, and the main job itself.
 
-Each command is a plain function; its options and help come from its signature and docstring. Neither torch nor a model
-is imported before a command needs it.
+Each command is a plain function; its options and help come from its signature and docstring, by cyclopts. Neither torch
+nor a model is imported before a command needs it.
 """
 
 import inspect
-import json
-import re
-from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Literal
 
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from no_time_to_train import __version__
 from no_time_to_train.cli import weights as weights_commands
 from no_time_to_train.cli.compare import compare
-from no_time_to_train.cli.data import demo, sample_references_command
+from no_time_to_train.cli.data import demo, sample_references_command, write_shapes
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
 from no_time_to_train.cli.export import export, export_pipeline
+from no_time_to_train.cli.info import info
+from no_time_to_train.cli.options import LAST_COUNTS, GivenPath, wrong_arguments
 from no_time_to_train.cli.predict import predict
-from no_time_to_train.errors import ConfigError, NoTimeToTrainError
-from no_time_to_train.io.messages import nearest
-from no_time_to_train.io.paths import check_local, in_home
-from no_time_to_train.io.process import program
-
-
-def write_shapes(
-    root: Path, seed: int = 0, size: int = 256, shots: int = 5, num_targets: int = 40, distractors: bool = True
-) -> None:
-    """Write the embedded synthetic few-shot dataset as JPEG files and COCO JSON.
-
-    Args:
-        root: Folder to write.
-        seed: The same seed gives the same files.
-        size: Side of the square images, in pixels.
-        shots: References a class.
-        num_targets: Target images.
-        distractors: Draw objects of other classes among the targets' too.
-    """
-    from no_time_to_train.data.synthetic.dataset import write_shapes as write
-
-    paths = write(root, seed=seed, size=size, shots=shots, num_targets=num_targets, distractors=distractors)
-    print(f"references: {paths.references_json}\ntargets: {paths.targets_json}\nimages: {paths.image_dir}")
+from no_time_to_train.errors import NoTimeToTrainError
+from no_time_to_train.io.process import program as run_program
 
 
 def quickstart_report(
-    seed: int = 2026, json: bool = False, num_images: int = 200, settings: Path = Path("pl_configs/quickstart.yaml")
+    *,
+    seed: int = 2026,
+    json: bool = False,
+    num_images: int = 200,
+    settings: Annotated[GivenPath, Parameter(name=("--config", "-c", "--settings"))] = Path(
+        "pl_configs/quickstart.yaml"
+    ),
 ) -> None:
     """Measure the models that the project ships, on synthetic data of a fresh seed; some ten minutes on two cores.
 
@@ -62,32 +47,81 @@ def quickstart_report(
     print(report.as_json(figures) if json else report.as_text(figures))
 
 
+_Words = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+
+def test(*words: _Words) -> int:
+    """Run what a YAML describes: the matching of references and targets, or a training's test.
+
+    As `run_lightening.py` does; `ntt test --help` is its help.
+    """
+    return _run_lightning(["test", *words])
+
+
+def fit(*words: _Words) -> int:
+    """Train what a YAML describes, such as pl_configs/distill_dinov3_small.yaml.
+
+    As `run_lightening.py fit` does; `ntt fit --help` is its help.
+    """
+    return _run_lightning(["fit", *words])
+
+
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print the completion script of a shell.
+
+    Args:
+        shell: bash, zsh or fish.
+    """
+    print(build_app().generate_completion(prog_name="ntt", shell=shell))
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
-    "compare": compare,
-    "convert": weights_commands.convert,
     "demo": demo,
+    "predict": predict,
+    "sample-references": sample_references_command,
+    "write-shapes": write_shapes,
+    "fetch": weights_commands.fetch,
+    "inspect": weights_commands.inspect,
+    "convert": weights_commands.convert,
+    "validate": weights_commands.validate,
     "doctor": weights_commands.doctor,
     "export": export,
     "export-pipeline": export_pipeline,
-    "fetch": weights_commands.fetch,
-    "inspect": weights_commands.inspect,
-    "predict": predict,
+    "compare": compare,
+    "test": test,
+    "fit": fit,
     "quickstart-report": quickstart_report,
-    "sample-references": sample_references_command,
-    "validate": weights_commands.validate,
-    "write-shapes": write_shapes,
+    "info": info,
+    "completion": completion,
 }
 
-# Parameters that need no option's name.
-POSITIONAL: dict[str, tuple[str, ...]] = {
-    "compare": ("encoder",),
-    "convert": ("source", "destination"),
-    "doctor": ("encoder",),
-    "export": ("encoder",),
-    "fetch": ("name",),
-    "inspect": ("path",),
-    "validate": ("root",),
+# What the help shows together.
+_GROUPS = {
+    "Find objects": ("demo", "predict", "sample-references", "write-shapes"),
+    "Weights": ("fetch", "inspect", "convert", "validate", "doctor"),
+    "Export and compare": ("export", "export-pipeline", "compare"),
+    "Run a YAML": ("test", "fit", "quickstart-report"),
+    "This program": ("info", "completion"),
 }
+_EXAMPLES = {
+    "compare": "ntt compare checkpoints/quickstart/encoder",
+    "completion": "ntt completion bash > ~/.local/share/bash-completion/completions/ntt",
+    "convert": "ntt convert dinov3_vits16.pth dinov3-small/ --to hf",
+    "demo": "ntt demo -o demo/",
+    "doctor": "ntt doctor dinov3_base",
+    "export": "ntt export dinov3_small --weights checkpoints/dinov3-small -o exported/",
+    "export-pipeline": "ntt export-pipeline -c quickstart -o bundle/",
+    "fetch": "ntt fetch dinov3_base",
+    "fit": "ntt fit -c pl_configs/distill_dinov3_small.yaml",
+    "inspect": "ntt inspect dinov3_vits16.pth",
+    "predict": "ntt predict photos/ -r refs.json --reference-images refs/ -o found/ --report",
+    "sample-references": "ntt sample-references --annotations train.json --shots 3 -o refs.json",
+    "test": "ntt test -c pl_configs/quickstart.yaml",
+    "validate": "ntt validate checkpoints/dinov3-small --deep",
+    "write-shapes": "ntt write-shapes --root shapes/",
+}
+# Their parsers are Lightning's.
+_LIGHTNING = ("test", "fit")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -100,166 +134,90 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: what the command gives, 0 if it gives none, 2 after bad input.
     """
     if args is None:
-        return program(main, "ntt")
+        return run_program(main, "ntt")
     given = list(args)
-    command = COMMANDS.get(given[0]) if given else None
-    spelled = [given[0], *_spelled_out(given[1:], command, POSITIONAL.get(given[0], ()))] if command else given
+    if given[:1] == ["validate"] and any(word.split("=")[0] in {"-c", "--config"} for word in given):
+        return _run_lightning(given)  # the other one, of weights, has no such option
+    if given and given[0] in _LIGHTNING:
+        command = COMMANDS[given[0]]
+        return command(*given[1:]) or 0
+    return run_command(_run, given, lambda error: _in_one_line(error, "ntt"))
 
-    def run(args: list[str]) -> Any:
-        from jsonargparse import auto_cli
 
-        if command is not None:
-            args = _with_paths(args, command)
+def _run(args: list[str]) -> Any:
+    command, bound, _ = build_app().parse_args(_joined_flags(args), exit_on_error=False, print_error=False)
+    return command(*bound.args, **bound.kwargs)
 
-        try:
-            return auto_cli({**COMMANDS}, args=args, prog="ntt", exit_on_error=False, as_positional=False)
-        except ArgumentError as error:
-            _check_names(args, command, error)
-            raise
 
-    prog = f"ntt {given[0]}" if command else "ntt"
-    return run_command(run, spelled, lambda error: _in_one_line(error, prog))
+def build_app() -> App:
+    """Return the program, its commands by topic."""
+    app = App(
+        name="ntt",
+        help="Find objects in images by a few references, without training.",
+        version=__version__,
+        help_format="plaintext",
+        help_epilogue='"ntt COMMAND --help" shows the options of a command..',
+        result_action="return_value",
+        default_parameter=LAST_COUNTS,
+    )
+    for index, (topic, names) in enumerate(_GROUPS.items()):
+        group = Group(topic, sort_key=index)
+        for name in names:
+            example = f"Example: {_EXAMPLES[name]}" if name in _EXAMPLES else ""
+            app.command(COMMANDS[name], name=name, group=group, help_epilogue=example)
+    return app
+
+
+def _joined_flags(args: Sequence[str]) -> list[str]:
+    """Spell `--report true` as `--report=true`; a flag's value need not be given, and may be."""
+    command = COMMANDS.get(args[0]) if args else None
+    if command is None:
+        return list(args)
+    flags = {name for name, parameter in inspect.signature(command).parameters.items() if parameter.annotation is bool}
+    spelled: list[str] = []
+    for arg in args:
+        if spelled and arg.lower() in {"true", "false"}:
+            name = spelled[-1].lstrip("-").replace("-", "_")
+            if spelled[-1].startswith("--") and {name, name.removeprefix("no_")} & flags:
+                spelled[-1] += f"={arg.lower()}"
+                continue
+        spelled.append(arg)
+    return spelled
+
+
+def _run_lightning(args: list[str]) -> int:
+    from no_time_to_train.cli.lightning.arguments import answer_early
+
+    status = answer_early(args)
+    if status is not None:
+        return status
+    from no_time_to_train.cli.lightning.command import main as run_lightning
+
+    return run_lightning(args)
 
 
 def fetcher_main(args: Sequence[str] | None = None) -> int:
     """Run `dinov3-fetcher`; see `main`."""
     if args is None:
-        return program(fetcher_main, "dinov3-fetcher")
-    from jsonargparse import ArgumentParser
+        return run_program(fetcher_main, "dinov3-fetcher")
 
-    # Its `--config` is a file of its own kind, so that auto_cli, which has one of those too, is of no use here.
-    parser = ArgumentParser(
-        prog="dinov3-fetcher",
-        description="Fetch the DINOv3 weights that a training's JSON configuration wants.",
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        required=True,
-        help="JSON: train.dino_root is the folder to fetch into, relative to this file's own; without it, one under "
-        "paths.dataset_root; train.dino_model, if there, names the model.",
-    )
-    parser.add_argument("--model", type=str, help="A registry name or a Hub id, before the configuration's.")
-    parser.add_argument("--quiet", action="store_true", help="Show no progress.")
-    parser.add_argument("--json", action="store_true", help="Print what was done as JSON, and show no progress.")
-
-    def run(given: list[str]) -> None:
-        options = parser.parse_args(given)
-        weights_commands.fetcher(options.config, options.model, quiet=options.quiet, json=options.json)
+    def run(given: list[str]) -> Any:
+        app = App(
+            name="dinov3-fetcher",
+            version=__version__,
+            help_format="plaintext",
+            result_action="return_value",
+            default_parameter=LAST_COUNTS,
+            default_command=weights_commands.fetcher,
+        )
+        command, bound, _ = app.parse_args(given, exit_on_error=False, print_error=False)
+        return command(*bound.args, **bound.kwargs)
 
     return run_command(run, args, lambda error: _in_one_line(error, "dinov3-fetcher"))
 
 
-def _in_one_line(error: Exception, prog: str) -> str | None:
+def _in_one_line(error: Exception, program: str) -> str | None:
     """Return what a user needs of an error in one line, or None if it is not the user's to mend."""
-    if isinstance(error, ArgumentError):
-        return in_one_line(error, f"{prog} --help lists what there is")
+    if isinstance(error, CycloptsError):
+        return wrong_arguments(error, program)
     return in_one_line(error, CHECK_PATH) if isinstance(error, NoTimeToTrainError | OSError) else None
-
-
-def _check_names(args: Sequence[str], command: Callable[..., Any] | None, error: ArgumentError) -> None:
-    """Name the valid options or commands where a given one is unknown.
-
-    Args:
-        args: As they were parsed.
-        command: The command; None if the name is unknown.
-        error: What the parser says.
-
-    Raises:
-        ConfigError: There is such an option or command; not where the fault is another one.
-    """
-    if command is None:
-        if args and args[0] and not args[0].startswith("-"):
-            meant = nearest(args[0], list(COMMANDS))
-            raise ConfigError(f"ntt has no command {args[0]}", remedy=f"{meant}it has {', '.join(COMMANDS)}") from error
-        return
-    known = [f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters]
-    found = re.search(r"unrecognized arguments: (--[\w-]+)", str(error))
-    if found:
-        name = found[1].replace("_", "-")
-        raise ConfigError(
-            f"ntt {args[0]} has no option {name}", remedy=f"{nearest(name, known)}it has {', '.join(known)}"
-        ) from error
-
-
-def _with_paths(args: Sequence[str], command: Callable[..., Any]) -> list[str]:
-    """Return a command's arguments with `~` filled in, which a shell does only where it begins an argument.
-
-    Args:
-        args: As `_spelled_out` returns them.
-        command: The command.
-
-    Raises:
-        ConfigError: A path is an address, or holds a variable.
-    """
-    parameters = inspect.signature(command).parameters.items()
-    kinds = {f"--{name}": _given(parameter.annotation) for name, parameter in parameters}
-    paths = {name: get_origin(kind) is list for name, kind in kinds.items() if "Path" in str(kind)}
-
-    def filled(option: str, text: str) -> str:
-        if paths[option] and not text.startswith("["):
-            return text  # The option has no value; the parser says so.
-        given: list[str] = json.loads(text) if paths[option] else [text]
-        for path in given:
-            check_local(path, option.replace("_", "-"))
-        found = [in_home(path) for path in given]
-        return json.dumps(found) if paths[option] else found[0]
-
-    spelled: list[str] = []
-    for before, arg in pairwise(["", *args]):
-        name, equals, value = arg.partition("=")
-        if before in paths:
-            spelled.append(filled(before, arg))
-        else:
-            spelled.append(f"{name}={filled(name, value)}" if equals and name in paths else arg)
-    return spelled
-
-
-def _spelled_out(args: Sequence[str], command: Callable[..., Any], positional: Sequence[str]) -> list[str]:
-    """Spell a command's arguments as jsonargparse wants them.
-
-    `--allow-fewer` becomes `--allow_fewer true`, what stands without an option's name goes to the command's
-    `positional` parameters in their order, and options that take several values take all that follow, and may come
-    again.
-    """
-    parameters = inspect.signature(command).parameters.items()
-    flags = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
-    kinds = {f"--{name}": _given(parameter.annotation) for name, parameter in parameters}
-    several = {name: get_args(kind)[0] for name, kind in kinds.items() if get_origin(kind) is list}
-    waiting, spelled, rest = list(positional), [], list(args)
-    lists: dict[str, list[str]] = {}
-    while rest:
-        arg = rest.pop(0)
-        name, equals, value = arg.partition("=")
-        if not arg.startswith("-") and waiting:
-            spelled += [f"--{waiting.pop(0)}", arg]
-            continue
-        option = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
-        if option == "--config" and "--settings" in kinds:
-            # jsonargparse has a --config of its own, for options; a command's settings are a YAML of the main job.
-            option = "--settings"
-        if option in several:
-            values = [value] if equals else []
-            while rest and not rest[0].startswith("--"):
-                values.append(rest.pop(0))
-            if values:
-                lists.setdefault(option, []).extend(values)
-            else:
-                spelled.append(option)
-            continue
-        spelled.append(f"{option}{equals}{value}")
-        if option in flags and not equals:
-            spelled.append(rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true")
-        elif option.startswith("--") and not equals and rest and option not in {"--help", "--print_config", "--debug"}:
-            spelled.append(rest.pop(0))
-    for option, values in lists.items():
-        # As one list; in quotes, where a path may look like YAML.
-        spelled += [option, f"[{', '.join(values)}]" if several[option] is int else json.dumps(values)]
-    return spelled
-
-
-def _given(annotation: Any) -> Any:
-    """Return what an option is when it is given: `list[int] | None` is a list."""
-    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-    return kinds[0] if isinstance(annotation, UnionType) and len(kinds) == 1 else annotation

@@ -2,27 +2,31 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
+from no_time_to_train.cli.options import OptionalPath, OptionalTexts, Output, Paths, Settings
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
 
 def predict(
-    images: list[Path],
-    output: Path,
-    references: Path | None = None,
-    reference_images: Path | None = None,
-    negative_references: Path | None = None,
-    class_names: list[str] | None = None,
-    memory: Path | None = None,
-    settings: list[Path] | None = None,
+    images: Paths,
+    *,
+    output: Output,
+    references: Annotated[OptionalPath, Parameter(alias="-r")] = None,
+    reference_images: OptionalPath = None,
+    negative_references: OptionalPath = None,
+    class_names: OptionalTexts = None,
+    memory: Annotated[OptionalPath, Parameter(alias="-m")] = None,
+    settings: Settings = None,
     encoder: str | None = None,
-    encoder_weights: Path | None = None,
+    encoder_weights: OptionalPath = None,
     sam2: str | None = None,
-    sam2_weights: Path | None = None,
+    sam2_weights: OptionalPath = None,
     random_init: bool = False,
     min_score: float = 0.3,
-    no_overlays: bool = False,
+    overlays: bool = True,
     report: bool = False,
     format: Literal["coco"] | None = None,
     polygons: bool = False,
@@ -32,7 +36,7 @@ def predict(
     device: str = "cpu",
     runtime: Literal["torch", "onnx"] | None = None,
     provider: str | None = None,
-    bundle: Path | None = None,
+    bundle: OptionalPath = None,
 ) -> int:
     """Find objects like a few references in folders of images; an interrupted run goes on where it stopped.
 
@@ -45,14 +49,14 @@ def predict(
         class_names: Classes of the references to look for, in this order; all of them if not given.
         memory: A memory file in the place of references, as --test_mode fill_memory and Segmenter.save_memory write it.
         settings: YAMLs of the matching baselines, whose models and thresholds are taken, a later one over an earlier
-            one; `--config` means the same.
+            one.
         encoder: A registry name, or a weights file or folder, or onnx:DIR, before that of the settings.
         encoder_weights: The encoder's weights, before those of the settings.
         sam2: A SAM2 configuration's name or a folder, before that of the settings.
         sam2_weights: SAM2's weights, before those of the settings.
         random_init: Draw random weights for whatever has none; the masks mean nothing then.
         min_score: Instances of a lower score are left out.
-        no_overlays: Draw nothing.
+        overlays: Draw what was found.
         report: Write report.html too: references and images with what was found, to be filtered, in one file.
         format: With coco, write the folder coco/ too, which annotation tools open: annotations/instances_default.json
             and, as links or copies, images/default/.
@@ -167,7 +171,7 @@ def predict(
             run=run,
             image_root=common_folder(images),
             min_score=min_score,
-            overlays=not no_overlays,
+            overlays=overlays,
             polygons=polygons,
             strict=strict,
             whole=shard is None,

@@ -4,8 +4,11 @@ import difflib
 import json as json_module
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
+from no_time_to_train.cli.options import GivenPath, OptionalPath
 from no_time_to_train.errors import ConfigError, WeightsFormatError
 from no_time_to_train.io.paths import check_local, in_home, without_home
 from no_time_to_train.io.redact import printable
@@ -14,11 +17,11 @@ from no_time_to_train.io.redact import printable
 _KEYS = {"train": ("dino_root", "dino_model"), "paths": ("dataset_root",)}
 
 
-def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
+def inspect(path: GivenPath, *, headers_only: bool = False, json: bool = False) -> None:
     """Tell what a weights file or folder is, from its tensors: layout, architecture, registry entry, hash, NaN.
 
     Args:
-        path: A file or a folder, of an encoder or of SAM2. May stand without `--path`.
+        path: A file or a folder, of an encoder or of SAM2.
         headers_only: Read names and shapes alone: at once, however large the file is, but without hash and NaN.
         json: Print JSON.
     """
@@ -28,13 +31,12 @@ def inspect(path: Path, headers_only: bool = False, json: bool = False) -> None:
     print(report.as_json() if json else printable(report.as_text()))
 
 
-def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"]) -> None:
+def convert(source: GivenPath, destination: GivenPath, *, to: Literal["hf", "meta", "equinox"]) -> None:
     """Write an encoder's weights in another layout, byte by byte, however large they are.
 
     Args:
-        source: A file or a folder in any layout. May stand without `--source`.
-        destination: A new folder for `hf`, a new file for `meta` (.pth) and `equinox` (.eqx). May stand second,
-            without `--destination`.
+        source: A file or a folder in any layout.
+        destination: A new folder for `hf`, a new file for `meta` (.pth) and `equinox` (.eqx).
         to: `hf` is a folder that transformers opens, `meta` is Meta's own layout, `equinox` is for the JAX models.
     """
     from no_time_to_train.weights.conversion import convert_weights
@@ -44,7 +46,8 @@ def convert(source: Path, destination: Path, to: Literal["hf", "meta", "equinox"
 
 def fetch(
     name: str,
-    root: Path | None = None,
+    *,
+    root: OptionalPath = None,
     source: Literal["hub", "timm", "url"] | None = None,
     revision: str | None = None,
     quiet: bool = False,
@@ -56,7 +59,7 @@ def fetch(
 
     Args:
         name: A registry name such as dinov3_large, a Hub id, a link (Meta's presigned ones, in quotes), or a file of
-            SAM2 such as sam2_hiera_tiny or sam2.1_hiera_large. May stand without `--name`.
+            SAM2 such as sam2_hiera_tiny or sam2.1_hiera_large.
         root: The folder; checkpoints/ with the repository's name if left out, where configurations look for it.
             SAM2's file goes into it, or into checkpoints/.
         source: `timm` for timm's ungated copies; otherwise told by the name.
@@ -75,11 +78,11 @@ def fetch(
         print(f"{without_home(str(done.path))}: {state}, {encoder}, {done.size:,} bytes")
 
 
-def validate(root: Path, deep: bool = False) -> None:
+def validate(root: GivenPath, *, deep: bool = False) -> None:
     """Check that a folder holds an encoder's weights, whole.
 
     Args:
-        root: The folder. May stand without `--root`.
+        root: The folder.
         deep: Read every byte and compare with the hashes recorded when it was fetched.
     """
     from no_time_to_train.weights.hub.manifest import check_folder
@@ -90,15 +93,15 @@ def validate(root: Path, deep: bool = False) -> None:
 
 def doctor(
     encoder: str | None = None,
-    root: Path | None = None,
+    *,
+    root: OptionalPath = None,
     source: Literal["hub", "timm"] | None = None,
     json: bool = False,
 ) -> int:
     """Find out why weights cannot be had: network, token, access, disk, cache, files, one after another.
 
     Args:
-        encoder: A registry name or a Hub id; without it, access and files are left out. May stand without
-            `--encoder`.
+        encoder: A registry name or a Hub id; without it, access and files are left out.
         root: The folder that is to hold the weights.
         source: `timm` for timm's ungated copies.
         json: Print JSON.
@@ -116,14 +119,20 @@ def doctor(
     return int(any(finding.state == "failed" for finding in findings))
 
 
-def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, json: bool = False) -> None:
+def fetcher(
+    *,
+    config_file: Annotated[GivenPath, Parameter(name="--config")],
+    model: str | None = None,
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
     """Fetch the DINOv3 weights that a training's JSON configuration wants.
 
     It reads `train.dino_root`, the folder that is to hold them (relative to the configuration's own folder), or else
     `paths.dataset_root`, in which a folder with the model's name is made; and `train.dino_model`, if it is there.
 
     Args:
-        config_file: The configuration; written `--config`.
+        config_file: The configuration, a JSON file.
         model: A registry name or a Hub id, before the configuration's.
         quiet: Show no progress.
         json: Print what was done as JSON, and show no progress.
@@ -146,7 +155,7 @@ def fetcher(config_file: Path, model: str | None = None, quiet: bool = False, js
             check_local(given, f"{key} in {config_file}")
     within = in_home(root) if root is not None else Path(in_home(data or "")) / default_folder(name, None).name
     folder = config_file.parent / within
-    fetch(name, folder, quiet=quiet, json=json)
+    fetch(name, root=folder, quiet=quiet, json=json)
 
 
 def _read_settings(path: Path) -> dict[str, object]:

@@ -147,7 +147,7 @@ CASES = [
         ["cannot write", "No space left", "disk"],
     ),
     report("one image", "--num-images", "1", says=["1 images", "2 images"]),
-    report("images in words", "--num-images", "some", says=["num_images", "some", "--help"]),
+    report("images in words", "--num-images", "some", says=["--num-images", "some", "--help"]),
     report("a negative seed", "--seed", "-1", says=["seed", "-1", "0 or more"]),
     Case(
         "quickstart-report: no YAML",

@@ -102,10 +102,10 @@ CASES = [
     compare("a size between patches", "--image-size", "65", says=["65x65", "patch size 16", "use 64x64"]),
     compare("a size in words", "--image-size", "large", says=["'large' is not an image size", "224"]),
     compare("no batch", "--batch-size", "0", says=["--batch-size is 0", "1 or more"]),
-    compare("a batch in words", "--batch-size", "two", says=["batch_size", "two", "--help"]),
+    compare("a batch in words", "--batch-size", "two", says=["--batch-size", "two", "--help"]),
     compare("a negative tolerance", "--tolerance", "-1", says=["--tolerance is -1.0", "1e-5"]),
-    compare("no tolerance", "--tolerance", ".nan", says=["--tolerance is nan", "1e-5"]),
-    compare("a tolerance in words", "--tolerance", "small", says=["tolerance: expected a number, got small", "--help"]),
+    compare("no tolerance", "--tolerance", "nan", says=["--tolerance is nan", "1e-5"]),
+    compare("a tolerance in words", "--tolerance", "small", says=["--tolerance is small, expected a number", "--help"]),
     Case(
         "compare: a folder without a graph",
         lambda f: ["compare", "--weights", f.shop.encoder, "--onnx", f.folder("onnx")],

@@ -77,7 +77,7 @@ CASES = [
     Case(
         "predict: an option of two words",
         lambda f: f.predict("--min_scores", "0.5"),
-        ["ntt predict has no option --min-scores", "did you mean --min-score?"],
+        ["ntt predict has no option --min_scores", "did you mean --min-score?"],
     ),
     Case(
         "predict: settings",

@@ -13,8 +13,7 @@ from no_time_to_train.batch.image_paths import InputImage, common_folder, find_i
 from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.run import _with_progress
 from no_time_to_train.cli.lightning.command import main as lightning
-from no_time_to_train.cli.ntt import _spelled_out, main
-from no_time_to_train.cli.predict import predict as predict_
+from no_time_to_train.cli.ntt import build_app, main
 from no_time_to_train.cli.predictor import load_settings
 from no_time_to_train.errors import DataNotFoundError
 from no_time_to_train.segmenter import FoundInstances, Segmenter
@@ -79,10 +78,10 @@ def test_a_later_yaml_goes_over_an_earlier_one(settings: Path, tmp_path: Path) -
 
 
 def test_options_of_several_values_may_come_again() -> None:
-    spelled = _spelled_out(
-        ["--config", "a.yaml", "--images", "x", "y", "--config", "b.yaml", "--images=z"], predict_, ()
-    )
-    assert spelled == ["--settings", '["a.yaml", "b.yaml"]', "--images", '["x", "y", "z"]']
+    given = ["--config", "a.yaml", "--images", "x", "y", "--config", "b.yaml", "--images=z", "-o", "out"]
+    _, bound, _ = build_app().parse_args(["predict", *given])
+    assert bound.arguments["settings"] == [Path("a.yaml"), Path("b.yaml")]
+    assert bound.arguments["images"] == [Path("x"), Path("y"), Path("z")]
 
 
 def test_some_of_the_classes(settings: Path, data: TinyData, tmp_path: Path) -> None:

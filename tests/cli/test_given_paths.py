@@ -126,10 +126,10 @@ def test_a_memory_has_the_ending_by_which_it_is_read(tmp_path: Path, capsys: pyt
 
 def test_a_command_says_which_options_it_misses(capsys: pytest.CaptureFixture[str]) -> None:
     assert ntt(["sample-references"]) == 2
-    assert "required: --annotations, --shots, --output (" in capsys.readouterr().err
+    assert "lacks what is required: --annotations, --shots, --output (" in capsys.readouterr().err
 
 
-def test_a_file_of_options_may_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is not taken for what stands without an option's name."""
-    assert ntt(["inspect", "--config", str(tmp_path / "nowhere.yaml"), "a.pth"]) == 2
-    assert re.search("File does not exist: '.*nowhere.yaml'", capsys.readouterr().err)
+@pytest.mark.parametrize("given", [["--path", "s3://a/b"], ["s3://a/b"]])
+def test_an_argument_is_named_though_it_needs_no_name(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ntt(["inspect", *given]) == 2
+    assert "--path is s3://a/b, expected a path on this machine" in capsys.readouterr().err

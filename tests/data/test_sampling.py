@@ -168,7 +168,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, A
 
 def test_the_command_writes_a_reference_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "new" / "refs.json"
-    sample_references_command(write(many(), tmp_path), 3, output, seed=1)
+    sample_references_command(annotations=write(many(), tmp_path), shots=3, output=output, seed=1)
     assert capsys.readouterr().out == f"{output}: 9 references of 3 classes in 9 images\n"
     references = load_references(output)
     assert references.class_names == ("cat", "dog", "cow")
@@ -178,9 +178,9 @@ def test_the_command_writes_a_reference_set(tmp_path: Path, capsys: pytest.Captu
 def test_the_command_writes_nothing_when_it_fails(tmp_path: Path) -> None:
     source, output = write(many(), tmp_path), tmp_path / "refs.json"
     with pytest.raises(NotEnoughReferencesError):
-        sample_references_command(source, 99, output)
+        sample_references_command(annotations=source, shots=99, output=output)
     with pytest.raises(DataNotFoundError):
-        sample_references_command(tmp_path / "gone.json", 1, output)
+        sample_references_command(annotations=tmp_path / "gone.json", shots=1, output=output)
     with pytest.raises(OutputError):
-        sample_references_command(source, 1, source / "refs.json")
+        sample_references_command(annotations=source, shots=1, output=source / "refs.json")
     assert [path.name for path in tmp_path.iterdir()] == ["coco.json"]

@@ -28,7 +28,7 @@ NAMES = (
     *("export beside the weights", "compare", "sample-references", "write-shapes"),
     *("export-pipeline", "demo", "quickstart-report", "predict", "test", "validate the targets", "predict the targets"),
     *(f"test_mode {mode}" for mode in ("fill_memory", "fill_memory_neg", "postprocess_memory", "test", "vis_memory")),
-    *("fit", "convert a checkpoint"),
+    *("fit", "convert a checkpoint", "info", "completion"),
 )
 
 

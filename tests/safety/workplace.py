@@ -78,6 +78,8 @@ def prepare(folder: Path) -> Workplace:
 
 def run_all(place: Workplace) -> None:
     """Run every command that is neither `fetch` nor `doctor`, and every mode of the main job; the folder is the cwd."""
+    place.run("info", ntt, "info")
+    place.run("completion", ntt, "completion", "bash")
     place.run("inspect", ntt, "inspect", "tiny.pth")
     for to, destination in (("hf", "hf"), ("meta", "meta.pth"), ("equinox", "tiny.eqx")):
         place.run(f"convert to {to}", ntt, "convert", "tiny.pth", destination, "--to", to)
