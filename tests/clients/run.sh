@@ -8,10 +8,11 @@
 # not open a file that it should, or gave other features than torch. Run `make setup clients` first.
 # PYTHON names an interpreter that has this project (.venv/bin/python), NTT_CLIENTS the folder of `make clients`.
 set -euo pipefail
+folder=${1:+$(realpath --canonicalize-missing "$1")}
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 clients=${NTT_CLIENTS:-.venv-clients}
-folder=${1:-$clients/exports}
+folder=${folder:-$clients/exports}
 here=tests/clients/exports
 [ $# -gt 0 ] && shift
 if ! command -v "$python" > /dev/null; then
