@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_OPTIONS = (
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=5000"
+    "--disable-component-update --disable-sync --hide-scrollbars"
 ).split()
 
 # CI installs it (.ci/run), so that there a test without it fails.
 needs_chromium = pytest.mark.skipif(
-    _CHROMIUM is None and "CI" not in os.environ, reason="no Chromium on this machine (Debian: apt install chromium)"
+    CHROMIUM is None and "CI" not in os.environ, reason="no Chromium on this machine (Debian: apt install chromium)"
 )
 
 
@@ -30,6 +30,6 @@ def screenshot(page: Path, profile: Path, size: tuple[int, int], picture: Path) 
 
 
 def _run(page: Path, profile: Path, *options: str) -> str:
-    assert _CHROMIUM is not None, "no Chromium: .ci/run installs it"
-    command = [_CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}", *options, page.as_uri()]
+    assert CHROMIUM is not None, "no Chromium: .ci/run installs it"
+    command = [CHROMIUM, *OPTIONS, "--virtual-time-budget=5000", f"--user-data-dir={profile}", *options, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

@@ -115,7 +115,7 @@ def write_graph(
     model.producer_name, model.producer_version = "no_time_to_train", __version__
     model.graph.name = name
     if options.copy_weights:
-        ir.save(model, path, external_data=f"{path.name}.data")
+        ir.save(model, path, external_data=f"{path.name}_data")
         if weights_file is not None:
             (folder / weights_file).unlink()
     else:

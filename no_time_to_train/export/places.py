@@ -17,8 +17,9 @@ from no_time_to_train.weights.layouts.hf import HUB_LAYOUTS
 from no_time_to_train.weights.license import NOTICE_FILE, SAM2_NOTICE_FILE
 from no_time_to_train.weights.source import WeightsSource
 
+# `.data` is of files that the first release wrote.
 _WRITTEN = re.compile(
-    r"(model|vision_encoder|prompt_encoder_mask_decoder)\.onnx(\.data)?"
+    r"(model|vision_encoder|prompt_encoder_mask_decoder)\.onnx([._]data)?"
     r"|(model|weights|vision_encoder|prompt_encoder_mask_decoder)[\w.-]*\.safetensors(\.index\.json)?"
     rf"|{re.escape(CONFIG)}|{re.escape(PREPROCESSOR)}|{re.escape(NOTICE_FILE)}|{re.escape(SAM2_NOTICE_FILE)}"
 )

@@ -12,6 +12,7 @@ import pytest
 from no_time_to_train import cli
 from no_time_to_train.cli import weights as weights_commands
 from no_time_to_train.cli.lightning import command as lightning_cli
+from tests.clients.exports.plan import CLIENTS
 from tests.docs.blocks import ROOT
 
 # Programs that are not this project's: what stands behind them is theirs.
@@ -47,6 +48,8 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif program == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert set(arguments) <= targets, f"the Makefile has no {set(arguments) - targets}"
+    elif words[0] == "tests/clients/run.sh":
+        assert set(arguments[1:]) <= CLIENTS.keys(), f"run.sh has no {set(arguments[1:]) - CLIENTS.keys()}"
     elif program == "python" and arguments[0] == "-m":
         module = ROOT / Path(*arguments[1].split("."))
         assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), arguments[1]

@@ -12,7 +12,7 @@ from typing import Any
 
 _UNKNOWN = object()
 # Packages that are not installed with this one.
-_FOREIGN = {"openvino": "a runtime that docs/export.md shows"}
+_FOREIGN = {"openvino": "a runtime that docs/export.md shows", "optimum": "another"}
 
 
 @dataclasses.dataclass(frozen=True)

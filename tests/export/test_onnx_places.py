@@ -58,13 +58,16 @@ def test_weights_in_one_ordinary_file(tmp_path: Path) -> None:
     folder = convert_weights(golden("vit_mlp"), tmp_path / "hf", "hf")
     made = export_onnx(folder, copy_weights=True)
     assert made == tmp_path / "hf-onnx"
-    assert {place["location"] for place in external(made).values() if place} == {"model.onnx.data"}
+    assert {place["location"] for place in external(made).values() if place} == {"model.onnx_data"}
     assert not (made / "model.safetensors").exists()
     moved = (tmp_path / "hf-onnx").rename(tmp_path / "moved")
     assert largest_difference(moved, folder) <= TOLERANCE
     half = export_onnx(folder, output=tmp_path / "half", copy_weights=True, precision="fp16")
     assert not (half / "weights.safetensors").exists()
     assert read_onnx_file(half).num_bytes < 0.7 * read_onnx_file(moved).num_bytes
+    (half / "model.onnx_data").rename(half / "model.onnx.data")  # as the first release named it
+    again = export_onnx(folder, output=half, copy_weights=True, precision="fp16")
+    assert not (again / "model.onnx.data").exists()
 
 
 def test_weights_that_were_written_again_are_noticed(tmp_path: Path) -> None:

@@ -200,13 +200,13 @@ def test_smaller_image_encoders(precision: Any, tmp_path: Path) -> None:
 def test_copied_weights_are_float32_without_casts(tmp_path: Path) -> None:
     folder = export_onnx(QUICKSTART, output=tmp_path / "onnx", copy_weights=True, batch_size=1, verify=False)
     held = {path.name for path in folder.iterdir()}
-    assert {f"{IMAGES}.data", f"{PROMPTS}.data"} <= held
+    assert {f"{IMAGES}_data", f"{PROMPTS}_data"} <= held
     assert not any(name.endswith(".safetensors") for name in held)
     for name in (IMAGES, PROMPTS):
         assert not read_onnx_file(folder / name).casts_weights
     assert onnxruntime.InferenceSession(folder / IMAGES).get_inputs()[0].shape == [1, 3, 192, 192]
     export_onnx(QUICKSTART, output=folder, verify=False)  # what an export made is replaced
-    assert not (folder / f"{IMAGES}.data").exists()
+    assert not (folder / f"{IMAGES}_data").exists()
 
 
 def test_another_size_is_refused(tmp_path: Path) -> None:
