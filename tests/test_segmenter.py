@@ -329,6 +329,25 @@ def test_files_are_named_by_paths(segmenter: Segmenter, tmp_path: Path) -> None:
     assert len(segmenter.references) == 4
 
 
+def test_references_come_in_all_forms(segmenter: Segmenter, tmp_path: Path) -> None:
+    """A point, a box and a folder by class give what the same references give one by one."""
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    (tmp_path / "refs" / "green").mkdir(parents=True)
+    Image.fromarray(picture(1)).save(tmp_path / "refs" / "green" / "b.png")
+    Image.fromarray(mask()).save(tmp_path / "refs" / "green" / "b_mask.png")
+    segmenter.add_references([f"{tmp_path}/a.png:red@20,15", f"{tmp_path}/a.png:red@10,10,24,20", tmp_path / "refs"])
+    together = segmenter.references
+    assert segmenter.class_names == ("red", "green")
+    segmenter.add_reference(picture(0), label="red", points=[(20, 15)])
+    segmenter.add_reference(picture(0), label="red", box=(10, 10, 34, 30))
+    segmenter.add_reference(picture(1), label="green", mask=mask())
+    for (name, mean, _), (expected, alone, _) in zip(together, segmenter.references[3:], strict=True):
+        assert name == expected
+        assert torch.equal(mean, alone)
+    segmenter.add_references(tmp_path / "refs", negative=True)
+    assert segmenter.references[-1][2]
+
+
 def test_a_file_of_references_is_taken_whole_or_not_at_all(segmenter: Segmenter, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     (data.images / "003.jpg").write_text("no image")

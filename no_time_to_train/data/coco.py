@@ -64,7 +64,7 @@ def load_coco(path: Path) -> CocoDataset:
         AnnotationError: The file is not valid JSON, or lacks something, or has a value of a wrong type or out of range,
             or a key, an id or a category name twice, or an annotation of an image or a category that is not there.
     """
-    document = _read_json(path)
+    document = read_annotation_json(path)
     if not isinstance(document, dict):
         raise _error(path, "the document", f"expected an object, got {_shown(document)}")
     images = _records(document, "images", _image, path)
@@ -93,7 +93,13 @@ def write_coco(dataset: CocoDataset, path: Path) -> None:
     write_text_atomic(path, json.dumps(dataset.to_json(), allow_nan=False) + "\n")
 
 
-def _read_json(path: Path) -> Any:
+def read_annotation_json(path: Path) -> Any:
+    """Read a JSON file of annotations, of whatever form.
+
+    Raises:
+        DataNotFoundError: There is no such file, or it may not be read.
+        AnnotationError: It is not valid JSON.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise DataNotFoundError(
@@ -177,7 +183,15 @@ def _annotation(entry: dict[str, Any]) -> Annotation:
         None if segmentation in ([], [[]], {}) else segmentation,
         _flag(entry, "iscrowd"),
         _flag(entry, "negative"),
+        _points(entry, "reference_points"),
     )
+
+
+def _points(entry: dict[str, Any], key: str) -> tuple[tuple[float, float], ...]:
+    points = entry.get(key, [])
+    if not isinstance(points, list) or any(not isinstance(point, list) or len(point) != 2 for point in points):
+        raise _Malformed(f"expected {key} as a list of [x, y], got {_shown(points)}")
+    return tuple((_finite(x, key), _finite(y, key)) for x, y in points)
 
 
 def _integer(entry: dict[str, Any], key: str) -> int:
