@@ -193,6 +193,10 @@ class Segmenter:
         drawn, box = self.baseline.object_of(item)
         return to_numpy(drawn), box
 
+    def mean_of(self, item: ReferenceItem) -> Float[np.ndarray, " D"]:
+        """Return the mean feature of a reference, without adding it."""
+        return to_numpy(self.baseline.mean_of(item))
+
     def add_reference(
         self,
         image: ImageLike,

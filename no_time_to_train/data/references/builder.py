@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 # Part of an image's width and height that is left free on each side of the box of a close crop. `python -m
 # benchmarks.close_crops` compares others.
-CLOSE_CROP_INSET = 0.02
+CLOSE_CROP_INSET = 0.1
 _OUTLINE_POINTS = 64  # of an ellipse: within 0.13 % of its radius
 
 

@@ -64,7 +64,9 @@ def read_class_folders(root: Path) -> LabeledImages:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the folders in a folder, the one of negatives last."""
+    found = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(found, key=lambda entry: (entry.name == NEGATIVES, entry))
 
 
 def _read_class(builder: RecordBuilder, folder: Path, *, negative: bool) -> None:

@@ -50,7 +50,7 @@ def test_negatives_have_a_folder(tmp_path: Path) -> None:
     forms.picture(tmp_path / "_not" / "apple" / "1.jpg", seed=2)
     references = reference_set(read_references(tmp_path).dataset)
     assert references.class_names == ("apple", "pear")
-    assert [(r.class_index, r.negative) for r in references.references] == [(0, True), (0, False), (1, False)]
+    assert [(r.class_index, r.negative) for r in references.references] == [(0, False), (0, True), (1, False)]
     (tmp_path / "_not" / "apple").rename(tmp_path / "_not" / "plum")
     with pytest.raises(EmptyClassError, match="plum; there are only negative references of plum"):
         reference_set(read_references(tmp_path).dataset)
