@@ -195,7 +195,8 @@ class Segmenter:
 
     def mean_of(self, item: ReferenceItem) -> Float[np.ndarray, " D"]:
         """Return the mean feature of a reference, without adding it."""
-        return to_numpy(self.baseline.mean_of(item))
+        mean: Float[np.ndarray, " D"] = to_numpy(self.baseline.mean_of(item))
+        return mean
 
     def add_reference(
         self,
@@ -268,10 +269,9 @@ class Segmenter:
         Raises:
             NoTimeToTrainError: A file is missing or malformed, or a reference shows nothing.
         """
-        sources = references if isinstance(references, list | tuple) else [references]
-        for source in sources:
+        for source in references if isinstance(references, list | tuple) else [references]:
             checked_path(source, "references")
-        read = read_references(sources, None if images is None else checked_path(images, "images"))
+        read = read_references(references, None if images is None else checked_path(images, "images"))
         if negative:
             names = self.class_names if class_names is None else tuple(class_names)
             items = ReferenceDataset(negative_references(read.dataset, names), read.images)

@@ -98,8 +98,8 @@ def check_references(
         mask, annotation = item.mask, reference.annotation
         if mask is None and model is not None:
             mask, _ = model.object_of(item)
-            drawn = {"segmentation": encode_mask(mask), "bbox": box_of_mask(mask), "area": float(mask.sum())}
-            annotation = replace(annotation, points=(), **drawn)
+            box, area = box_of_mask(mask), float(mask.sum())
+            annotation = replace(annotation, segmentation=encode_mask(mask), bbox=box, area=area, points=())
         warnings = list(_shape_warnings(item, mask))
         name = references.class_names[reference.class_index]
         checked.append(CheckedReference(reference, name, annotation, warnings))
@@ -160,12 +160,12 @@ def _compare_features(
     classes = np.array([each.reference.class_index for each in checked])
     sums = np.stack([means[positive & (classes == index)].sum(axis=0) for index in range(len(class_names))])
     own: dict[int, list[float]] = {}
-    for index in np.flatnonzero(positive):
+    for index in np.flatnonzero(positive).tolist():
         each, label = checked[index], int(classes[index])
         if (positive & (classes == label)).sum() > 1:
             each.similarity = _cosine(means[index], sums[label] - means[index])
             own.setdefault(label, []).append(each.similarity)
-    for index in np.flatnonzero(positive):
+    for index in np.flatnonzero(positive).tolist():
         each, label = checked[index], int(classes[index])
         if each.similarity is None:
             continue

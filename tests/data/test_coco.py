@@ -90,7 +90,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     )
     assert again.annotations[0].negative
     assert again.annotations[0].iscrowd
-    assert again.annotations[3].points == ((1, 2), (1.5, 2))
+    assert again.annotations[3].points == ((1.0, 2.0), (1.5, 2.0))
     assert [path.name for path in target.parent.iterdir()] == ["out.json"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from no_time_to_train.data.coco import _shown, load_coco
 from no_time_to_train.data.masks import _FARTHEST_IN_IMAGE_SIZES, decode_mask
-from no_time_to_train.data.references import _meets
+from no_time_to_train.data.references.sets import _meets
 from no_time_to_train.errors import AnnotationError
 from tests.data.coco_documents import annotation, document, write
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from no_time_to_train.data.coco import shown_value
 from no_time_to_train.data.images import to_mask
 from no_time_to_train.data.records import ImageRecord
 from no_time_to_train.data.references.builder import LabeledImages, RecordBuilder
@@ -47,7 +48,7 @@ def read_labelme(
         name = document.get("imagePath")
         if not isinstance(name, str) or not name:
             raise AnnotationError(
-                f"{path}: expected imagePath, got {name!r:.40}", remedy="name the image that it is of"
+                f"{path}: expected imagePath, got {shown_value(name)}", remedy="name the image that it is of"
             )
         image = builder.find_image(name, str(path), [path.parent])
         add_shapes(builder, builder.image(image, str(path), size_in(document)), path, document)
@@ -113,16 +114,19 @@ def _add_shape(
         builder.add_points(record, label, points, place, negative=negative)
     else:
         raise AnnotationError(
-            f"{place}: a shape of type {kind!r:.40} with {len(points)} points, expected {_AREAS}", remedy=_REMEDY
+            f"{place}: a shape of type {shown_value(kind)} with {len(points)} points, expected {_AREAS}", remedy=_REMEDY
         )
 
 
 def _points(points: Any, place: str) -> list[tuple[float, float]]:
     found = []
-    for point in points if isinstance(points, list) else [None]:
+    listed: list[Any] = points if isinstance(points, list) else [None]
+    for point in listed:
         numbers = isinstance(point, list) and len(point) == 2 and all(type(side) in (int, float) for side in point)
         if not numbers or not all(abs(side) < 1e9 for side in point):
-            raise AnnotationError(f"{place}: expected points as a list of [x, y], got {point!r:.40}", remedy=_REMEDY)
+            raise AnnotationError(
+                f"{place}: expected points as a list of [x, y], got {shown_value(point)}", remedy=_REMEDY
+            )
         found.append((float(point[0]), float(point[1])))
     return found
 

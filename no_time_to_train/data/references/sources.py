@@ -279,8 +279,8 @@ def _merged(parts: Sequence[LabeledImages]) -> LabeledImages:
                     remedy="correct the annotations' width and height",
                 )
             label = part.dataset.categories_by_id[annotation.category_id].name
-            ids = {"id": len(annotations) + 1, "image_id": joined.id, "category_id": categories[label].id}
-            annotations.append(replace(annotation, **ids))
+            number, category_id = len(annotations) + 1, categories[label].id
+            annotations.append(replace(annotation, id=number, image_id=joined.id, category_id=category_id))
     source = first_of([part.dataset.source for part in parts], most=3)
     dataset = CocoDataset(tuple(images.values()), tuple(annotations), tuple(categories.values()), source)
     return LabeledImages(dataset, Path(base), tuple(path for part in parts for path in part.files))

@@ -21,7 +21,7 @@ class _PlainTree(ElementTree.TreeBuilder):
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError(f"it declares a document type, {name:.40}, which may hold entities")
 
-    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:  # type: ignore[override] # typeshed has positional names
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
         self._depth += 1
         if self._depth > _MOST_DEPTH:
             raise ValueError(f"elements are nested deeper than {_MOST_DEPTH}")

@@ -9,6 +9,7 @@ Source: the dataset formats of Ultralytics' documentation.
 from collections.abc import Sequence
 from pathlib import Path
 
+from no_time_to_train.data.coco import shown_value
 from no_time_to_train.data.image_files import image_endings
 from no_time_to_train.data.records import ImageRecord
 from no_time_to_train.data.references.builder import LabeledImages, RecordBuilder, number_in
@@ -32,7 +33,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
-        raise AnnotationError(f"{path}: expected names as a list, got {names!r:.60}", remedy="name each class once")
+        raise AnnotationError(
+            f"{path}: expected names as a list, got {shown_value(names)}", remedy="name each class once"
+        )
     return tuple(map(str, names))
 
 

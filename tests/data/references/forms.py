@@ -42,10 +42,22 @@ def text(path: Path, content: str) -> Path:
 
 def labelme_document(image: str = "a.jpg", **changes: Any) -> dict[str, Any]:
     """Return LabelMe's JSON: a polygon and a rectangle."""
-    apple = {"label": "apple", "points": corners(APPLE), "shape_type": "polygon", "group_id": None, "flags": {}}
+    apple: dict[str, Any] = {
+        "label": "apple",
+        "points": corners(APPLE),
+        "shape_type": "polygon",
+        "group_id": None,
+        "flags": {},
+    }
     x, y, width, height = PEAR
     pear = {"label": "pear", "points": [[x, y], [x + width, y + height]], "shape_type": "rectangle", "group_id": None}
-    document = {"version": "5.5.0", "flags": {}, "shapes": [apple, pear], "imagePath": image, "imageData": None}
+    document: dict[str, Any] = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": [apple, pear],
+        "imagePath": image,
+        "imageData": None,
+    }
     return {**document, "imageHeight": HEIGHT, "imageWidth": WIDTH, **changes}
 
 
@@ -122,7 +134,7 @@ def coco(root: Path) -> Path:
     """Write a folder with one COCO JSON, as CVAT exports it."""
     picture(root / "images" / "default" / "a.jpg")
     pairs = list(enumerate((("apple", APPLE), ("pear", PEAR)), start=1))
-    document = {
+    document: dict[str, Any] = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}],
         "categories": [{"id": number, "name": name} for number, (name, _) in pairs],
         "annotations": [
@@ -130,7 +142,7 @@ def coco(root: Path) -> Path:
             for number, (_, box) in pairs
         ],
     }
-    document["annotations"][0]["segmentation"] = [[float(v) for point in corners(APPLE) for v in point]]  # type: ignore[index] # a list
+    document["annotations"][0]["segmentation"] = [[float(v) for point in corners(APPLE) for v in point]]
     text(root / "annotations" / "instances_default.json", json.dumps(document))
     return root
 

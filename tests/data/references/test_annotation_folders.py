@@ -29,7 +29,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / (first | second).sum())
 
 
-def shape(kind: str, points: list[list[float]], **more: Any) -> dict[str, Any]:
+def shape(kind: str, points: list[Any], **more: Any) -> dict[str, Any]:
     return {"label": "apple", "shape_type": kind, "points": points, **more}
 
 
@@ -53,8 +53,8 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     # A polygon of 64 corners, by pixels' centers.
     assert iou(decode_mask(circle, 48, 64), disc(30, 20, 12, 12)) > 0.98
     assert np.array_equal(decode_mask(mask, 48, 64), forms.mask_of((22, 11, 6, 5)))
-    assert point.points == ((5, 6),)
-    assert (box.bbox, box.segmentation) == (forms.PEAR, None)
+    assert point.points == ((5.0, 6.0),)
+    assert (list(box.bbox), box.segmentation) == (list(forms.PEAR), None)
 
 
 def test_shapes_of_a_group_are_one_object(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_shapes_of_a_group_are_one_object(tmp_path: Path) -> None:
     )
     both, apple, pear = masks(found)
     assert np.array_equal(both, forms.mask_of(forms.APPLE) | forms.mask_of(forms.PEAR))
-    assert found.dataset.annotations[0].bbox == (10, 8, 42, 32)
+    assert found.dataset.annotations[0].bbox == (10.0, 8.0, 42.0, 32.0)
     assert np.array_equal(apple | pear, both)
 
 
@@ -213,7 +213,7 @@ def test_cvat_shapes(tmp_path: Path) -> None:
     assert np.array_equal(decode_mask(group, 48, 64), forms.mask_of(forms.APPLE) | forms.mask_of(forms.PEAR))
     assert iou(decode_mask(ellipse, 48, 64), disc(30, 20, 20, 10)) > 0.98
     assert np.array_equal(decode_mask(turned, 48, 64), forms.mask_of((25, 9, 10, 20)))
-    assert points.points == ((5, 6), (7, 8))
+    assert points.points == ((5.0, 6.0), (7.0, 8.0))
 
 
 @pytest.mark.parametrize(

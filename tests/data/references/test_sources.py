@@ -76,7 +76,7 @@ def test_nothing_that_was_read_is_written_over(tmp_path: Path) -> None:
 
 def test_several_sources_are_one_set(tmp_path: Path) -> None:
     typed = f"{tmp_path}/2/a.jpg:apple@30,20"
-    sources = [forms.coco(tmp_path / "1"), forms.labelme(tmp_path / "2"), typed]
+    sources: list[str | Path] = [forms.coco(tmp_path / "1"), forms.labelme(tmp_path / "2"), typed]
     found = read_references(sources)
     assert found.dataset.class_names == ("apple", "pear")
     assert [a.id for a in found.dataset.annotations] == [1, 2, 3, 4, 5]
@@ -115,7 +115,7 @@ def test_a_missing_image_is_named_with_its_file(tmp_path: Path, form: str) -> No
 
 
 def test_single_files_are_taken(tmp_path: Path) -> None:
-    apple = (forms.APPLE, True)
+    apple: tuple[tuple[float, ...], bool] = (forms.APPLE, True)
     assert shown(read_references(forms.labelme(tmp_path / "1") / "a.json"))["apple"] == apple
     assert shown(read_references(forms.cvat(tmp_path / "2") / "annotations.xml"))["apple"] == apple
     assert shown(read_references(forms.voc(tmp_path / "3", masks=True) / "Annotations" / "a.xml"))["apple"] == apple
