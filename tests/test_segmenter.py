@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from no_time_to_train import Segmenter
+from no_time_to_train.data.datasets import ReferenceDataset
+from no_time_to_train.data.references import read_references, reference_set
 from no_time_to_train.errors import (
     ConfigError,
     EmptyClassError,
@@ -22,6 +25,7 @@ from no_time_to_train.errors import (
     MaskSizeError,
 )
 from no_time_to_train.models.pipeline import MatchingPipeline
+from no_time_to_train.results.reference_checks import check_references
 from no_time_to_train.segmenter import FoundInstances
 from tests.tiny import write_config, write_dataset
 
@@ -346,6 +350,10 @@ def test_references_come_in_all_forms(segmenter: Segmenter, tmp_path: Path) -> N
         assert torch.equal(mean, alone)
     segmenter.add_references(tmp_path / "refs", negative=True)
     assert segmenter.references[-1][2]
+    found = read_references(f"{tmp_path}/a.png:red@20,15")
+    (checked,) = check_references(reference_set(found.dataset), found.images, segmenter)
+    item = ReferenceDataset([replace(checked.reference, annotation=checked.annotation)], found.images)[0]
+    assert torch.equal(torch.from_numpy(segmenter.mean_of(item)), together[0][1])
 
 
 def test_a_file_of_references_is_taken_whole_or_not_at_all(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ def check_references(
         name = references.class_names[reference.class_index]
         checked.append(CheckedReference(reference, name, annotation, warnings))
         if model is not None:
-            means.append(model.mean_of(item))
+            # The mask is not drawn once more; a box stays as it was given, since it says what is encoded.
+            shown = replace(reference, annotation=annotation) if reference.annotation.points else reference
+            means.append(model.mean_of(replace(item, mask=mask, reference=shown)))
     _compare_files(checked, images)
     if means:
         _compare_features(checked, np.stack(means), references.class_names)

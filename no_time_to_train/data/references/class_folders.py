@@ -139,8 +139,8 @@ def _add_beside(builder: RecordBuilder, record: ImageRecord, path: Path, label: 
                 f"{path}: expected LabelMe's JSON with shapes", remedy="draw the object in LabelMe, or remove the file"
             )
         builder.image(builder.base / record.file_name, str(path), size_in(document))
-        labels = {shape.get("label") for shape in document["shapes"] if isinstance(shape, dict)}
-        other = sorted(str(name) for name in labels if str(name).casefold() != label.casefold())
+        labels = [shape.get("label") for shape in document["shapes"] if isinstance(shape, dict)]
+        other = sorted({name for name in labels if isinstance(name, str) and name.casefold() != label.casefold()})
         if other and not negative:
             raise AnnotationError(
                 f"{path}: expected shapes of the folder's class {label!r}, got {first_of(other)}",

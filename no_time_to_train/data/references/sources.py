@@ -188,7 +188,13 @@ def _read_folder(root: Path, images: Path | None) -> LabeledImages:
 
 def _look_into(root: Path) -> _Content:
     paths: list[Path] = []
-    for folder, folders, names in os.walk(root):
+    entered: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:  # Links may lead in circles.
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
     content = _Content(paths)

@@ -101,7 +101,7 @@ def test_labelme_files_that_are_wrong(tmp_path: Path) -> None:
     for outside in ("../a.jpg", "/etc/a.jpg", "b/../../a.jpg", "..\\a.jpg"):
         with pytest.raises(AnnotationError, match="is outside of"):
             read_references(forms.labelme(tmp_path, imagePath=outside))
-    with pytest.raises(AnnotationError, match="expected imagePath, got None"):
+    with pytest.raises(AnnotationError, match="expected imagePath, got nothing"):
         read_references(forms.labelme(tmp_path, imagePath=None))
     with pytest.raises(NoTimeToTrainError, match="names the image"):
         read_references(forms.labelme(tmp_path, imagePath="x" * 5000))

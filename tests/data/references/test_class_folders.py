@@ -103,6 +103,9 @@ def test_other_classes_beside_are_refused(tmp_path: Path) -> None:
     json_file = forms.text(tmp_path / "apple" / "a.json", json.dumps(forms.labelme_document()))
     with pytest.raises(AnnotationError, match=r"a\.json: expected shapes of the folder's class 'apple', got pear"):
         read_references(tmp_path)
+    forms.text(json_file, json.dumps(forms.labelme_document(shapes=[{"label": ["apple"], "points": []}])))
+    with pytest.raises(AnnotationError, match=r"a\.json: shapes\[0\]: expected an object with a label"):
+        read_references(tmp_path)
     json_file.unlink()
     forms.text(tmp_path / "apple" / "a.txt", forms.yolo_rows())
     with pytest.raises(AnnotationError, match=r"a\.txt: expected rows of one class, 'apple', got rows of classes 0, 2"):

@@ -157,6 +157,18 @@ def test_a_note_of_another_tool_is_let_be(tmp_path: Path) -> None:
     assert shown(read_references(root))["apple"] == (forms.APPLE, True)
 
 
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    root = forms.voc(tmp_path / "elsewhere")
+    linked = tmp_path / "refs"
+    linked.mkdir()
+    for name in ("Annotations", "JPEGImages"):
+        (linked / name).symlink_to(root / name)
+    (root / "Annotations" / "back").symlink_to(linked)
+    found = read_references(linked)
+    assert [image.file_name for image in found.dataset.images] == ["JPEGImages/a.jpg"]
+    assert len(found.dataset.annotations) == 2
+
+
 def test_sources_that_are_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no references were given"):
         read_references([])
