@@ -215,12 +215,12 @@ def _look_into(root: Path) -> _Content:
                 content.xml.setdefault(tree.tag, []).append((path, tree))
             else:
                 content.others.append(path)
-        elif path.parent == root and (ending in (".yaml", ".yml") or path.name in NAME_LISTS):
+        elif path.name in NAME_LISTS or (path.parent == root and ending in (".yaml", ".yml")):
             content.names.append(path)
     content.labels = label_files(root, paths)
-    if len(content.names) > 1:
-        # A YAML takes precedence over a list of names.
-        content.names = [path for path in content.names if path.name not in NAME_LISTS] or content.names
+    # A YAML takes precedence over a list, and one in the named folder over one among the labels, as of labelImg.
+    for first in (lambda path: path.name not in NAME_LISTS, lambda path: path.parent == root):
+        content.names = [path for path in content.names if first(path)] or content.names
     return content
 
 

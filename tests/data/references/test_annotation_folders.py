@@ -135,6 +135,21 @@ def test_yolo_labels_beside_images(tmp_path: Path) -> None:
     found = read_references(tmp_path)
     assert [image.file_name for image in found.dataset.images] == ["photos/a.jpg"]
     assert found.dataset.class_names == ("pear", "apple")
+    assert found.files[0] == tmp_path / "classes.txt"
+
+
+def test_names_of_classes_are_where_tools_put_them(tmp_path: Path) -> None:
+    root = forms.yolo(tmp_path)
+    among = forms.text(root / "labels" / "classes.txt", "a\nb\nc\n")
+    forms.text(root / "train" / "run.yaml", "epochs: 3")
+    assert read_references(root).dataset.class_names == ("pear", "apple")
+    (root / "data.yaml").unlink()
+    assert read_references(root).dataset.class_names == ("a", "c")
+    forms.text(root / "classes.txt", "d\ne\nf\n")
+    assert read_references(root).dataset.class_names == ("d", "f")
+    among.rename(root / "obj.names")
+    with pytest.raises(AnnotationError, match=r"2 files that could be its annotations: classes\.txt, obj\.names"):
+        read_references(root)
 
 
 def test_yolo_folders_that_are_wrong(tmp_path: Path) -> None:
@@ -179,6 +194,14 @@ def test_voc_masks_in_colors(tmp_path: Path) -> None:
 def voc_object(**box: str) -> str:
     inside = "".join(f"<{name}>{value}</{name}>" for name, value in box.items())
     return f"<object><name>apple</name><bndbox>{inside}</bndbox></object>"
+
+
+@pytest.mark.parametrize(("left", "has_mask"), [(15, True), (20, False)])
+def test_voc_masks_have_to_be_like_the_box(tmp_path: Path, left: int, has_mask: bool) -> None:
+    """The mask is 20 pixels wide: moved by 5 the IoU is 15 / 25, by 10 it is 10 / 30."""
+    box = voc_object(xmin=str(left), ymin="8", xmax=str(left + 20), ymax="24")
+    (apple,) = read_references(forms.voc(tmp_path, masks=True, objects=box)).dataset.annotations
+    assert (apple.segmentation is not None) == has_mask
 
 
 @pytest.mark.parametrize(
