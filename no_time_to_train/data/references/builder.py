@@ -13,7 +13,14 @@ from jaxtyping import Bool
 from no_time_to_train.data.images import image_size
 from no_time_to_train.data.masks import box_of_mask, encode_mask
 from no_time_to_train.data.records import MOST_BEYOND, Annotation, Category, CocoDataset, ImageRecord, Segmentation
-from no_time_to_train.errors import AnnotationError, DataNotFoundError, EmptyMaskError, ImageSizeError, MaskSizeError
+from no_time_to_train.errors import (
+    AnnotationError,
+    DataNotFoundError,
+    EmptyClassError,
+    EmptyMaskError,
+    ImageSizeError,
+    MaskSizeError,
+)
 from no_time_to_train.io.messages import can_be_written
 from no_time_to_train.io.paths import is_file
 
@@ -253,7 +260,12 @@ class RecordBuilder:
         Args:
             source: What to call it in messages.
             class_names: The order of the classes; those that are not among them follow, as they first came.
+
+        Raises:
+            EmptyClassError: Nothing was collected.
         """
+        if not self._annotations:
+            raise EmptyClassError(f"{source} has no annotated object", remedy="annotate one, or name another place")
         order = sorted(self._class_ids, key=lambda name: _place_in(class_names, name))
         categories = tuple(Category(self._class_ids[name], name) for name in order)
         used = {annotation.image_id for annotation in self._annotations}

@@ -34,6 +34,9 @@ FORMS = (
     "IMAGE:CLASS@x,y,width,height"
 )
 
+# Forms of which a folder has one file.
+_ONE_FILE = ("COCO JSON", "CVAT for images", "YOLO")
+
 
 def read_references(sources: Sources, images: Path | str | None = None, *, negative: bool = False) -> LabeledImages:
     """Read references of any form.
@@ -99,6 +102,8 @@ def _read(source: str | Path, images: Path | None) -> LabeledImages:
     if path.suffix.lower() == ".xml" and is_file(path):
         root = path.parent.parent if path.parent.name == "Annotations" else path.parent
         return _read_xml([(path, read_xml(path))], root, images)
+    if (path.suffix.lower() in (".yaml", ".yml") or path.name in NAME_LISTS) and is_file(path):
+        return read_yolo(path, _look_into(path.parent).labels, path.parent, images)
     if path.suffix.lower() in image_endings() and is_file(path):
         raise AnnotationError(
             f"{path} is an image, and what it shows is not said", remedy=f"write {path.name}:CLASS@x,y,width,height"
@@ -144,19 +149,16 @@ class _Content:
     labels: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
-    def forms(self) -> dict[str, str]:
-        """Return the forms that were recognized, each with what it was recognized by."""
-        found: dict[str, str] = {}
-        if self.coco:
-            found["COCO JSON"] = self.coco[0].name
-        for root, name in (("annotations", "CVAT for images"), ("annotation", "Pascal VOC")):
-            if root in self.xml:
-                found[name] = self.xml[root][0][0].name
-        if self.names and self.labels:
-            found["YOLO"] = self.names[0].name
-        if self.labelme:
-            found["LabelMe"] = self.labelme[0][0].name
-        return found
+    def forms(self) -> dict[str, list[Path]]:
+        """Return the forms that were recognized, each with the files that it was recognized by."""
+        found = {
+            "COCO JSON": self.coco,
+            "CVAT for images": [path for path, _ in self.xml.get("annotations", [])],
+            "Pascal VOC": [path for path, _ in self.xml.get("annotation", [])],
+            "YOLO": self.names if self.labels else [],
+            "LabelMe": [path for path, _ in self.labelme],
+        }
+        return {name: paths for name, paths in found.items() if paths}
 
 
 def _read_folder(root: Path, images: Path | None) -> LabeledImages:
@@ -165,14 +167,15 @@ def _read_folder(root: Path, images: Path | None) -> LabeledImages:
     # LabelMe's files may be next to images that are sorted by class.
     if forms.keys() <= {"LabelMe"} and is_by_class(root) and not _is_apart(root, content):
         return read_class_folders(root)
-    if (
-        len(forms) != 1
-        or len(content.coco) > 1
-        or len(content.names) > 1
-        or len(content.xml.get("annotations", [])) > 1
-    ):
+    if len(forms) != 1:
         raise _not_clear(root, content, forms)
-    if content.others and forms.keys() & {"LabelMe", "Pascal VOC"}:
+    ((form, paths),) = forms.items()
+    if len(paths) > 1 and form in _ONE_FILE:
+        names = first_of([str(path.relative_to(root)) for path in paths])
+        raise AnnotationError(
+            f"{root} holds {len(paths)} files that could be its annotations: {names}", remedy="name one of them"
+        )
+    if content.others and form in ("LabelMe", "Pascal VOC"):
         log.warning("%s: not read, as of another form: %s", root, first_of([path.name for path in content.others]))
     if content.coco:
         path = content.coco[0]
@@ -181,7 +184,7 @@ def _read_folder(root: Path, images: Path | None) -> LabeledImages:
         return _read_coco(path, images, near)
     if content.xml:
         return _read_xml(next(iter(content.xml.values())), root, images)
-    if content.names and content.labels:
+    if form == "YOLO":
         return read_yolo(content.names[0], content.labels, root, images)
     return read_labelme(content.labelme, root, images)
 
@@ -242,18 +245,11 @@ def _read_xml(documents: Sequence[tuple[Path, Element]], root: Path, images: Pat
     return read_voc(documents, root, images)
 
 
-def _not_clear(root: Path, content: _Content, forms: dict[str, str]) -> AnnotationError:
-    if len(forms) > 1:
-        listed = " and ".join(f"{name} ({evidence})" for name, evidence in forms.items())
+def _not_clear(root: Path, content: _Content, forms: dict[str, list[Path]]) -> AnnotationError:
+    if forms:
+        listed = " and ".join(f"{name} ({paths[0].name})" for name, paths in forms.items())
         return AnnotationError(
             f"{root} holds references of several forms: {listed}", remedy="name one of the files, or move the others"
-        )
-    several = content.coco if len(content.coco) > 1 else content.names if forms else []
-    several = several if len(several) > 1 else [path for path, _ in content.xml.get("annotations", [])]
-    if several:
-        names = first_of([str(path.relative_to(root)) for path in several])
-        return AnnotationError(
-            f"{root} holds {len(several)} files that could be its annotations: {names}", remedy="name one of them"
         )
     endings = Counter(path.suffix.lower() or "no ending" for path in content.files)
     held = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5)) or "no files"

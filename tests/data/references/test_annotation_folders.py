@@ -229,13 +229,17 @@ def test_cvat_shapes(tmp_path: Path) -> None:
         '<polygon label="apple" points="40,20;52,20;52,40;40,40" group_id="4"/>'
         '<ellipse label="apple" cx="30" cy="20" rx="20" ry="10"/>'
         '<box label="apple" xtl="20" ytl="14" xbr="40" ybr="24" rotation="90.0"/>'
+        '<box label="apple" xtl="20" ytl="14" xbr="40" ybr="24" rotation="30.0"/>'
         '<points label="apple" points="5,6;7,8"/>'
     )
     found = read_references(forms.cvat(tmp_path, shapes=shapes))
-    group, ellipse, turned, points = found.dataset.annotations
+    group, ellipse, turned, steep, points = found.dataset.annotations
     assert np.array_equal(decode_mask(group, 48, 64), forms.mask_of(forms.APPLE) | forms.mask_of(forms.PEAR))
     assert iou(decode_mask(ellipse, 48, 64), disc(30, 20, 20, 10)) > 0.98
     assert np.array_equal(decode_mask(turned, 48, 64), forms.mask_of((25, 9, 10, 20)))
+    # Clockwise by 30 degrees, as one sees it: the upper left corner, 10 to the left and 5 above the middle of 30, 19.
+    assert isinstance(steep.segmentation, list)
+    assert steep.segmentation[0][:4] == pytest.approx([23.8397, 9.6699, 41.1603, 19.6699], abs=1e-4)  # digits given
     assert points.points == ((5.0, 6.0), (7.0, 8.0))
 
 

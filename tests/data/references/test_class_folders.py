@@ -21,6 +21,7 @@ def test_an_image_alone_is_a_close_crop(tmp_path: Path) -> None:
     found = read_references(tmp_path)
     x, y = CLOSE_CROP_INSET * 64, CLOSE_CROP_INSET * 48
     assert [a.bbox for a in found.dataset.annotations] == [(x, y, 64 - 2 * x, 48 - 2 * y)] * 2
+    assert found.dataset.annotations[0].area == pytest.approx((64 - 2 * x) * (48 - 2 * y))
     assert [image.file_name for image in found.dataset.images] == ["apple/1.jpg", "apple/more/2.png"]
     assert len(reference_set(found.dataset).references) == 2
 

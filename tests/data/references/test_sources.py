@@ -52,6 +52,7 @@ def test_each_form_gives_the_same_records(tmp_path: Path, form: str) -> None:
     apple = next(a for a in found.dataset.annotations if a.segmentation is not None)
     assert np.array_equal(decode_mask(apple, 48, 64), forms.mask_of(forms.APPLE))
     assert found.files
+    assert not any(annotation.negative for annotation in found.dataset.annotations)
 
 
 @pytest.mark.parametrize("form", EACH)
@@ -129,6 +130,13 @@ def test_folders_that_are_not_clear(tmp_path: Path) -> None:
     forms.text(two / "b.json", (two / "annotations" / "instances_default.json").read_text())
     with pytest.raises(AnnotationError, match=r"2 files that could be .*annotations/instances_default\.json.*name one"):
         read_references(two)
+    forms.text(forms.cvat(tmp_path / "tasks") / "other" / "annotations.xml", forms.cvat_document())
+    with pytest.raises(AnnotationError, match=r"2 files that could be .* annotations\.xml, other/annotations\.xml"):
+        read_references(tmp_path / "tasks")
+    forms.text(forms.yolo(tmp_path / "yamls") / "other.yaml", "epochs: 3")
+    with pytest.raises(AnnotationError, match=r"2 files that could be .* data\.yaml, other\.yaml"):
+        read_references(tmp_path / "yamls")
+    assert shown(read_references(tmp_path / "yamls" / "data.yaml"))["apple"] == (forms.APPLE, True)
     forms.picture(tmp_path / "loose" / "a.jpg")
     with pytest.raises(
         AnnotationError, match=r"loose holds 1 \.jpg, .*no known form \(put images into folders by clas"
@@ -155,6 +163,16 @@ def test_a_note_of_another_tool_is_let_be(tmp_path: Path) -> None:
     forms.text(root / "classes.txt", "pear\nplum\napple\n")
     forms.text(root / "notes.json", json.dumps({"categories": [], "info": {}}))  # of Label Studio
     assert shown(read_references(root))["apple"] == (forms.APPLE, True)
+
+
+def test_nothing_annotated_is_told(tmp_path: Path) -> None:
+    for root in (
+        forms.labelme(tmp_path / "1", shapes=[]),
+        forms.yolo(tmp_path / "2", ""),
+        forms.cvat(tmp_path / "3", shapes=""),
+    ):
+        with pytest.raises(EmptyClassError, match=rf"{root}.* has no annotated object"):
+            read_references(root)
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
