@@ -297,8 +297,9 @@ def _common_folder(folders: Sequence[Path]) -> str:
 
 
 def _relative(path: Path, start: str) -> str:
-    """Return a path as seen from a folder, with `/`; the real path where none leads there."""
-    real = os.path.realpath(path)
+    """Return a file's path as seen from a folder, with `/`; the whole path where none leads there."""
+    # A file may be a link. Folders may not: `..` leads out of where they lead to.
+    real = str(Path(os.path.realpath(path.parent), path.name))
     try:
         return Path(os.path.relpath(real, start)).as_posix()
     except ValueError:

@@ -67,6 +67,16 @@ def test_what_is_converted_is_read_back(tmp_path: Path, form: str) -> None:
     assert ReferenceDataset(reference_set(again.dataset).references, again.images)[0].image.shape == (48, 64, 3)
 
 
+def test_links_to_images_are_named_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "refs" / "apple").mkdir(parents=True)
+    (tmp_path / "refs" / "apple" / "1.png").symlink_to(forms.picture(tmp_path / "elsewhere" / "7.png"))
+    (tmp_path / "made" / "deep").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "made" / "deep")
+    write_references(read_references(tmp_path / "refs"), tmp_path / "out" / "refs.json")
+    again = read_references(tmp_path / "out" / "refs.json")
+    assert [image.file_name for image in again.dataset.images] == ["../../refs/apple/1.png"]
+
+
 def test_nothing_that_was_read_is_written_over(tmp_path: Path) -> None:
     root = forms.labelme(tmp_path)
     before = (root / "a.json").read_text()
