@@ -38,8 +38,8 @@ from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.matching import Instances, MemoryBank
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.Sam2MatchingBaseline_noAMG import Sam2MatchingBaseline_noAMG
-from no_time_to_train.models.steps import build_proposer
 from no_time_to_train.proposers.base import Embedding, MaskProposals, Prompts
+from no_time_to_train.proposers.factory import build_proposer
 from no_time_to_train.proposers.grid import point_grid
 from no_time_to_train.proposers.sam2.predictor import Sam2Predictor
 
@@ -82,7 +82,7 @@ def at(baseline: Sam2MatchingBaseline_noAMG, size: Size) -> Sam2MatchingBaseline
     """Set a baseline to a size: its grid, and a memory of so many random classes."""
     grid = replace(baseline.config.grid, points_per_side=size.points)
     baseline.config = replace(baseline.config, sam2_infer_cfgs=grid)
-    baseline.proposer = build_proposer(baseline.config, baseline.promptable, baseline.protocol)
+    baseline.proposer = build_proposer(baseline.config, baseline.promptable, baseline.protocol.points)
     baseline.memory = bank_of(size.classes)
     return baseline
 

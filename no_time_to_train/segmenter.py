@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from no_time_to_train.configs.pipeline import MatcherConfig
-from no_time_to_train.data.datasets import ReferenceDataset
+from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem
 from no_time_to_train.data.inputs import (
     Box,
     ImageLike,
@@ -22,8 +22,9 @@ from no_time_to_train.data.inputs import (
     checked_path,
     checked_points,
 )
+from no_time_to_train.data.masks import box_of_mask
 from no_time_to_train.data.prediction import Prediction
-from no_time_to_train.data.references import load_negative_references, load_references
+from no_time_to_train.data.references import Sources, negative_references, read_references, reference_set
 from no_time_to_train.errors import ConfigError, EmptyMaskError
 from no_time_to_train.io.paths import path_as_named
 from no_time_to_train.matching import Instances, MemoryBank
@@ -187,6 +188,16 @@ class Segmenter:
         mask: Bool[np.ndarray, "H W"] = to_numpy(drawn)
         return mask
 
+    def object_of(self, item: ReferenceItem) -> tuple[Bool[np.ndarray, "H W"], Box]:
+        """Return a reference's mask and box; a mask that it does not have is drawn by its points or its box."""
+        drawn, box = self.baseline.object_of(item)
+        return to_numpy(drawn), box
+
+    def mean_of(self, item: ReferenceItem) -> Float[np.ndarray, " D"]:
+        """Return the mean feature of a reference, without adding it."""
+        mean: Float[np.ndarray, " D"] = to_numpy(self.baseline.mean_of(item))
+        return mean
+
     def add_reference(
         self,
         image: ImageLike,
@@ -232,40 +243,41 @@ class Segmenter:
             raise EmptyMaskError(
                 f"the reference of {label!r} has no object in its mask", remedy="give a mask with some foreground"
             )
-        foreground = to_numpy(drawn)
-        ys, xs = (foreground.any(axis=axis).nonzero()[0] for axis in (1, 0))
-        x, y = int(xs[0]), int(ys[0])
-        around = (float(x), float(y), float(xs[-1] - x + 1), float(ys[-1] - y + 1))
+        around = box_of_mask(to_numpy(drawn))
         self._add(label, self.baseline.reference_mean(pixels, drawn, around, f"the reference of {label!r}"), negative)
         return drawn
 
     def add_references(
         self,
-        references: Path | str,
-        images: Path | str,
+        references: Sources,
+        images: Path | str | None = None,
         *,
         negative: bool = False,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        """Add all references of a COCO JSON; those without a mask have it drawn, by their box.
+        """Add all references of files or folders; a mask that one does not have is drawn by its points or its box.
 
         Args:
-            references: As `ntt sample-references` writes it.
-            images: Folder of their images.
+            references: One or several of: a COCO JSON, as `ntt sample-references` writes it; a folder with a folder of
+                images for each class; a folder of annotations by LabelMe, YOLO, Pascal VOC or CVAT for images; text
+                such as `photo.jpg:apple@12,40,200,180` (x, y, width, height) or `photo.jpg:apple@90,120` (a point).
+            images: Folder of the images of annotation files; looked for near these if not given.
             negative: They show what classes of references that came before are taken for and are not.
-            class_names: The classes to take, in this order; all those of the file if not given, or for negative
+            class_names: The classes to take, in this order; all those of the references if not given, or for negative
                 references those at hand.
 
         Raises:
             NoTimeToTrainError: A file is missing or malformed, or a reference shows nothing.
         """
-        references, images = checked_path(references, "references"), checked_path(images, "images")
+        for source in references if isinstance(references, list | tuple) else [references]:
+            checked_path(source, "references")
+        read = read_references(references, None if images is None else checked_path(images, "images"))
         if negative:
             names = self.class_names if class_names is None else tuple(class_names)
-            items = ReferenceDataset(load_negative_references(references, names), images)
+            items = ReferenceDataset(negative_references(read.dataset, names), read.images)
         else:
-            found = load_references(references, class_names=class_names)
-            names, items = found.class_names, ReferenceDataset(found.references, images)
+            found = reference_set(read.dataset, class_names)
+            names, items = found.class_names, ReferenceDataset(found.references, read.images)
         means = [
             (item.reference, self.baseline.mean_of(item)) for item in (items[index] for index in range(len(items)))
         ]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from no_time_to_train import Segmenter
+from no_time_to_train.data.datasets import ReferenceDataset
+from no_time_to_train.data.references import read_references, reference_set
 from no_time_to_train.errors import (
     ConfigError,
     EmptyClassError,
@@ -22,6 +25,7 @@ from no_time_to_train.errors import (
     MaskSizeError,
 )
 from no_time_to_train.models.pipeline import MatchingPipeline
+from no_time_to_train.results.reference_checks import check_references
 from no_time_to_train.segmenter import FoundInstances
 from tests.tiny import write_config, write_dataset
 
@@ -327,6 +331,29 @@ def test_files_are_named_by_paths(segmenter: Segmenter, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is 3, expected a path"):
             act(3)  # type: ignore[arg-type]
     assert len(segmenter.references) == 4
+
+
+def test_references_come_in_all_forms(segmenter: Segmenter, tmp_path: Path) -> None:
+    """A point, a box and a folder by class give what the same references give one by one."""
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    (tmp_path / "refs" / "green").mkdir(parents=True)
+    Image.fromarray(picture(1)).save(tmp_path / "refs" / "green" / "b.png")
+    Image.fromarray(mask()).save(tmp_path / "refs" / "green" / "b_mask.png")
+    segmenter.add_references([f"{tmp_path}/a.png:red@20,15", f"{tmp_path}/a.png:red@10,10,24,20", tmp_path / "refs"])
+    together = segmenter.references
+    assert segmenter.class_names == ("red", "green")
+    segmenter.add_reference(picture(0), label="red", points=[(20, 15)])
+    segmenter.add_reference(picture(0), label="red", box=(10, 10, 34, 30))
+    segmenter.add_reference(picture(1), label="green", mask=mask())
+    for (name, mean, _), (expected, alone, _) in zip(together, segmenter.references[3:], strict=True):
+        assert name == expected
+        assert torch.equal(mean, alone)
+    segmenter.add_references(tmp_path / "refs", negative=True)
+    assert segmenter.references[-1][2]
+    found = read_references(f"{tmp_path}/a.png:red@20,15")
+    (checked,) = check_references(reference_set(found.dataset), found.images, segmenter)
+    item = ReferenceDataset([replace(checked.reference, annotation=checked.annotation)], found.images)[0]
+    assert torch.equal(torch.from_numpy(segmenter.mean_of(item)), together[0][1])
 
 
 def test_a_file_of_references_is_taken_whole_or_not_at_all(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -16,12 +16,18 @@ from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.run import Predictor, RunSummary
 from no_time_to_train.batch.thumbnails import Picture, picture_of
 from no_time_to_train.data.coco import Annotation
-from no_time_to_train.data.datasets import ReferenceDataset
+from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem
 from no_time_to_train.data.drawing import PALETTE
 from no_time_to_train.data.image_files import real_path
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
-from no_time_to_train.data.references import Reference, load_negative_references, load_references, reference_window
+from no_time_to_train.data.references import (
+    Sources,
+    negative_references,
+    read_references,
+    reference_set,
+    reference_window,
+)
 from no_time_to_train.errors import ImageReadError
 from no_time_to_train.io.atomic import write_text_atomic
 from no_time_to_train.io.paths import path_as_named
@@ -38,14 +44,14 @@ class ReferenceFiles:
     """Where a run's references came from, to be shown.
 
     Attributes:
-        references: COCO JSON.
-        images: Folder of their images.
-        negatives: COCO JSON of negative references, in the same folder.
+        references: As `read_references` takes them.
+        images: Folder of their images; None looks near the annotation files.
+        negatives: The same of negative references.
     """
 
-    references: Path
-    images: Path
-    negatives: Path | None = None
+    references: Sources
+    images: Path | None = None
+    negatives: Sources | None = None
 
 
 @dataclass(frozen=True)
@@ -224,23 +230,21 @@ def _reference_pictures(
     files: ReferenceFiles, names: Sequence[str], predictor: Predictor
 ) -> dict[str, list[ShownReference]]:
     """Draw the first references of each class, those that show it before those that show what it is not."""
-    found: list[Reference] = list(load_references(files.references, class_names=names).references)
+    read = read_references(files.references, files.images)
+    found = [(reference, read.images) for reference in reference_set(read.dataset, names).references]
     if files.negatives is not None:
-        found += load_negative_references(files.negatives, names)
+        read = read_references(files.negatives, files.images)
+        found += [(reference, read.images) for reference in negative_references(read.dataset, names)]
     pictures: dict[str, list[ShownReference]] = {name: [] for name in names}
-    found.sort(key=lambda reference: reference.negative)
-    dataset = ReferenceDataset(found, files.images)
-    for index, reference in enumerate(found):
+    for reference, folder in sorted(found, key=lambda pair: pair[0].negative):
         row = pictures[names[reference.class_index]]
         if len(row) < _SHOWN_OF_A_CLASS:
-            row.append(_shown_reference(dataset, index, predictor))
+            row.append(_shown_reference(ReferenceDataset([reference], folder)[0], predictor))
     return pictures
 
 
-def _shown_reference(dataset: ReferenceDataset, index: int, predictor: Predictor) -> ShownReference:
-    item = dataset[index]
-    box = item.reference.annotation.bbox
-    mask = predictor.mask_of_box(item.image, box) if item.mask is None else item.mask
+def _shown_reference(item: ReferenceItem, predictor: Predictor) -> ShownReference:
+    mask, box = predictor.object_of(item)
     x1, y1, x2, y2 = reference_window(box, mask.shape[0], mask.shape[1], _AROUND)
     pixels = np.ascontiguousarray(item.image[y1:y2, x1:x2])
     picture = picture_of(Image.fromarray(pixels), _REFERENCE_SIDE)

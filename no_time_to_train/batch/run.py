@@ -16,6 +16,7 @@ from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.places import place_of
 from no_time_to_train.batch.results import COCO_FOLDER, found_dataset, remove_coco_folder, write_results
+from no_time_to_train.data.datasets import ReferenceItem
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.errors import ImageReadError
@@ -50,10 +51,8 @@ class Predictor(Protocol):
     def predict(self, images: UInt8[np.ndarray, "H W 3"]) -> Prediction:
         """Find instances in one image."""
 
-    def mask_of_box(
-        self, image: UInt8[np.ndarray, "H W 3"], box: tuple[float, float, float, float]
-    ) -> Bool[np.ndarray, "H W"]:
-        """Draw the object in a box (x, y, width, height in pixels)."""
+    def object_of(self, item: ReferenceItem) -> tuple[Bool[np.ndarray, "H W"], tuple[float, float, float, float]]:
+        """Return a reference's mask and box; a mask that it does not have is drawn by its points or its box."""
 
 
 INSTANCES, OVERLAYS, RESULTS, REPORT = "instances", "overlays", PREDICTIONS, "report.html"

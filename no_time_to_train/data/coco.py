@@ -64,9 +64,9 @@ def load_coco(path: Path) -> CocoDataset:
         AnnotationError: The file is not valid JSON, or lacks something, or has a value of a wrong type or out of range,
             or a key, an id or a category name twice, or an annotation of an image or a category that is not there.
     """
-    document = _read_json(path)
+    document = read_annotation_json(path)
     if not isinstance(document, dict):
-        raise _error(path, "the document", f"expected an object, got {_shown(document)}")
+        raise _error(path, "the document", f"expected an object, got {shown_value(document)}")
     images = _records(document, "images", _image, path)
     categories = _records(document, "categories", _category, path)
     _check_unique((category.name for category in categories), "categories", "name", path)
@@ -93,7 +93,13 @@ def write_coco(dataset: CocoDataset, path: Path) -> None:
     write_text_atomic(path, json.dumps(dataset.to_json(), allow_nan=False) + "\n")
 
 
-def _read_json(path: Path) -> Any:
+def read_annotation_json(path: Path) -> Any:
+    """Read a JSON file of annotations, of whatever form.
+
+    Raises:
+        DataNotFoundError: There is no such file, or it may not be read.
+        AnnotationError: It is not valid JSON.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise DataNotFoundError(
@@ -115,15 +121,15 @@ def _records(
     document: dict[str, Any], key: str, parse: Callable[[dict[str, Any]], _Record], path: Path
 ) -> tuple[_Record, ...]:
     if key not in document:
-        raise _error(path, "the document", f"expected the list {key!r}, got only {_shown(sorted(document))}")
+        raise _error(path, "the document", f"expected the list {key!r}, got only {shown_value(sorted(document))}")
     entries = document[key]
     if not isinstance(entries, list):
-        raise _error(path, key, f"expected a list, got {_shown(entries)}")
+        raise _error(path, key, f"expected a list, got {shown_value(entries)}")
     records = []
     for index, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
-                raise _Malformed(f"expected an object, got {_shown(entry)}")
+                raise _Malformed(f"expected an object, got {shown_value(entry)}")
             records.append(parse(entry))
         except _Malformed as malformed:
             raise _error(path, f"{key}[{index}]", str(malformed)) from None
@@ -153,20 +159,20 @@ def _category(entry: dict[str, Any]) -> Category:
     frequency = entry.get("frequency")
     name = _text(entry, "name")
     if not can_be_written(name):
-        raise _Malformed(f"expected name as text, got {_shown(name)}, which has half of a surrogate pair")
+        raise _Malformed(f"expected name as text, got {shown_value(name)}, which has half of a surrogate pair")
     return Category(_integer(entry, "id"), name, frequency if frequency in ("r", "c", "f") else None)
 
 
 def _annotation(entry: dict[str, Any]) -> Annotation:
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
-        raise _Malformed(f"expected bbox [x, y, width, height], got {_shown(box)}")
+        raise _Malformed(f"expected bbox [x, y, width, height], got {shown_value(box)}")
     x, y, width, height = (_finite(value, "bbox") for value in box)
     if width < 0 or height < 0:
-        raise _Malformed(f"expected a bbox of no negative width or height, got {_shown(box)}")
+        raise _Malformed(f"expected a bbox of no negative width or height, got {shown_value(box)}")
     segmentation = entry.get("segmentation")
     if segmentation is not None and not isinstance(segmentation, list | dict):
-        raise _Malformed(f"expected segmentation as polygons or RLE, got {_shown(segmentation)}")
+        raise _Malformed(f"expected segmentation as polygons or RLE, got {shown_value(segmentation)}")
     return Annotation(
         _integer(entry, "id"),
         _integer(entry, "image_id"),
@@ -177,7 +183,15 @@ def _annotation(entry: dict[str, Any]) -> Annotation:
         None if segmentation in ([], [[]], {}) else segmentation,
         _flag(entry, "iscrowd"),
         _flag(entry, "negative"),
+        _points(entry, "reference_points"),
     )
+
+
+def _points(entry: dict[str, Any], key: str) -> tuple[tuple[float, float], ...]:
+    points = entry.get(key, [])
+    if not isinstance(points, list) or any(not isinstance(point, list) or len(point) != 2 for point in points):
+        raise _Malformed(f"expected {key} as a list of [x, y], got {shown_value(points)}")
+    return tuple((_finite(x, key), _finite(y, key)) for x, y in points)
 
 
 def _integer(entry: dict[str, Any], key: str) -> int:
@@ -186,13 +200,13 @@ def _integer(entry: dict[str, Any], key: str) -> int:
         value = int(value)
     if type(value) is int and abs(value) < 2**63:
         return value
-    raise _Malformed(f"expected {key} as an integer, got {_shown(value)}")
+    raise _Malformed(f"expected {key} as an integer, got {shown_value(value)}")
 
 
 def _integers(entry: dict[str, Any], key: str) -> tuple[int, ...]:
     values = entry.get(key, [])
     if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise _Malformed(f"expected {key} as a list of integers, got {_shown(values)}")
+        raise _Malformed(f"expected {key} as a list of integers, got {shown_value(values)}")
     return tuple(values)
 
 
@@ -201,13 +215,13 @@ def _finite(value: Any, key: str) -> float:
         return value
     if type(value) is int and abs(value) < 2**53:  # Larger ones would not survive as floats, or overflow.
         return float(value)
-    raise _Malformed(f"expected finite numbers in {key}, got {_shown(value)}")
+    raise _Malformed(f"expected finite numbers in {key}, got {shown_value(value)}")
 
 
 def _flag(entry: dict[str, Any], key: str) -> bool:
     value = entry.get(key, False)
     if value not in (0, 1):
-        raise _Malformed(f"expected {key} as 0 or 1, got {_shown(value)}")
+        raise _Malformed(f"expected {key} as 0 or 1, got {shown_value(value)}")
     return bool(value)
 
 
@@ -215,18 +229,18 @@ def _text(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
     if isinstance(value, str) and value:
         return value
-    raise _Malformed(f"expected {key} as text that is not empty, got {_shown(value)}")
+    raise _Malformed(f"expected {key} as text that is not empty, got {shown_value(value)}")
 
 
 def _check_unique(values: Iterable[int | str], key: str, field: str, path: Path) -> None:
     seen: set[int | str] = set()
     for index, value in enumerate(values):
         if value in seen:
-            raise _error(path, f"{key}[{index}]", f"{field} {_shown(value)} is there twice")
+            raise _error(path, f"{key}[{index}]", f"{field} {shown_value(value)} is there twice")
         seen.add(value)
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """Show a value of unknown size in a few characters."""
     if value is None:
         return "nothing"

@@ -97,6 +97,19 @@ def measure_rle(
     return (x, y, box_width, box_height), int(coco_mask.area(checked))
 
 
+def box_of_mask(mask: Bool[np.ndarray, "H W"]) -> tuple[float, float, float, float]:
+    """Return the box of a mask: x, y, width and height in pixels, all 0 for an empty mask.
+
+    Examples:
+        >>> box_of_mask(np.array([[False, True, True]]))
+        (1.0, 0.0, 2.0, 1.0)
+    """
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns[0]), float(rows[0]), float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)
+
+
 def encode_mask(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
     """Encode a mask as compressed RLE, ready for JSON.
 

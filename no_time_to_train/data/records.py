@@ -51,6 +51,8 @@ class Annotation:
         segmentation: Polygons or RLE as in the file, or None where only the box is known. `decode_mask` reads it.
         iscrowd: The mask covers a group, not one instance.
         negative: A reference for what the class is not. A key of this project; COCO has none.
+        points: Points (x, y) in pixels on an object without a mask, which say more than its box: SAM2 draws the mask
+            that holds them all. The key `reference_points` of this project.
     """
 
     id: int
@@ -61,6 +63,7 @@ class Annotation:
     segmentation: Segmentation | None = field(default=None, hash=False)
     iscrowd: bool = False
     negative: bool = False
+    points: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +215,8 @@ def _annotation_json(annotation: Annotation) -> dict[str, Any]:
     }
     if annotation.negative:
         document["negative"] = True
+    if annotation.points:
+        document["reference_points"] = [list(point) for point in annotation.points]
     segmentation = annotation.segmentation
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), bytes):
         segmentation = {**segmentation, "counts": segmentation["counts"].decode("ascii")}

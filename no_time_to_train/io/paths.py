@@ -82,6 +82,22 @@ def open_regular(path: Path) -> BufferedReader:
         raise
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is a regular file; a name that no file system takes is of none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder; a name that no file system takes is of none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def read_regular(path: Path) -> bytes:
     """Return the content of a regular file; see `open_regular`.
 

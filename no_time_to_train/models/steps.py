@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from no_time_to_train import __version__
-from no_time_to_train.configs.pipeline import AmgConfig, FeatureCacheConfig, MatcherConfig
+from no_time_to_train.configs.pipeline import FeatureCacheConfig, MatcherConfig
 from no_time_to_train.data.datasets import ReferenceItem
+from no_time_to_train.data.masks import box_of_mask
 from no_time_to_train.encoders.preprocessing import encoder_size
 from no_time_to_train.errors import ConfigError, EmptyMaskError, ImageSizeError, MaskSizeError
 from no_time_to_train.matching import Instances, MemoryBank, match_masks
@@ -33,10 +34,8 @@ from no_time_to_train.matching.tiled_masks import resize_masks
 from no_time_to_train.models.cache.feature_cache import content_key
 from no_time_to_train.models.feature_extractor import ImageEncoder, ImageFeatures
 from no_time_to_train.models.protocols import Protocol
-from no_time_to_train.proposers.automatic import AutomaticMaskGenerator
 from no_time_to_train.proposers.base import MaskProposals, MaskProposer, PromptableModel, Prompts, scale_boxes
-from no_time_to_train.proposers.grid import GridProposer
-from no_time_to_train.proposers.prior_guided import GuidedProposer
+from no_time_to_train.proposers.factory import build_proposer
 from no_time_to_train.weights.identify import ONNX, is_file_of_weights
 
 
@@ -74,7 +73,7 @@ class PipelineSteps(ABC):
         """Take the settings and the networks."""
         self.config, self.protocol, self.features = config, protocol, features
         self.encoder, self.promptable = encoder, promptable
-        self.proposer = build_proposer(config, promptable, protocol)
+        self.proposer = build_proposer(config, promptable, protocol.points)
         debias = config.memory_bank_cfg.debias
         self._debias = PositionalDebias(self._encode_blank, debias.components) if debias.enabled else None
 
@@ -302,7 +301,17 @@ class PipelineSteps(ABC):
 
     def mean_of(self, item: ReferenceItem) -> Float[Array, " D"]:
         """Return what memory keeps of a reference that was read from files, see `reference_mean`."""
-        return self.reference_mean(self.to_image(item.image), item.mask, item.reference.annotation.bbox, item.name)
+        return self.reference_mean(self.to_image(item.image), *self.object_of(item), item.name)
+
+    def object_of(self, item: ReferenceItem) -> tuple[Bool[Array, "H W"], tuple[float, float, float, float]]:
+        """Return a reference's mask and box; a mask that it does not have is drawn by its points or its box."""
+        image, annotation = self.to_image(item.image), item.reference.annotation
+        if item.mask is not None:
+            return as_like(item.mask, image), annotation.bbox
+        if not annotation.points:
+            return self.mask_of_box(image, annotation.bbox), annotation.bbox
+        drawn = self.mask_of_points(image, annotation.points)
+        return drawn, box_of_mask(np.asarray(on_cpu(drawn)))
 
     @without_gradients()
     def mask_of_box(self, image: UInt8[Array, "3 H W"], box: tuple[float, float, float, float]) -> Bool[Array, "H W"]:
@@ -355,15 +364,6 @@ class PipelineSteps(ABC):
     def _array(self) -> Array:
         """An array of the kind and on the device of what the networks give."""
         return array_on(self.encoder.device)
-
-
-def build_proposer(config: MatcherConfig, model: PromptableModel, protocol: Protocol) -> MaskProposer:
-    """Choose what a promptable model is asked, as the settings say."""
-    if config.name == "matching_baseline":
-        return AutomaticMaskGenerator(model, config.sam2_amg_cfg or AmgConfig())
-    if config.grid.prompt_selection == "prior":
-        return GuidedProposer(model, config.grid)
-    return GridProposer(model, config.grid, protocol.points)
 
 
 def run_fingerprint(

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from no_time_to_train.data.coco import CocoDataset
@@ -73,9 +72,9 @@ class ReferenceVisualizer:
     def draw(self, item: ReferenceItem, baseline: MatchingPipeline) -> None:
         """Draw one reference."""
         reference = item.reference
-        box = reference.annotation.bbox
         image = image_tensor(item.image)
-        mask = baseline.mask_of_box(image, box).cpu() if item.mask is None else torch.from_numpy(item.mask)
+        drawn, box = baseline.object_of(item)
+        mask = drawn.cpu()
         patches, _ = baseline.encode_reference(image, mask, box)
         x1, y1, x2, y2 = baseline.window_of(box, (mask.shape[0], mask.shape[1]))
         cut = np.ascontiguousarray(item.image[y1:y2, x1:x2])

@@ -1,11 +1,15 @@
-"""Promptable models by name."""
+"""Promptable models by name, and what proposes masks with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from no_time_to_train.configs.pipeline import AmgConfig, MatcherConfig
 from no_time_to_train.encoders.preprocessing import Resize, resize_bilinear
-from no_time_to_train.proposers.base import PromptableModel
+from no_time_to_train.proposers.automatic import AutomaticMaskGenerator
+from no_time_to_train.proposers.base import MaskProposer, PromptableModel
+from no_time_to_train.proposers.grid import GridProposer, PointGrid
+from no_time_to_train.proposers.prior_guided import GuidedProposer
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,18 @@ def build_promptable(
     kind, colon, _ = name.partition(":")
     builder = BUILDERS.get(kind, _sam2) if colon else _sam2
     return builder(name, weights, rules or PromptingRules(), random_init)
+
+
+def build_proposer(config: MatcherConfig, model: PromptableModel, points: PointGrid) -> MaskProposer:
+    """Choose what a promptable model is asked, as the settings say.
+
+    Args:
+        config: All settings.
+        model: Draws the masks.
+        points: Places the points of a grid.
+    """
+    if config.name == "matching_baseline":
+        return AutomaticMaskGenerator(model, config.sam2_amg_cfg or AmgConfig())
+    if config.grid.prompt_selection == "prior":
+        return GuidedProposer(model, config.grid)
+    return GridProposer(model, config.grid, points)

@@ -14,11 +14,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from no_time_to_train import __version__
+from no_time_to_train import Segmenter, __version__
+from no_time_to_train.batch.report import ReferenceFiles, _reference_pictures
 from no_time_to_train.cli import main
 from no_time_to_train.cli.lightning.command import main as lightning
 from tests.browser import dumped, needs_chromium
-from tests.tiny import TinyData
+from tests.data.references.forms import by_class, picture
+from tests.tiny import TinyData, write_config
 
 EVIL = '<script>alert("1")</script>'
 FILE = 'it\'s <b>bold & "quoted" ünï.png'
@@ -187,6 +189,23 @@ def test_everything_has_a_name_for_those_who_do_not_see(report: Path) -> None:
         assert before.rfind("<label") > before.rfind("</label>"), control
     assert 'lang="en"' in source
     assert 'role="status" aria-live="polite"' in source
+
+
+def test_references_of_all_forms_are_shown(tmp_path: Path) -> None:
+    root = by_class(tmp_path / "refs")
+    photo = picture(tmp_path / "photos" / "a.jpg")
+    negatives = tmp_path / "negatives"
+    picture(negatives / "apple" / "x.jpg", seed=5)
+    sam2 = str(write_config(tmp_path / "sam2"))
+    segmenter = Segmenter("dinov3_small", sam2=sam2, img_size=64, random_init=True)
+    files = ReferenceFiles([root, f"{photo}:apple@20,16"], negatives=negatives)
+    shown = _reference_pictures(files, ["apple", "pear"], segmenter)
+    assert [(each.file_name, each.drawn, each.negative) for each in shown["apple"]] == [
+        ("refs/apple/1.jpg", False, False),
+        ("photos/a.jpg", True, False),
+        ("apple/x.jpg", True, True),
+    ]
+    assert [each.file_name for each in shown["pear"]] == ["refs/pear/1.jpg"]
 
 
 def test_an_interrupted_run_that_goes_on_gives_the_same(run: Callable[..., Path], report: Path, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_lvis_loads(tmp_path: Path) -> None:
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     content = document()
     content["annotations"][0].update(negative=True, iscrowd=1)
+    content["annotations"][3].update(bbox=[1, 2, 0, 0], reference_points=[[1, 2], [1.5, 2]])
     dataset = load_coco(write(content, tmp_path))
     target = tmp_path / "new" / "out.json"
     write_coco(dataset, target)
@@ -89,6 +90,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     )
     assert again.annotations[0].negative
     assert again.annotations[0].iscrowd
+    assert again.annotations[3].points == ((1.0, 2.0), (1.5, 2.0))
     assert [path.name for path in target.parent.iterdir()] == ["out.json"]
 
 
@@ -165,6 +167,8 @@ def without(where: str) -> Callable[[Document], None]:
         (replaced("annotations.0.bbox", [1, 2, -3, 4]), r"expected a bbox of no negative width or height"),
         (replaced("annotations.0.area", "big"), r"annotations\[0\]: expected finite numbers in area, got 'big'"),
         (replaced("annotations.0.iscrowd", 2), r"annotations\[0\]: expected iscrowd as 0 or 1, got 2"),
+        (replaced("annotations.0.reference_points", [1, 2]), r"expected reference_points as a list of \[x, y\], got"),
+        (replaced("annotations.0.reference_points", [[1, None]]), r"expected finite numbers in reference_points"),
         (replaced("annotations.0.segmentation", "x"), r"annotations\[0\]: expected segmentation as polygons or RLE"),
     ],
 )

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from no_time_to_train.data.coco import _shown, load_coco
+from no_time_to_train.data.coco import load_coco, shown_value
 from no_time_to_train.data.masks import _FARTHEST_IN_IMAGE_SIZES, decode_mask
-from no_time_to_train.data.references import _meets
+from no_time_to_train.data.references.sets import _meets
 from no_time_to_train.errors import AnnotationError
 from tests.data.coco_documents import annotation, document, write
 
@@ -53,14 +53,14 @@ def test_ids_that_name_nothing(tmp_path: Path) -> None:
 
 
 def test_values_are_shown_in_few_characters() -> None:
-    assert _shown(list(range(8))) == "[0, 1, 2, 3, 4, 5, 6, 7]"
-    assert _shown(list(range(9))) == "a list of 9"
-    assert _shown([1, [2]]) == "a list of 2"
-    assert _shown({"a": 1}) == "an object with 1 keys"
-    assert _shown(10**20) == str(10**20)
-    assert _shown(-(10**20) - 1) == "an integer of more than 20 digits"
-    assert _shown("a" * 58) == repr("a" * 58)
-    assert _shown("a" * 59) == "'" + "a" * 56 + "..."
+    assert shown_value(list(range(8))) == "[0, 1, 2, 3, 4, 5, 6, 7]"
+    assert shown_value(list(range(9))) == "a list of 9"
+    assert shown_value([1, [2]]) == "a list of 2"
+    assert shown_value({"a": 1}) == "an object with 1 keys"
+    assert shown_value(10**20) == str(10**20)
+    assert shown_value(-(10**20) - 1) == "an integer of more than 20 digits"
+    assert shown_value("a" * 58) == repr("a" * 58)
+    assert shown_value("a" * 59) == "'" + "a" * 56 + "..."
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from no_time_to_train.weights.hub.manifest import MANIFEST, check_folder
 from tests.data.coco_documents import document
 from tests.fuzz.forms import Target, behind_its_length, packed_safetensors, taken_apart, the_whole
 from tests.fuzz.mutation import Form, Parts
+from tests.fuzz.reference_files import REFERENCE_FILES
 from tests.golden_files import golden
 from tests.safety.archives import pack as pack_archive
 
@@ -347,6 +348,7 @@ def _cached() -> Target:
 MAKERS: Mapping[str, Callable[[], Target]] = {
     "coco": _coco,
     "reference_set": _reference_set,
+    **REFERENCE_FILES,
     "safetensors": _safetensors_weights,
     "index": _index,
     "pth": _pth,

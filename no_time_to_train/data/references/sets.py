@@ -1,28 +1,17 @@
-"""Reference sets: which annotations of which images stand for which class.
+"""Reference sets: which annotations of which images stand for which class."""
 
-They are COCO JSON subsets, or the pickles of the original project, which name annotations of a COCO file by id.
-"""
-
-import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from no_time_to_train.data.coco import Annotation, CocoDataset, ImageRecord, load_coco
 from no_time_to_train.data.records import MOST_BEYOND, is_below_a_pixel, pixels_beyond
+from no_time_to_train.data.references.pickles import look_up, named_in
 from no_time_to_train.errors import AnnotationError, ConfigError, EmptyClassError, EmptyMaskError
 from no_time_to_train.io.safe_pickle import read_plain_pickle
 
-log = logging.getLogger(__name__)
-
 PICKLE_SUFFIXES = (".pkl", ".pickle")
-
-# A short pickle can name one long list in many places; no real set comes near.
-_MOST_REFERENCES = 1_000_000
-_OTHER_FILE = "give the COCO JSON file that the pickle was sampled from"
-_PICKLE_REMEDY = "make the set anew with: ntt sample-references"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +20,7 @@ class Reference:
 
     Args:
         image: The image it is in.
-        annotation: Its mask, or where there is none its box.
+        annotation: Its mask, or where it has no mask its points or its box.
         class_index: Place of its class in the set's `class_names`.
         negative: It shows what is taken for the class and is not.
     """
@@ -89,9 +78,9 @@ def load_references(
                 remedy="give the COCO JSON file that it was sampled from as annotations, or "
                 "make the set anew with: ntt sample-references",
             )
-        named = _named_in(read_plain_pickle(path), path)
+        named = named_in(read_plain_pickle(path), path)
         dataset = load_coco(annotations)
-        chosen = _look_up(named, dataset, path)
+        chosen = look_up(named, dataset, path)
         if class_names is None:
             class_names = [category.name for category in dataset.categories if category.id in named]
     else:
@@ -104,7 +93,19 @@ def load_references(
         chosen = list(dataset.annotations)
     if class_names is not None:
         dataset = dataset.select(class_names)
-    return _reference_set(dataset, chosen, path)
+    return _reference_set(dataset, chosen, str(path))
+
+
+def reference_set(dataset: CocoDataset, class_names: Sequence[str] | None = None) -> ReferenceSet:
+    """Return the references of a dataset, in which every annotation is one, as `load_references` does.
+
+    Args:
+        dataset: For example of `read_references`.
+        class_names: The classes to take, in this order; all of them if not given.
+    """
+    if class_names is not None:
+        dataset = dataset.select(class_names)
+    return _reference_set(dataset, dataset.annotations, dataset.source)
 
 
 def load_negative_references(path: Path, class_names: Sequence[str]) -> tuple[Reference, ...]:
@@ -119,22 +120,26 @@ def load_negative_references(path: Path, class_names: Sequence[str]) -> tuple[Re
         AnnotationError: The file is malformed.
         ConfigError: It has no annotation of these classes.
     """
-    dataset = load_coco(path)
+    return negative_references(load_coco(path), class_names)
+
+
+def negative_references(dataset: CocoDataset, class_names: Sequence[str]) -> tuple[Reference, ...]:
+    """Return the annotations of these classes as negative references, as `load_negative_references` does."""
     indices = {name: index for index, name in enumerate(class_names)}
     references = tuple(
-        _checked(Reference(dataset.images_by_id[entry.image_id], entry, indices[name], negative=True), path)
+        _checked(Reference(dataset.images_by_id[entry.image_id], entry, indices[name], negative=True), dataset.source)
         for entry in dataset.annotations
         if (name := dataset.categories_by_id[entry.category_id].name) in indices and not entry.iscrowd
     )
     if not references:
         raise ConfigError(
-            f"{path} has no annotation of the memory's classes: {', '.join(class_names)}",
+            f"{dataset.source} has no annotation of the memory's classes: {', '.join(class_names)}",
             remedy="name the categories as the references do",
         )
     return references
 
 
-def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Path) -> ReferenceSet:
+def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], source: str) -> ReferenceSet:
     indices = dataset.class_indices
     references = [
         Reference(
@@ -144,6 +149,7 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
         if annotation.category_id in indices and not annotation.iscrowd
     ]
     shown = {reference.class_index for reference in references if not reference.negative}
+    refused = {annotation.category_id for annotation in dataset.annotations if annotation.negative}
     empty = [name for index, name in enumerate(dataset.class_names) if index not in shown]
     if empty or not references:
         listed = f": {', '.join(empty[:20])}{', ...' if len(empty) > 20 else ''}" if empty else ""
@@ -153,15 +159,18 @@ def _reference_set(dataset: CocoDataset, chosen: Iterable[Annotation], path: Pat
             # CVAT writes it for every mask that was drawn by brush.
             listed += f"; {crowds} annotations are crowds, which are not references"
             remedy = "set iscrowd to 0 where an annotation shows one object, or " + remedy
+        if negative := [name for name in empty if dataset.categories[dataset.class_names.index(name)].id in refused]:
+            listed += f"; there are only negative references of {', '.join(negative[:20])}"
         raise EmptyClassError(
-            f"{path} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}", remedy=remedy
+            f"{source} has no reference for {len(empty)} of its {len(dataset.categories)} classes{listed}",
+            remedy=remedy,
         )
-    references = [_checked(reference, path) for reference in references]
+    references = [_checked(reference, source) for reference in references]
     references.sort(key=lambda reference: reference.class_index)
     return ReferenceSet(dataset.class_names, tuple(category.id for category in dataset.categories), tuple(references))
 
 
-def _checked(reference: Reference, path: Path) -> Reference:
+def _checked(reference: Reference, source: str) -> Reference:
     """Return a reference with its box clipped to its image, by the pixels by which tools round boxes.
 
     The box says what is cut out around the object, also where there is a mask.
@@ -172,6 +181,9 @@ def _checked(reference: Reference, path: Path) -> Reference:
             is of a pixel at most, as one of relative coordinates is.
     """
     annotation, image = reference.annotation, reference.image
+    if annotation.points and annotation.segmentation is None:
+        _check_points(reference, source)
+        return reference
     x, y, width, height = annotation.bbox
     left, top = max(x, 0.0), max(y, 0.0)
     right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
@@ -181,22 +193,22 @@ def _checked(reference: Reference, path: Path) -> Reference:
     if not (sized and _meets(x, width, image.width) and _meets(y, height, image.height)):
         masked = "no mask," if unmasked else "a mask,"
         raise EmptyMaskError(
-            f"{path}: annotation {annotation.id} in {image.file_name} has {masked} and its box {[x, y, width, height]} "
-            f"covers nothing of its image of {image.width}x{image.height} pixels",
+            f"{source}: annotation {annotation.id} in {image.file_name} has {masked} and its box "
+            f"{[x, y, width, height]} covers nothing of its image of {image.width}x{image.height} pixels",
             remedy="correct the box, which is x, y, width and height, or remove the annotation",
         )
     # A box of one by one is relative too, of a whole image, unless that has no more pixels.
     whole = unmasked and width == height == 1 and image.width * image.height > 1
     if is_below_a_pixel(annotation) or whole:
         raise AnnotationError(
-            f"{path}: the box {[x, y, width, height]} of annotation {annotation.id} in {image.file_name} is of a pixel "
-            "at most",
+            f"{source}: the box {[x, y, width, height]} of annotation {annotation.id} in {image.file_name} is of "
+            "a pixel at most",
             remedy="give x, y, width and height in pixels, not as parts of the image's size",
         )
     beyond = pixels_beyond(annotation, image)
     if beyond > MOST_BEYOND:
         raise AnnotationError(
-            f"{path}: the box {[x, y, width, height]} of annotation {annotation.id} ends {beyond:g} pixels "
+            f"{source}: the box {[x, y, width, height]} of annotation {annotation.id} ends {beyond:g} pixels "
             f"outside of {image.file_name} of {image.width}x{image.height} pixels",
             remedy="give x, y, width and height, not two corners; and cut it at the image's border",
         )
@@ -205,77 +217,20 @@ def _checked(reference: Reference, path: Path) -> Reference:
     return replace(reference, annotation=replace(annotation, bbox=(left, top, right - left, bottom - top)))
 
 
+def _check_points(reference: Reference, source: str) -> None:
+    image = reference.image
+    for x, y in reference.annotation.points:
+        if not (0 <= x < image.width and 0 <= y < image.height):
+            raise AnnotationError(
+                f"{source}: the point {[x, y]} of annotation {reference.annotation.id} is outside of {image.file_name} "
+                f"of {image.width}x{image.height} pixels",
+                remedy="give x and y in pixels",
+            )
+
+
 def _meets(start: float, size: float, side: int) -> bool:
     """Return whether a stretch, or a point if its size is 0, is within a side of an image."""
     return min(start + size, side) > max(start, 0) if size else 0 <= start <= side
-
-
-def _named_in(content: Any, path: Path) -> dict[int, list[tuple[int, int]]]:
-    """Return the (image id, annotation id) pairs of each category id that a pickle names, one for each reference."""
-    if not isinstance(content, dict) or not content:
-        raise _malformed(path, "the pickle", "a dict of category ids")
-    named: dict[int, list[tuple[int, int]]] = {}
-    steps = unused = 0
-    for category_id, images in content.items():
-        where = f"class {category_id!r:.40}"
-        if type(category_id) is not int:
-            raise _malformed(path, where, "a category id")
-        pairs = named[category_id] = []
-        for image_id, annotation_ids in _images_in(images, where, path):
-            if not isinstance(annotation_ids, list | tuple):
-                raise _malformed(path, where, "a list of annotation ids for each image")
-            steps += 1 + len(annotation_ids)
-            if steps > _MOST_REFERENCES:
-                raise _malformed(path, "the pickle", f"at most {_MOST_REFERENCES} references")
-            if any(type(number) is not int for number in (image_id, *annotation_ids)):
-                raise _malformed(path, where, "image and annotation ids that are integers")
-            # Where an image has two annotations of a class, the original's coco_to_pkl.py writes a sample for each of
-            # them that names both.
-            taken = annotation_ids if isinstance(images, dict) else annotation_ids[:1]
-            unused += len(annotation_ids) - len(taken)
-            pairs += [(image_id, annotation_id) for annotation_id in taken]
-    if unused:
-        log.warning("%s: the first annotation of each sample is its reference, %d others are not used", path, unused)
-    return named
-
-
-def _images_in(images: Any, where: str, path: Path) -> Iterator[tuple[Any, Any]]:
-    if isinstance(images, dict):
-        yield from images.items()
-        return
-    if not isinstance(images, list | tuple):
-        raise _malformed(path, where, "a list or dict of images")
-    for image in images:
-        if isinstance(image, dict) and image.keys() >= {"img_id", "ann_ids"}:
-            yield image["img_id"], image["ann_ids"]
-        elif isinstance(image, list | tuple) and len(image) == 2:
-            yield image[0], image[1]
-        else:
-            raise _malformed(path, where, "images as {'img_id': ..., 'ann_ids': [...]} or (image id, annotation ids)")
-
-
-def _look_up(named: Mapping[int, list[tuple[int, int]]], dataset: CocoDataset, path: Path) -> list[Annotation]:
-    found = []
-    for category_id, pairs in named.items():
-        if category_id not in dataset.categories_by_id:
-            raise AnnotationError(
-                f"{path} names category {category_id}, which {dataset.source} does not have", remedy=_OTHER_FILE
-            )
-        for image_id, annotation_id in pairs:
-            annotation = dataset.annotations_by_id.get(annotation_id)
-            got = (annotation.category_id, annotation.image_id) if annotation else None
-            if annotation is None or got != (category_id, image_id):
-                raise AnnotationError(
-                    f"{path} names annotation {annotation_id} of category {category_id} in image {image_id}; in "
-                    f"{dataset.source} it is {f'of category {got[0]} in image {got[1]}' if got else 'not there'}",
-                    remedy=_OTHER_FILE,
-                )
-            found.append(annotation)
-    return found
-
-
-def _malformed(path: Path, where: str, expected: str) -> AnnotationError:
-    return AnnotationError(f"{path}: {where}: expected {expected}", remedy=_PICKLE_REMEDY)
 
 
 def reference_window(

@@ -261,3 +261,13 @@ def test_a_line_with_a_mask_is_a_place(tmp_path: Path) -> None:
 def test_boxes_of_relative_coordinates_are_refused(box: list[float], mask: bool, tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"annotation 11 in a.jpg is of a pixel at most \(give .* in pixels"):
         load_references(boxed(tmp_path, box, mask))
+
+
+def test_points_are_within_their_image(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][3] |= {"bbox": [7, 2, 0, 0], "reference_points": [[7.5, 2]]}
+    points = load_references(write(content, tmp_path)).references[2].annotation.points
+    assert points == ((7.5, 2.0),)
+    content["annotations"][3]["reference_points"] = [[8, 2]]
+    with pytest.raises(AnnotationError, match=r"the point \[8.0, 2.0\] of annotation 13 is outside of a\.jpg of 8x6"):
+        load_references(write(content, tmp_path))
