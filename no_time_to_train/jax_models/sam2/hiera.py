@@ -19,6 +19,8 @@ from no_time_to_train.jax_models.sam2.feed_forward import FeedForward
 
 # Of bicubic interpolation, as torch has it.
 _CUBIC = -0.75
+# Queries that look at keys together; a global block has 4,096 at 1,024 pixels.
+_MOST_QUERIES = 1024
 
 
 class PatchEmbed(eqx.Module):
@@ -60,8 +62,18 @@ class MultiScaleAttention(eqx.Module):
         rows = [
             layers.reshaped(part, (count, part.shape[1] * part.shape[2], part.shape[3])) for part in (query, key, value)
         ]
-        mixed = layers.attend(*rows, num_heads=self.num_heads)
+        mixed = self._attend(*rows)
         return layers.map_linear(self.proj, layers.reshaped(mixed, query.shape, like=query))
+
+    def _attend(
+        self, query: Float[Array, "B N D"], key: Float[Array, "B M D"], value: Float[Array, "B M D"]
+    ) -> Float[Array, "B N D"]:
+        """Let queries look at keys, some queries at a time: the scores of all at once would be the peak of memory."""
+        if query.shape[1] <= _MOST_QUERIES:
+            return layers.attend(query, key, value, num_heads=self.num_heads)
+        starts = range(0, query.shape[1], _MOST_QUERIES)
+        some = [lax.slice_in_dim(query, start, min(start + _MOST_QUERIES, query.shape[1]), axis=1) for start in starts]
+        return lax.concatenate([layers.attend(part, key, value, num_heads=self.num_heads) for part in some], 1)
 
 
 class MultiScaleBlock(eqx.Module):
