@@ -35,7 +35,7 @@ from no_time_to_train.models.feature_extractor import autocast_state
 from no_time_to_train.models.predictions import to_prediction
 from no_time_to_train.models.steps import PipelineSteps
 from no_time_to_train.proposers.base import MaskProposals
-from no_time_to_train.runtime.bundle import read_bundle
+from no_time_to_train.runtime.bundle import default_models, read_bundle
 from no_time_to_train.weights.identify import ONNX
 
 __all__ = ["FoundInstances", "Prediction", "Segmenter"]
@@ -62,9 +62,10 @@ class Segmenter:
 
     Args:
         encoder: Any name that the registry knows, such as `dinov3_base`; or a weights file or folder, whose tensors
-            tell the architecture; or `onnx:` and a folder of `ntt export`.
+            tell the architecture; or `onnx:` and a folder of `ntt export`. With no model named, those of `ntt setup`
+            are taken, or those that the project ships, which have seen no photograph.
         encoder_weights: Its weights; None looks under `checkpoints/`.
-        sam2: Meta's name of a SAM2 configuration, or a Hugging Face folder.
+        sam2: Meta's name of a SAM2 configuration, or a Hugging Face folder; SAM2-T next to an encoder that is named.
         sam2_weights: SAM2's weights; None takes those of the folder.
         img_size: Side in pixels at which images are encoded; the encoder's default if None.
         device: Where it runs: a `torch.device` or its name; with ONNX Runtime `cpu`, `cuda`, `coreml`, `directml` or
@@ -85,9 +86,9 @@ class Segmenter:
 
     def __init__(
         self,
-        encoder: str = "dinov3_base",
+        encoder: str | None = None,
         encoder_weights: Path | str | None = None,
-        sam2: str = "sam2_hiera_t.yaml",
+        sam2: str | None = None,
         sam2_weights: Path | str | None = None,
         *,
         img_size: int | None = None,
@@ -96,17 +97,21 @@ class Segmenter:
         **settings: Any,
     ) -> None:
         _check_settings(settings)
-        checked_path(sam2, "sam2")
-        for name, weights in (("encoder_weights", encoder_weights), ("sam2_weights", sam2_weights)):
-            if weights is not None:
-                checked_path(weights, name)
-        config = {
-            "name": "matching_baseline_noAMG",
-            "sam2_cfg_file": sam2,
-            "sam2_ckpt_path": sam2_weights,
-            "encoder_cfg": {"name": encoder, "img_size": img_size},
-            "encoder_ckpt_path": encoder_weights,
-        }
+        for name, given in (("encoder_weights", encoder_weights), ("sam2", sam2), ("sam2_weights", sam2_weights)):
+            if given is not None:
+                checked_path(given, name)
+        if any((encoder, encoder_weights, sam2, sam2_weights, settings.get("random_init"))):
+            config: dict[str, Any] = {
+                "name": "matching_baseline_noAMG",
+                "sam2_cfg_file": sam2 or "sam2_hiera_t.yaml",
+                "sam2_ckpt_path": sam2_weights,
+                "encoder_cfg": {"name": encoder or "dinov3_base", "img_size": img_size},
+                "encoder_ckpt_path": encoder_weights,
+            }
+        else:
+            config, runtime = default_models(runtime)
+            if img_size is not None:
+                config["encoder_cfg"] = {**config["encoder_cfg"], "img_size": img_size}
         self._take(build_pipeline(MatcherConfig.from_settings(**config, **settings), device, runtime))
 
     @classmethod

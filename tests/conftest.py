@@ -11,6 +11,8 @@ import jaxtyping
 import pytest
 import torch
 
+# Weights are looked for below the working directory, never in the folder of whoever runs the tests.
+os.environ["NTT_HOME"] = "."
 # As the package does, for tests that import onnxruntime before it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # XLA's optimizer takes half of the time of tests that compile, and is not what they are about; see `optimized`.

@@ -314,7 +314,7 @@ def test_what_does_not_belong_to_an_image_is_refused(segmenter: Segmenter) -> No
         ({"device": "abacus"}, "device abacus: Expected one of cpu"),
         ({"device": "meta"}, "device meta: "),
         ({"device": None}, "device is None, expected a name such as cpu"),
-        ({"sam2": None}, "sam2 is None, expected a path"),
+        ({"sam2": 3}, "sam2 is 3, expected a path"),
         ({"sam2_weights": 3}, "sam2_weights is 3, expected a path"),
         ({"encoder_weights": b"x.pth"}, "encoder_weights is b'x.pth', expected a path"),
     ],

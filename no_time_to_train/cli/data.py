@@ -84,7 +84,7 @@ def demo(*, output: Output = Path("runs/demo"), num_targets: int = 10, min_score
     return predict(
         images=[paths.image_dir / image.file_name for image in targets.images],
         output=output / "found",
-        references=paths.references_json,
+        references=[str(paths.references_json)],
         reference_images=paths.image_dir,
         bundle=Path("quickstart"),
         min_score=min_score,

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from no_time_to_train import __version__
+from no_time_to_train.cli import references as reference_commands
 from no_time_to_train.cli import weights as weights_commands
 from no_time_to_train.cli.compare import compare
 from no_time_to_train.cli.data import demo, sample_references_command, write_shapes
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
 from no_time_to_train.cli.export import export, export_pipeline
-from no_time_to_train.cli.info import info
+from no_time_to_train.cli.installation import info, setup
 from no_time_to_train.cli.options import LAST_COUNTS, GivenPath, wrong_arguments
 from no_time_to_train.cli.predict import predict
 from no_time_to_train.errors import NoTimeToTrainError
@@ -78,8 +79,12 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "predict": predict,
+    "references check": reference_commands.check,
+    "references convert": reference_commands.convert,
+    "memory show": reference_commands.show,
     "sample-references": sample_references_command,
     "write-shapes": write_shapes,
+    "setup": setup,
     "fetch": weights_commands.fetch,
     "inspect": weights_commands.inspect,
     "convert": weights_commands.convert,
@@ -95,10 +100,14 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "completion": completion,
 }
 
+_SUBJECTS = {"references": "Check references, or write them as COCO JSON.", "memory": "Look into a memory file."}
 # What the help shows together.
 _GROUPS = {
-    "Find objects": ("demo", "predict", "sample-references", "write-shapes"),
-    "Weights": ("fetch", "inspect", "convert", "validate", "doctor"),
+    "Find objects": (
+        *("demo", "predict", "references check", "references convert", "memory show"),
+        *("sample-references", "write-shapes"),
+    ),
+    "Weights": ("setup", "fetch", "inspect", "convert", "validate", "doctor"),
     "Export and compare": ("export", "export-pipeline", "compare"),
     "Run a YAML": ("test", "fit", "quickstart-report"),
     "This program": ("info", "completion"),
@@ -114,8 +123,12 @@ _EXAMPLES = {
     "fetch": "ntt fetch dinov3_base",
     "fit": "ntt fit -c pl_configs/distill_dinov3_small.yaml",
     "inspect": "ntt inspect dinov3_vits16.pth",
-    "predict": "ntt predict photos/ -r refs.json --reference-images refs/ -o found/ --report",
+    "predict": "ntt predict photos/ -r refs/ -o found/ --report",
+    "references check": "ntt references check refs/ --bundle quickstart",
+    "references convert": "ntt references convert refs/ -o refs.json",
+    "memory show": "ntt memory show boats.safetensors",
     "sample-references": "ntt sample-references --annotations train.json --shots 3 -o refs.json",
+    "setup": "ntt setup --yes",
     "test": "ntt test -c pl_configs/quickstart.yaml",
     "validate": "ntt validate checkpoints/dinov3-small --deep",
     "write-shapes": "ntt write-shapes --root shapes/",
@@ -163,14 +176,23 @@ def build_app() -> App:
     for index, (topic, names) in enumerate(_GROUPS.items()):
         group = Group(topic, sort_key=index)
         for name in names:
+            *place, last = name.split()
+            of = _subject(app, place[0], group) if place else app
             example = f"Example: {_EXAMPLES[name]}" if name in _EXAMPLES else ""
-            app.command(COMMANDS[name], name=name, group=group, help_epilogue=example)
+            of.command(COMMANDS[name], name=last, help_epilogue=example, **({} if place else {"group": group}))
     return app
+
+
+def _subject(app: App, name: str, group: Group) -> App:
+    """Return what commands of two words have in common."""
+    if name not in app:
+        app.command(App(name=name, help=_SUBJECTS[name], help_format="plaintext", group=group))
+    return app[name]
 
 
 def _joined_flags(args: Sequence[str]) -> list[str]:
     """Spell `--report true` as `--report=true`; a flag's value need not be given, and may be."""
-    command = COMMANDS.get(args[0]) if args else None
+    command = COMMANDS.get(" ".join(args[:2])) or COMMANDS.get(args[0]) if args else None
     if command is None:
         return list(args)
     flags = {name for name, parameter in inspect.signature(command).parameters.items() if parameter.annotation is bool}

@@ -21,6 +21,7 @@ from cyclopts import (
 )
 
 from no_time_to_train.cli.error_messages import in_one_line
+from no_time_to_train.configs.shipped import find_settings
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.io.messages import nearest
 from no_time_to_train.io.paths import check_local, in_home
@@ -68,6 +69,18 @@ def _to_paths(kind: Any, tokens: Sequence[Token]) -> list[Path]:
     return [_path(text, tokens[0]) for text in _texts(tokens)]
 
 
+def _to_sources(kind: Any, tokens: Sequence[Token]) -> list[str]:
+    """Return sources of references as they were typed: of `a//b.jpg:apple@1,2` a path would be another text."""
+    texts = _texts(tokens)
+    for text in texts:
+        check_local(text, _name(tokens[0]))
+    return [in_home(text) if text.startswith("~") else text for text in texts]
+
+
+def _to_settings(kind: Any, tokens: Sequence[Token]) -> list[Path]:
+    return [find_settings(path) for path in _to_paths(kind, tokens)]
+
+
 def _to_texts(kind: Any, tokens: Sequence[Token]) -> list[str]:
     return _texts(tokens)
 
@@ -82,9 +95,13 @@ OptionalPath = Annotated[Path | None, Parameter(converter=_to_path)]
 Paths = Annotated[list[Path], SEVERAL, Parameter(converter=_to_paths)]
 OptionalPaths = Annotated[list[Path] | None, SEVERAL, Parameter(converter=_to_paths)]
 OptionalTexts = Annotated[list[str] | None, SEVERAL, Parameter(converter=_to_texts)]
+References = Annotated[list[str], SEVERAL, Parameter(converter=_to_sources)]
+OptionalReferences = Annotated[list[str] | None, SEVERAL, Parameter(converter=_to_sources)]
 Output = Annotated[GivenPath, Parameter(alias="-o")]
 OptionalOutput = Annotated[OptionalPath, Parameter(alias="-o")]
-Settings = Annotated[OptionalPaths, Parameter(name=("--config", "-c", "--settings"))]
+Settings = Annotated[
+    list[Path] | None, SEVERAL, Parameter(name=("--config", "-c", "--settings"), converter=_to_settings)
+]
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 

@@ -1,12 +1,15 @@
 """`ntt predict`."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from no_time_to_train.cli.options import OptionalPath, OptionalTexts, Output, Paths, Settings
+from no_time_to_train.cli.options import OptionalPath, OptionalReferences, OptionalTexts, Output, Paths, Settings
+from no_time_to_train.configs.recommended import SHIPPED, pair_at_hand, said_of_default
+from no_time_to_train.configs.shipped import find_settings
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 
 
@@ -14,9 +17,9 @@ def predict(
     images: Paths,
     *,
     output: Output,
-    references: Annotated[OptionalPath, Parameter(alias="-r")] = None,
+    references: Annotated[OptionalReferences, Parameter(alias="-r")] = None,
     reference_images: OptionalPath = None,
-    negative_references: OptionalPath = None,
+    negative_references: OptionalReferences = None,
     class_names: OptionalTexts = None,
     memory: Annotated[OptionalPath, Parameter(alias="-m")] = None,
     settings: Settings = None,
@@ -43,13 +46,15 @@ def predict(
     Args:
         images: Image files, and folders of them, as many as you like, one behind another.
         output: The folder to write: predictions.json in COCO's form, a JSON file and an overlay for each image.
-        references: COCO JSON of the references; those without a mask get theirs from SAM2.
-        reference_images: Folder of the references' images.
-        negative_references: COCO JSON of what the classes are taken for and are not, of the same images' folder.
+        references: What to look for: a folder by class (refs/apple/1.jpg), a COCO JSON, a folder of LabelMe, YOLO, VOC
+            or CVAT, or IMAGE:CLASS@x,y,width,height and IMAGE:CLASS@x,y; several of them too. References without a mask
+            get theirs from SAM2.
+        reference_images: Folder of the references' images, where it is not near their annotations.
+        negative_references: What the classes are taken for and are not, in the same forms.
         class_names: Classes of the references to look for, in this order; all of them if not given.
         memory: A memory file in the place of references, as --test_mode fill_memory and Segmenter.save_memory write it.
         settings: YAMLs of the matching baselines, whose models and thresholds are taken, a later one over an earlier
-            one.
+            one. Where no model is named, those that ntt setup fetched are taken, or the shipped ones.
         encoder: A registry name, or a weights file or folder, or onnx:DIR, before that of the settings.
         encoder_weights: The encoder's weights, before those of the settings.
         sam2: A SAM2 configuration's name or a folder, before that of the settings.
@@ -73,7 +78,15 @@ def predict(
             --settings go over its settings.
     """
     # Before anything is loaded: torch alone takes seconds.
-    settings, bundle = _without_bundle(settings or [], bundle)
+    settings, bundle = without_bundle(settings or [], bundle)
+    pair = None
+    if not settings and bundle is None and not any((encoder, encoder_weights, sam2, sam2_weights, random_init)):
+        pair = pair_at_hand() if runtime != "onnx" and provider is None and find_spec("torch") else None
+        print(said_of_default(pair), file=sys.stderr)
+        if pair is None and runtime == "torch":
+            settings = [find_settings(SHIPPED)]
+        elif pair is None:
+            bundle = Path(SHIPPED)
     opened = None
     if bundle is not None:
         from no_time_to_train.runtime.bundle import read_bundle
@@ -90,8 +103,6 @@ def predict(
         raise ConfigError(
             f"expected references, or a memory of them, {got}", remedy="give one of --references and --memory"
         )
-    if references is not None and reference_images is None:
-        raise ConfigError("the references' images are not named", remedy="give --reference-images DIR")
     if class_names is not None and references is None:
         raise ConfigError("class names are of references, and a memory has its own", remedy="leave out --class-names")
     if not 0 <= min_score <= 1:
@@ -112,18 +123,25 @@ def predict(
     from no_time_to_train.results.coco_output import PREDICTIONS
 
     check_writable(output)
-    read = {"references": references, "negative_references": negative_references, "memory": memory}
-    check_not_replaced([output / PREDICTIONS], read)
     if format is not None:
         check_coco_folder(output / COCO_FOLDER)
-    from no_time_to_train.data.references import load_negative_references, load_references
+    from no_time_to_train.data.references import negative_references as of_classes
+    from no_time_to_train.data.references import read_references, reference_set
 
-    if references is not None:
-        names = load_references(references, class_names=class_names).class_names
-        if negative_references is not None:
-            load_negative_references(negative_references, names)
     if reference_images is not None and not reference_images.is_dir():
         raise DataNotFoundError(f"there is no folder {reference_images}", remedy="check --reference-images")
+    read: dict[str, list[Path]] = {"memory": [] if memory is None else [memory]}
+    if references is not None:
+        found_references = read_references(references, reference_images)
+        names = reference_set(found_references.dataset, class_names).class_names
+        read["references"] = list(found_references.files)
+        if negative_references is not None:
+            negatives = read_references(negative_references, reference_images, negative=True)
+            of_classes(negatives.dataset, names)
+            read["negative_references"] = list(negatives.files)
+    for name, files in read.items():
+        for file in files:
+            check_not_replaced([output / PREDICTIONS], {name: file})
     from rich.console import Console
 
     from no_time_to_train.batch.advice import advice
@@ -153,11 +171,12 @@ def predict(
         sam2=sam2,
         sam2_weights=sam2_weights,
         random_init=random_init,
+        **({} if pair is None else {"defaults": pair.settings()}),
     )
     segmenter = build_segmenter(config, provider or device, runtime)
     if memory is not None:
         segmenter.load_memory(memory)
-    if references is not None and reference_images is not None:
+    if references is not None:
         segmenter.add_references(references, reference_images, class_names=class_names)
         if negative_references is not None:
             segmenter.add_references(negative_references, reference_images, negative=True)
@@ -179,7 +198,7 @@ def predict(
         )
         if report:
             shown = None
-            if references is not None and reference_images is not None:
+            if references is not None:
                 shown = ReferenceFiles(references, reference_images, negative_references)
             write_report(
                 output / REPORT,
@@ -228,7 +247,7 @@ def predict(
     return 0
 
 
-def _without_bundle(settings: list[Path], bundle: Path | None) -> tuple[list[Path], Path | None]:
+def without_bundle(settings: list[Path], bundle: Path | None) -> tuple[list[Path], Path | None]:
     """Take a shipped bundle that stands among the settings by its name, as `--config quickstart`."""
     from no_time_to_train.runtime.bundle import shipped_bundle
 

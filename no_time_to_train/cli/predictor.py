@@ -1,7 +1,7 @@
 """The models of `ntt predict`: from YAMLs, from options, or both."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def load_settings(
     sam2: str | None = None,
     sam2_weights: Path | None = None,
     random_init: bool = False,
+    defaults: Mapping[str, Any] = _DEFAULTS,
 ) -> MatcherConfig:
     """Take the model of YAMLs, with what is given put in the place of what stands there.
 
@@ -45,6 +46,7 @@ def load_settings(
         sam2: A SAM2 configuration in the place of the YAML's, whose weights then do not count.
         sam2_weights: Its weights.
         random_init: Draw random weights for whatever has none.
+        defaults: The models where the YAMLs name none.
 
     Raises:
         DataNotFoundError: There is no such YAML.
@@ -56,7 +58,7 @@ def load_settings(
         config["sam2_cfg_file"] = bundle.settings["sam2_cfg_file"]
         config["encoder_cfg"]["name"] = bundle.settings["encoder_cfg"]["name"]
     elif "name" not in config:
-        config = deep_merge(_DEFAULTS, config)
+        config = deep_merge(defaults, config)
     if encoder is not None:
         own = config.get("encoder_cfg")
         own = own if isinstance(own, dict) else {}

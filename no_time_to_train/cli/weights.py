@@ -59,7 +59,7 @@ def fetch(
 
     Args:
         name: A registry name such as dinov3_large, a Hub id, a link (Meta's presigned ones, in quotes), or a file of
-            SAM2 such as sam2_hiera_tiny or sam2.1_hiera_large.
+            SAM2 such as sam2_hiera_tiny or sam2.1_hiera_large; or recommended, for what `ntt setup --yes` fetches.
         root: The folder; checkpoints/ with the repository's name if left out, where configurations look for it.
             SAM2's file goes into it, or into checkpoints/.
         source: `timm` for timm's ungated copies; otherwise told by the name.
@@ -67,6 +67,11 @@ def fetch(
         quiet: Show no progress.
         json: Print what was done as JSON, and show no progress.
     """
+    if name == "recommended":
+        from no_time_to_train.cli.installation import setup
+
+        setup(yes=True)
+        return
     from no_time_to_train.weights.hub.fetch import fetch as fetch_weights
 
     done = fetch_weights(name, root, source=source, revision=revision, quiet=quiet or json)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from no_time_to_train.configs.shipped import find_weights, weights_folder
 from no_time_to_train.errors import UnknownEncoderError
 
 Family = Literal["dinov3_vit", "dinov3_convnext", "dinov2"]
@@ -328,13 +329,13 @@ def _aliases() -> Mapping[str, str]:
 ALIASES: Mapping[str, str] = _aliases()
 
 
-def resolve_encoder(name: str, *, prefer_plus: bool = False, root: Path | str = "checkpoints") -> EncoderConfig:
+def resolve_encoder(name: str, *, prefer_plus: bool = False, root: Path | str | None = None) -> EncoderConfig:
     """Find the encoder that a name stands for.
 
     Args:
         name: A registry name, a name of Meta's torch.hub, a Hub id, or one of `small base large giant mega`.
         prefer_plus: Take the plus variant of the encoder instead, where its weights lie under `root`.
-        root: Folder in which weights are looked for; read only with `prefer_plus`.
+        root: Folder in which weights are looked for, `weights_folder()` if None; read only with `prefer_plus`.
 
     Raises:
         UnknownEncoderError: No entry has that name; the message gives the nearest one and all of them.
@@ -354,13 +355,17 @@ def resolve_encoder(name: str, *, prefer_plus: bool = False, root: Path | str = 
     return entry
 
 
-def weights_at_hand(entry: EncoderConfig, root: Path | str = "checkpoints") -> Path | None:
-    """Return where the weights of an encoder lie under `root`, or None.
+def weights_at_hand(entry: EncoderConfig, root: Path | str | None = None) -> Path | None:
+    """Return where the weights of an encoder are in `root`, or in `weights_folder()` if that is None; None if nowhere.
 
     Looks for the entry's own folder, or one named as the entry or as its Hub repository, that holds safetensors or
     Meta's file, and for Meta's file itself.
     """
-    root = Path(root)
+    root = weights_folder() if root is None else Path(root)
+    if entry.folder and root == weights_folder():
+        own = find_weights(Path("checkpoints") / entry.folder)
+        if own.is_dir():
+            return own
     for folder in (entry.folder, entry.name, entry.hub_id and entry.hub_id.removeprefix("facebook/")):
         if folder and any(any((root / folder).glob(f"*{suffix}")) for suffix in (".safetensors", ".pth")):
             return root / folder

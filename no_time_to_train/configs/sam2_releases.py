@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
+from no_time_to_train.configs.shipped import weights_folder
+
 PUBLIC_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
 
@@ -131,6 +133,6 @@ def command_for(config: str, path: Path | None) -> str | None:
     file = named or (fitting[0] if fitting else None)
     if file is None:
         return None
-    if path is None or named is None or path.parent == Path("checkpoints"):
+    if path is None or named is None or path.parent in (Path("checkpoints"), weights_folder()):
         return f"ntt fetch {file.name}"
     return f"ntt fetch {file.name} --root {shlex.quote(str(path.parent))}"

@@ -3,20 +3,25 @@
 `ntt export-pipeline` writes it; `ntt predict --bundle` and `Segmenter.from_bundle` run it.
 """
 
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from no_time_to_train.configs import shipped
 from no_time_to_train.configs.parsing import settings_of
+from no_time_to_train.configs.recommended import SHIPPED, pair_at_hand, said_of_default
 from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.io.strict_yaml import read_yaml
+
+log = logging.getLogger(__name__)
 
 SETTINGS_FILE, MEMORY_FILE = "pipeline.yaml", "memory.safetensors"
 ENCODER_FOLDER, SAM2_FOLDER = "encoder", "sam2"
 FORMAT = "no_time_to_train bundle 1"
-# Bundles that the project ships: in an installed package, and in a clone.
-_SHIPPED = (Path(__file__).parents[1] / "bundles", Path(__file__).parents[2] / "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,21 @@ def read_bundle(folder: Path | str) -> Bundle:
     return Bundle(folder=place, settings=settings, memory=memory if memory.is_file() else None)
 
 
+def default_models(runtime: Literal["torch", "onnx"] | None) -> tuple[dict[str, Any], Literal["torch", "onnx"]]:
+    """Return the settings of the models that are taken where none are named, and what runs them; say which.
+
+    Args:
+        runtime: What was asked for.
+    """
+    pair = pair_at_hand() if runtime != "onnx" and find_spec("torch") else None
+    if pair is not None:
+        log.info("%s", said_of_default(pair))
+        return pair.settings(), "torch"
+    warnings.warn(said_of_default(None), stacklevel=3)
+    # Its folders hold the weights for torch too.
+    return dict(read_bundle(SHIPPED).settings), runtime or "onnx"
+
+
 def shipped_bundle(name: str) -> Path | None:
     """Return the folder of a bundle that the project ships, by its name; None if there is none."""
-    if Path(name).name != name:
-        return None
-    return next((root / name for root in _SHIPPED if (root / name / SETTINGS_FILE).is_file()), None)
+    return shipped.shipped_bundle(name, SETTINGS_FILE)

@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -16,6 +17,7 @@ from jsonargparse import Namespace
 
 from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line, run_command
 from no_time_to_train.configs.pipeline import MatcherConfig
+from no_time_to_train.configs.shipped import find_settings
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.io.messages import nearest
 from no_time_to_train.io.strict_yaml import read_yaml
@@ -30,7 +32,7 @@ _DATA_MODULES = (
 _OWN = "no_time_to_train."
 _PARTS = ("model", "data", "trainer")
 # What else a run takes, and what belongs to jsonargparse.
-_OTHERS = ("seed_everything", "out_path", "ckpt_path", "weights_only", "verbose", "return_predictions")
+_OTHERS = ("seed_everything", "smoke_test", "out_path", "ckpt_path", "weights_only", "verbose", "return_predictions")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _FOREIGN = ("config", "c", "help", "h", "print_config", "optimizer", "lr_scheduler")
 
@@ -71,7 +73,7 @@ def answer_early(args: Sequence[str]) -> int | None:
     if args and args[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    return run_command(check_configurations, args, _one_line) or None
+    return run_command(check_configurations, with_shipped_settings(args), _one_line) or None
 
 
 def _one_line(error: Exception) -> str | None:
@@ -105,6 +107,18 @@ def check_configurations(args: Sequence[str]) -> None:
         settings = part.get("init_args", part) if isinstance(part, dict) else None
         if isinstance(settings, dict):
             _check(settings.get("model_cfg"), MatcherConfig, "model.model_cfg", source)
+
+
+def with_shipped_settings(args: Sequence[str]) -> list[str]:
+    """Return a command line with the places of the shipped YAMLs that it names, such as `-c quickstart`."""
+    named = set(configurations(args))
+    found = {name: str(find_settings(name)) for name in named}
+    replaced = {**found, **{f"--config={name}": f"--config={path}" for name, path in found.items()}}
+    behind = ("-c", "--config")
+    return [
+        replaced.get(arg, arg) if arg.startswith("--config=") or before in behind else arg
+        for before, arg in pairwise(["", *args])
+    ]
 
 
 def names_subcommand(args: Sequence[str]) -> bool:

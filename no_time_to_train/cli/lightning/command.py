@@ -32,8 +32,10 @@ from no_time_to_train.cli.lightning.arguments import (
     check_kinds,
     check_names,
     names_subcommand,
+    with_shipped_settings,
 )
 from no_time_to_train.cli.lightning.checkpoint_paths import read_tensor_names, require_local_path
+from no_time_to_train.cli.lightning.smoke_test import use_embedded_data
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
 from no_time_to_train.io.paths import check_local, without_home
@@ -61,6 +63,13 @@ class NttLightningCLI(LightningCLI):
         parser.add_argument(
             "--out_path", type=Path | None, default=None, help="Where test_mode fill_memory and its like write."
         )
+        parser.add_argument(
+            "--smoke_test",
+            type=bool,
+            default=False,
+            help="Where no data is named, take an image of the embedded dataset, and random weights for models that "
+            "have none.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and keep a memory file from Lightning, which would read it as a checkpoint of its own."""
@@ -70,6 +79,9 @@ class NttLightningCLI(LightningCLI):
             check_names(args if isinstance(args, list) else [])
             raise
         chosen = self.config[self.config.subcommand]
+        notice = use_embedded_data(chosen) if chosen.get("smoke_test") else None
+        if notice is not None:
+            print(f"warning: {printable(without_home(notice))}", file=sys.stderr)
         seed = chosen.get("seed_everything")
         if type(seed) is int and not 0 <= seed < 2**32:
             raise ConfigError(f"seed_everything is {seed}", remedy="set 0 or more, below 2^32")
@@ -218,6 +230,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> None:
+    args = with_shipped_settings(args)
     check_configurations(args)
     given = args if names_subcommand(args) else ["test", *args]
     with warnings.catch_warnings(), quiet_writers(), ExitStack() as held:

@@ -18,6 +18,7 @@ from no_time_to_train.configs.sam2 import (
     sam2_architecture,
 )
 from no_time_to_train.configs.sam2_releases import SAM2_FILES, nearest_sam2, sam2_file
+from no_time_to_train.configs.shipped import weights_folder
 from no_time_to_train.errors import (
     ConfigError,
     KeyMismatchError,
@@ -107,7 +108,7 @@ def read_sam2_source(name_or_path: str | Path, path: str | Path | None = None) -
             remedy=f"did you mean {meant}?" if meant else f"leave the name out, or use one of {', '.join(SAM2_FILES)}",
         )
     if path is None and named is not None:
-        at_hand = Path("checkpoints") / named.file_name
+        at_hand = weights_folder() / named.file_name
         if not at_hand.exists():
             raise WeightsNotFoundError(f"no weights at {at_hand}", remedy=f"ntt fetch {named.name}, or name them")
         path = at_hand

@@ -17,6 +17,7 @@ from transformers import Sam2Model
 
 from no_time_to_train.configs.sam2 import IMAGE_MEAN, IMAGE_STD
 from no_time_to_train.configs.sam2_releases import command_for
+from no_time_to_train.configs.shipped import find_weights
 from no_time_to_train.encoders.fingerprint import sam2_digest
 from no_time_to_train.encoders.preprocessing import normalize_pixels
 from no_time_to_train.errors import ConfigError, ImageSizeError, WeightsNotFoundError
@@ -335,6 +336,7 @@ def build_sam2(
         KeyMismatchError: Tensors are missing or unknown.
         WeightsFormatError: The file is broken, or not of SAM2.
     """
+    cfg_file, ckpt_path = find_weights(cfg_file), None if ckpt_path is None else find_weights(ckpt_path)
     config = resolve_sam2_config(cfg_file)
     if ckpt_path is None and _holds_weights(Path(cfg_file), random_init=random_init):
         ckpt_path = cfg_file

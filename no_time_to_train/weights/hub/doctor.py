@@ -13,6 +13,7 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, OfflineModeIsEnabled
 
 from no_time_to_train.configs.encoders import resolve_encoder, weights_at_hand
+from no_time_to_train.configs.shipped import weights_folder
 from no_time_to_train.errors import (
     AuthenticationError,
     ConfigError,
@@ -38,7 +39,7 @@ from no_time_to_train.weights.http.errors import (
 from no_time_to_train.weights.http.requests import ask, opened, read
 from no_time_to_train.weights.hub.client import current_token, endpoint, is_link, shown_endpoint, token_header
 from no_time_to_train.weights.hub.manifest import check_folder, read_manifest
-from no_time_to_train.weights.hub.sources import CHECKPOINTS, FetchPlan, Kind, default_folder, plan_hub, repository_of
+from no_time_to_train.weights.hub.sources import FetchPlan, Kind, default_folder, plan_hub, repository_of
 from no_time_to_train.weights.hub.staging import unfinished
 from no_time_to_train.weights.inspect import inspect_weights
 
@@ -199,7 +200,7 @@ def _readable(plan: FetchPlan) -> None:
 
 
 def _disk(folder: Path | None, plan: FetchPlan | None) -> str:
-    place = (folder or CHECKPOINTS).resolve()
+    place = (folder or weights_folder()).resolve()
     while not place.exists():
         place = place.parent
     if not place.is_dir():

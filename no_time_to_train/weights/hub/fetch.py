@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from no_time_to_train.configs.sam2_releases import Sam2File, sam2_file
+from no_time_to_train.configs.shipped import weights_folder
 from no_time_to_train.errors import (
     ChecksumMismatchError,
     ConfigError,
@@ -26,7 +27,6 @@ from no_time_to_train.weights.hub.fetch_sam2 import fetch_sam2
 from no_time_to_train.weights.hub.manifest import Manifest, check_folder, is_valid, read_manifest
 from no_time_to_train.weights.hub.progress import FetchDisplay
 from no_time_to_train.weights.hub.sources import (
-    CHECKPOINTS,
     FetchPlan,
     Kind,
     default_folder,
@@ -153,7 +153,7 @@ def fetch(
         raise ConfigError("a link has no revisions", remedy="leave --revision out")
     try:
         if root is None:
-            root = CHECKPOINTS if file is not None else default_folder(name, source)
+            root = weights_folder() if file is not None else default_folder(name, source)
         folder = Path(root).resolve()
     except ValueError as error:
         raise ConfigError(f"{str(root)!r} is not a folder's name: {error}", remedy="name another") from error

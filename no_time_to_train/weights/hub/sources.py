@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from no_time_to_train.configs.encoders import ENCODER_CONFIGS, TIMM_IDS, EncoderConfig, resolve_encoder
 from no_time_to_train.configs.sam2_releases import nearest_sam2
+from no_time_to_train.configs.shipped import weights_folder
 from no_time_to_train.errors import (
     LocalEntryNotFoundError,
     NetworkError,
@@ -55,7 +56,6 @@ from no_time_to_train.weights.hub.client import (
 
 Kind = Literal["hub", "timm", "url"]
 T = TypeVar("T")
-CHECKPOINTS = Path("checkpoints")
 
 _META_HASH = re.compile(r"dino\w*-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors", re.ASCII)
@@ -329,6 +329,6 @@ def default_folder(name: str, source: Kind | None) -> Path:
     """Return where configurations look for an encoder's weights: a folder named as its repository, or as its entry."""
     if is_link(name):
         entry = entry_of_link(name)
-        return CHECKPOINTS / (entry.name if entry else file_name_of(name).rpartition(".")[0] or "weights")
+        return weights_folder() / (entry.name if entry else file_name_of(name).rpartition(".")[0] or "weights")
     kind, repository, entry = repository_of(name, source)
-    return CHECKPOINTS / (entry.name if entry and kind == "timm" else repository.rpartition("/")[2])
+    return weights_folder() / (entry.name if entry and kind == "timm" else repository.rpartition("/")[2])
