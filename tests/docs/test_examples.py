@@ -106,7 +106,7 @@ def check_what_was_written(words: list[str]) -> None:
     """Look at what a command says that it writes."""
     given = dict(pairwise(words))
     if "predict" in words:
-        assert load_coco(Path(given["--output"]) / "predictions.json").images
+        assert load_coco(Path(given.get("-o") or given["--output"]) / "predictions.json").images
     elif "sample-references" in words:
         assert load_coco(Path(given["--output"])).annotations
     elif "--out_path" in given:
