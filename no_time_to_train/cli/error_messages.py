@@ -8,7 +8,7 @@ from typing import Any
 from no_time_to_train.errors import NoTimeToTrainError
 from no_time_to_train.io.messages import missing_extra
 from no_time_to_train.io.paths import without_home
-from no_time_to_train.io.process import BAD_INPUT, check_arguments, is_out_of_memory, parse_in_this_process
+from no_time_to_train.io.process import BAD_INPUT, check_arguments, is_out_of_memory
 from no_time_to_train.io.redact import printable, redact, remember_link
 
 CHECK_PATH = "check the path, its permissions and the space that is left"
@@ -43,7 +43,6 @@ def run_command(
     for arg in given:
         remember_link(arg)
     try:
-        parse_in_this_process()
         check_arguments(given)
         status = command(given)
     except Exception as error:

@@ -22,12 +22,15 @@ EXTRAS = {
     "equinox": "jax",
     "jax": "jax",
     "jax2onnx": "jax",
+    "lz4": "jax",
     "onnx_ir": "jax",
     "torch": "torch",
     "torchvision": "torch",
     "transformers": "torch",
+    "jsonargparse": "train",
     "lightning": "train",
     "torchmetrics": "train",
+    "typeshed_client": "train",
 }
 
 

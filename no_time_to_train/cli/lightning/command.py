@@ -39,7 +39,7 @@ from no_time_to_train.cli.lightning.smoke_test import use_embedded_data
 from no_time_to_train.errors import ConfigError, KeyMismatchError, NoTimeToTrainError, OutputError
 from no_time_to_train.io.atomic import NO_ROOM, check_writable
 from no_time_to_train.io.paths import check_local, without_home
-from no_time_to_train.io.process import BAD_INPUT, Stopped, is_program, program
+from no_time_to_train.io.process import BAD_INPUT, Stopped, is_program, parse_in_this_process, program
 from no_time_to_train.io.redact import printable
 from no_time_to_train.pl_wrapper.run_callbacks import SaveWholeConfig, Signals, SoleRun, quiet_writers
 from no_time_to_train.pl_wrapper.run_modes import MEMORY_SUFFIX
@@ -230,6 +230,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> None:
+    parse_in_this_process()
     args = with_shipped_settings(args)
     check_configurations(args)
     given = args if names_subcommand(args) else ["test", *args]

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import lz4.frame
 import ml_dtypes
 import numpy as np
 
@@ -247,6 +246,8 @@ def _unpack(path: Path, folder: Path) -> None:
         "metadata.json": _LONGEST_HEADER,
         "weights.eqx": max(_ALWAYS_ALLOWED, _LARGEST_GROWTH * path.stat().st_size),
     }
+    import lz4.frame  # of the extra jax
+
     with lz4.frame.open(path, "rb") as content, tarfile.open(fileobj=content, mode="r|") as archive:
         for member in archive:
             # Names that lead elsewhere, links and devices are none of the two.
