@@ -51,6 +51,27 @@ def mask_to_polygons(mask: Bool[np.ndarray, "H W"]) -> list[list[float]]:
     return polygons
 
 
+def mask_to_ring(mask: Bool[np.ndarray, "H W"]) -> Ring:
+    """Return a mask as a single polygon, for programs in whose files an instance has no more than one.
+
+    The parts of the mask are joined at their nearest corners by a line, there and back, which has no area.
+
+    Args:
+        mask: The mask; not an empty one.
+
+    Returns:
+        Corners (x, y), see `mask_to_polygons`.
+    """
+    first, *others = (np.reshape(polygon, (-1, 2)) for polygon in mask_to_polygons(mask))
+    path = first
+    for ring in others:
+        squares = ((path[:, None] - ring[None]) ** 2).sum(axis=2)
+        at, start = np.unravel_index(int(squares.argmin()), squares.shape)
+        turned = np.roll(ring, -int(start), axis=0)
+        path = np.concatenate([path[: at + 1], turned, turned[:1], path[at:]])
+    return np.asarray(path, dtype=np.float64)
+
+
 def _corners(ring: Ring) -> Ring:
     """Leave out the points of a ring at which it does not turn."""
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
