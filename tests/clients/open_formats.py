@@ -206,7 +206,7 @@ def read_voc_boxes(folder: Path, truth: Truth) -> Any:
         dataset = sv.DetectionDataset.from_pascal_voc(str(images), str(folder / "Annotations" / inner))
         for path, _, found in dataset:
             stem = str(Path(path).relative_to(folder / "JPEGImages").with_suffix(""))
-            for (x1, y1, x2, y2), label in zip(found.xyxy.tolist(), found.class_id, strict=True):
+            for (x1, y1, x2, y2), label in zip(found.xyxy.tolist(), list(found.class_id), strict=True):
                 boxes[free_key(boxes, stem, dataset.classes[label])] = x1, y1, x2 - x1, y2 - y1
     same = boxes.keys() == truth.masks.keys() and all(boxes[key] == box_of(truth.masks[key]) for key in boxes)
     return {"instances": len(boxes), "boxes": same}

@@ -142,7 +142,9 @@ def _read_list(folder: Path, name: str) -> dict[str, list[int] | None] | None:
 def _first_change(folder: Path, name: str) -> str | None:
     """Return a file that was added to a folder, or written to, since it was written here."""
     listed = _read_list(folder, name)
-    for path in _files(folder) if listed is not None else ():
+    if listed is None:
+        return None
+    for path in _files(folder):
         inner = path.relative_to(folder).as_posix()
         if path.name.startswith(".") or path.suffix in _CACHES:
             continue

@@ -25,7 +25,7 @@ def write_labelme(folder: Path, dataset: FoundDataset) -> None:
         dataset: With the names that images have there.
     """
     for image, instances in by_image(dataset):
-        document = {
+        document: dict[str, object] = {
             "version": _VERSION,
             "flags": {},
             "shapes": [shape for instance in instances for shape in _shapes(instance)],

@@ -95,8 +95,8 @@ def class_folders(names: Sequence[str]) -> list[str]:
     seen: set[str] = set()
     result = []
     for name in names:
-        base = re.sub(r"[. ]$", "_", _UNFIT_IN_FOLDERS.sub("_", plain_text(name)))
-        base = "_" * len(base) if not base.strip(".") else base
+        # Neither hidden, nor with an end that Windows cuts off.
+        base = re.sub(r"^[. ]|[. ]$", "_", _UNFIT_IN_FOLDERS.sub("_", plain_text(name)))
         folder, number = shortened(base or "_", ""), 1
         while folder.casefold() in seen:
             number += 1
