@@ -214,8 +214,10 @@ def predict(
     console.print(f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {where}")
     if report:
         console.print(f"to look at: {output / REPORT}")
-    for name in exports:
-        console.print(f"{'crops' if name == CROPS else 'for annotation tools'}: {output / name}")
+    if formats:
+        console.print(f"for annotation tools: {', '.join(str(output / name) for name in formats)}")
+    if crops:
+        console.print(f"crops: {output / CROPS}")
     for _, error in outcome.unreadable:
         print(f"left out: {in_one_line(error, CHECK_PATH)}", file=sys.stderr)
     for image in outcome.changed:

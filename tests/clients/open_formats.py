@@ -4,9 +4,8 @@ Runs in the environment of requirements.txt, in which no_time_to_train is not in
 
     python open_formats.py FOLDER
 
-FOLDER has `coco`, with masks as RLE, and a folder for each other form, of the same instances: no other form is needed,
-but those that are there are read. Masks of all programs are compared with those of `coco`, as pycocotools decodes them.
-Where a form has one instance at a pixel, that is the best one, and the others are compared without such pixels.
+FOLDER has `coco`, with masks as RLE, and folders of other forms, of the same instances; those that are there are read. Masks of all programs are compared with those of `coco`, as pycocotools decodes
+them. Where a form has one instance at a pixel, that is the best one, and the others are compared without such pixels.
 """
 
 import csv
@@ -40,6 +39,7 @@ class Truth:
         self.masks: Masks = {}
         self.visible: Masks = {}
         self.scores: dict[Key, float] = {}
+        self.ranked: dict[str, list[Key]] = {stem: [] for stem in self.sizes}
         taken: dict[str, np.ndarray] = {stem: np.zeros(size, dtype=bool) for stem, size in self.sizes.items()}
         for entry in sorted(document["annotations"], key=lambda entry: -entry["score"]):
             stem = self.stems[entry["image_id"]]
@@ -47,6 +47,7 @@ class Truth:
             mask = np.asarray(coco_mask.decode(entry["segmentation"]) == 1)
             self.masks[key], self.visible[key] = mask, mask & ~taken[stem]
             self.scores[key] = entry["score"]
+            self.ranked[stem].append(key)
             taken[stem] |= mask
 
 
@@ -70,7 +71,7 @@ def main(folder: Path) -> None:
     truth = Truth(folder)
     readers: dict[str, dict[str, Callable[[Path, Truth], Any]]] = {
         "coco-polygons": {"datumaro": read_coco},
-        "yolo-seg": {"supervision": read_yolo},
+        "yolo-seg": {"supervision": read_yolo, "ultralytics": read_yolo_itself},
         "labelme": {"supervision": read_labelme, "labelme": read_labelme_itself},
         "voc": {"datumaro": read_voc, "supervision": read_voc_boxes},
         "labelstudio": {"label_studio": read_label_studio},
@@ -131,6 +132,27 @@ def read_yolo(folder: Path, truth: Truth) -> Any:
     return compare(truth.masks, masks)
 
 
+def read_yolo_itself(folder: Path, truth: Truth) -> Any:
+    """Ultralytics' own reader and filler, if it is installed: it needs torch."""
+    os.environ["YOLO_OFFLINE"] = "true"
+    try:
+        from ultralytics.data.dataset import YOLODataset
+        from ultralytics.data.utils import check_det_dataset, polygons2masks
+    except ImportError as error:
+        return {"missing": str(error)}
+    data = check_det_dataset(str(folder / "data.yaml"), autodownload=False)
+    assert list(data["names"].values()) == truth.classes
+    masks: Masks = {}
+    for labels in YOLODataset(img_path=data["train"], data=data, task="segment", augment=False).labels:
+        stem = str(Path(labels["im_file"]).relative_to(folder / "images").with_suffix(""))
+        size = truth.sizes[stem]
+        assert tuple(labels["shape"]) == size
+        for polygon, label in zip(labels["segments"], labels["cls"].reshape(-1).tolist(), strict=True):
+            filled = polygons2masks(size, [(polygon * size[::-1]).reshape(-1)], color=1, downsample_ratio=1)
+            masks[free_key(masks, stem, truth.classes[int(label)])] = filled[0] == 1
+    return compare(truth.masks, masks)
+
+
 def read_labelme(folder: Path, truth: Truth) -> Any:
     import supervision as sv
 
@@ -180,10 +202,12 @@ def read_voc(folder: Path, truth: Truth) -> Any:
                 boxes[key], scores[key] = tuple(entry.get_bbox()), float(entry.attributes["score"])
     instances = Dataset.import_from(str(folder), "voc_instance_segmentation")
     for item in instances:
-        # Objects that are wholly under better ones have no pixel.
-        found = [entry for entry in item.annotations if entry.type == AnnotationType.mask]
-        for entry in sorted(found, key=lambda entry: entry.group):
-            masks[free_key(masks, item.id, labels[entry.label])] = np.asarray(entry.image, dtype=bool)
+        for entry in item.annotations:
+            if entry.type == AnnotationType.mask:
+                # Its number in the PNG; those that are wholly under better ones have no pixel.
+                key = truth.ranked[item.id][entry.group - 1]
+                assert key[1] == labels[entry.label]
+                masks[key] = np.asarray(entry.image, dtype=bool)
     same_boxes = boxes.keys() == truth.masks.keys() and all(boxes[key] == box_of(truth.masks[key]) for key in boxes)
     told = compare(truth.visible, masks)
     return (

@@ -76,6 +76,9 @@ def test_yolo_is_read_but_for_rounded_corners_and_lines_between_parts(told: dict
     """A line of a pixel's width joins a part of 64 pixels or more to its neighbor, which is some 8 pixels away."""
     assert told["yolo-seg supervision"]["instances"] == 9
     assert told["yolo-seg supervision"]["least"] > ROUNDED / (1 + 9 / 64)
+    # Where it is installed, which takes torch: it cuts coordinates off to whole pixels, and fills the edges too.
+    itself = told["yolo-seg ultralytics"]
+    assert "missing" in itself or itself["least"] > ROUNDED / (1 + 9 / 64)
 
 
 @pytest.mark.parametrize("reader", ["voc datumaro", "labelstudio label_studio", "masks opencv"])
