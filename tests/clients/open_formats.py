@@ -4,8 +4,9 @@ Runs in the environment of requirements.txt, in which no_time_to_train is not in
 
     python open_formats.py FOLDER
 
-FOLDER has `coco`, with masks as RLE, and folders of other forms, of the same instances; those that are there are read. Masks of all programs are compared with those of `coco`, as pycocotools decodes
-them. Where a form has one instance at a pixel, that is the best one, and the others are compared without such pixels.
+FOLDER has `coco`, with masks as RLE, and folders of other forms, of the same instances; those that are there are read.
+Masks of all programs are compared with those of `coco`, as pycocotools decodes them. Where a form has one instance at a
+pixel, that is the best one, and the others are compared without such pixels.
 """
 
 import csv
@@ -230,7 +231,7 @@ def read_voc_boxes(folder: Path, truth: Truth) -> Any:
         dataset = sv.DetectionDataset.from_pascal_voc(str(images), str(folder / "Annotations" / inner))
         for path, _, found in dataset:
             stem = str(Path(path).relative_to(folder / "JPEGImages").with_suffix(""))
-            for (x1, y1, x2, y2), label in zip(found.xyxy.tolist(), list(found.class_id), strict=True):
+            for (x1, y1, x2, y2), label in zip(found.xyxy.tolist(), np.asarray(found.class_id).tolist(), strict=True):
                 boxes[free_key(boxes, stem, dataset.classes[label])] = x1, y1, x2 - x1, y2 - y1
     same = boxes.keys() == truth.masks.keys() and all(boxes[key] == box_of(truth.masks[key]) for key in boxes)
     return {"instances": len(boxes), "boxes": same}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.records import Annotation, ImageRecord
@@ -64,6 +64,18 @@ def label_map(instances: list[FoundInstance], height: int, width: int) -> np.nda
     for instance in reversed(instances):
         numbers[instance.mask()] = instance.number
     return numbers
+
+
+def voc_palette() -> UInt8[np.ndarray, "256 3"]:
+    """Return Pascal VOC's colors: bits of the number, spread over red, green and blue from the highest bit down.
+
+    Examples:
+        >>> voc_palette()[[1, 2, 3, 255]].tolist()
+        [[128, 0, 0], [0, 128, 0], [128, 128, 0], [224, 224, 192]]
+    """
+    numbers = np.arange(256)
+    channels = [sum(((numbers >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
+    return np.stack(channels, axis=1).astype(np.uint8)
 
 
 def write_text(path: Path, text: str) -> None:

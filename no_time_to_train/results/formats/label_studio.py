@@ -15,9 +15,8 @@ from jaxtyping import Bool
 from no_time_to_train import __version__
 from no_time_to_train.data.records import ImageRecord
 from no_time_to_train.results.coco_output import FoundDataset
-from no_time_to_train.results.formats.instances import FoundInstance, by_image, write_text
+from no_time_to_train.results.formats.instances import FoundInstance, by_image, voc_palette, write_text
 from no_time_to_train.results.formats.names import plain_text
-from no_time_to_train.results.formats.voc import voc_palette
 
 # Label Studio serves files of its document root at this address.
 _ADDRESS = "/data/local-files/?d="

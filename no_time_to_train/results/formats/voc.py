@@ -15,7 +15,7 @@ from no_time_to_train.data.masks import box_of_mask
 from no_time_to_train.data.records import ImageRecord
 from no_time_to_train.errors import OutputError
 from no_time_to_train.results.coco_output import FoundDataset
-from no_time_to_train.results.formats.instances import FoundInstance, by_image, label_map, write_text
+from no_time_to_train.results.formats.instances import FoundInstance, by_image, label_map, voc_palette, write_text
 from no_time_to_train.results.formats.names import plain_text, with_ending
 
 # 0 is the background, 255 is void.
@@ -53,18 +53,6 @@ def write_voc(folder: Path, dataset: FoundDataset) -> None:
     for kind in ("Main", "Segmentation"):
         write_text(folder / "ImageSets" / kind / "default.txt", lines)
     write_text(folder / "dataset_meta.json", json.dumps(_meta(dataset, colors)) + "\n")
-
-
-def voc_palette() -> UInt8[np.ndarray, "256 3"]:
-    """Return Pascal VOC's colors: bits of the number, spread over red, green and blue from the highest bit down.
-
-    Examples:
-        >>> voc_palette()[[1, 2, 3, 255]].tolist()
-        [[128, 0, 0], [0, 128, 0], [128, 128, 0], [224, 224, 192]]
-    """
-    numbers = np.arange(256)
-    channels = [sum(((numbers >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
-    return np.stack(channels, axis=1).astype(np.uint8)
 
 
 def _check_number(count: int, what: str) -> None:

@@ -16,10 +16,10 @@ from no_time_to_train.data.references.xml_files import read_xml
 from no_time_to_train.errors import OutputError
 from no_time_to_train.results.formats import FormatName
 from no_time_to_train.results.formats.folders import write_export
-from no_time_to_train.results.formats.instances import label_map
+from no_time_to_train.results.formats.instances import label_map, voc_palette
 from no_time_to_train.results.formats.label_studio import brush
 from no_time_to_train.results.formats.masks import write_masks
-from no_time_to_train.results.formats.voc import voc_palette, write_voc
+from no_time_to_train.results.formats.voc import write_voc
 from tests.results.found import entry, stamped
 
 CLASSES = ["red apple", "Ärger: <2>"]
