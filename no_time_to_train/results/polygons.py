@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 # pixels of it, no corner of an outline is on it, and every outline that it meets crosses it.
 _CUT_DEPTH = 0.25
 _HALF_CUT = 0.02
+# Of corners that are compared at a time.
+_MOST_PAIRS = 1 << 20
 
 Ring = Float[np.ndarray, "corners 2"]
 
@@ -65,11 +67,22 @@ def mask_to_ring(mask: Bool[np.ndarray, "H W"]) -> Ring:
     first, *others = (np.reshape(polygon, (-1, 2)) for polygon in mask_to_polygons(mask))
     path = first
     for ring in others:
-        squares = ((path[:, None] - ring[None]) ** 2).sum(axis=2)
-        at, start = np.unravel_index(int(squares.argmin()), squares.shape)
-        turned = np.roll(ring, -int(start), axis=0)
+        at, start = _nearest(path, ring)
+        turned = np.roll(ring, -start, axis=0)
         path = np.concatenate([path[: at + 1], turned, turned[:1], path[at:]])
     return np.asarray(path, dtype=np.float64)
+
+
+def _nearest(one: Ring, other: Ring) -> tuple[int, int]:
+    """Return the indices of the nearest corners of two rings; memory is bounded, whatever their lengths."""
+    step = max(1, _MOST_PAIRS // len(one))
+    found = []
+    for first in range(0, len(other), step):
+        squares = ((one[:, None] - other[None, first : first + step]) ** 2).sum(axis=2)
+        at, index = np.unravel_index(int(squares.argmin()), squares.shape)
+        found.append((float(squares[at, index]), int(at), first + int(index)))
+    _, at_one, at_other = min(found)
+    return at_one, at_other
 
 
 def _corners(ring: Ring) -> Ring:

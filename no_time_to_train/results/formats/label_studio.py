@@ -35,12 +35,12 @@ def write_label_studio(folder: Path, dataset: FoundDataset) -> None:
         dataset: With the names that images have there.
     """
     names = [plain_text(category.name) for category in dataset.categories]
-    tasks = [_task(image, instances) for image, instances in by_image(dataset)]
-    path = folder / "tasks.json"
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
-        for number, task in enumerate(tasks):
-            stream.write(("[" if number == 0 else ",\n") + json.dumps(task))
-        stream.write("]\n" if tasks else "[]\n")
+    with (folder / "tasks.json").open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write("[")
+        # One at a time: all together may not fit the memory.
+        for number, (image, instances) in enumerate(by_image(dataset)):
+            stream.write(("" if number == 0 else ",\n") + json.dumps(_task(image, instances)))
+        stream.write("]\n")
     view = Element("View")
     SubElement(view, "Image", name="image", value="$image", zoom="true")
     labels = SubElement(view, "BrushLabels", name="label", toName="image")
