@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 # pixels of it, no corner of an outline is on it, and every outline that it meets crosses it.
 _CUT_DEPTH = 0.25
 _HALF_CUT = 0.02
-# Of corners that are compared at a time.
-_MOST_PAIRS = 1 << 20
+# Corners of a ring, to bound memory and time.
+_MOST_COMPARED = 1000
 
 Ring = Float[np.ndarray, "corners 2"]
 
@@ -56,7 +56,8 @@ def mask_to_polygons(mask: Bool[np.ndarray, "H W"]) -> list[list[float]]:
 def mask_to_ring(mask: Bool[np.ndarray, "H W"]) -> Ring:
     """Return a mask as a single polygon, for programs in whose files an instance has no more than one.
 
-    The parts of the mask are joined at their nearest corners by a line, there and back, which has no area.
+    The parts of the mask are joined by a line, there and back, which has no area, at their nearest corners or close to
+    them.
 
     Args:
         mask: The mask; not an empty one.
@@ -74,15 +75,11 @@ def mask_to_ring(mask: Bool[np.ndarray, "H W"]) -> Ring:
 
 
 def _nearest(one: Ring, other: Ring) -> tuple[int, int]:
-    """Return the indices of the nearest corners of two rings; memory is bounded, whatever their lengths."""
-    step = max(1, _MOST_PAIRS // len(one))
-    found = []
-    for first in range(0, len(other), step):
-        squares = ((one[:, None] - other[None, first : first + step]) ** 2).sum(axis=2)
-        at, index = np.unravel_index(int(squares.argmin()), squares.shape)
-        found.append((float(squares[at, index]), int(at), first + int(index)))
-    _, at_one, at_other = min(found)
-    return at_one, at_other
+    """Return the indices of the nearest corners of two rings; of rings with very many, some corners are compared."""
+    steps = [-(-len(ring) // _MOST_COMPARED) for ring in (one, other)]
+    squares = ((one[:: steps[0], None] - other[None, :: steps[1]]) ** 2).sum(axis=2)
+    at_one, at_other = np.unravel_index(int(squares.argmin()), squares.shape)
+    return int(at_one) * steps[0], int(at_other) * steps[1]
 
 
 def _corners(ring: Ring) -> Ring:
