@@ -1,13 +1,8 @@
 """Names of the files that are written for an image, under the folder of their kind."""
 
-import hashlib
-import os
-import re
 from pathlib import PurePosixPath
 
-# Most bytes of a name that file systems take.
-_LONGEST = 255
-_MARK = "~"
+from no_time_to_train.results.formats.names import marked_folder, shortened
 
 
 def place_of(name: str, ending: str) -> PurePosixPath:
@@ -27,17 +22,5 @@ def place_of(name: str, ending: str) -> PurePosixPath:
         'boat.jpg.json~/boat.jpg.json'
     """
     *folders, last = name.split("/")
-    taken = re.compile(rf".*{re.escape(ending)}{_MARK}*", re.DOTALL)
-    marked = [f"{folder}{_MARK}" if taken.fullmatch(folder) else folder for folder in folders]
-    return PurePosixPath(*(shortened(folder, "") for folder in marked), shortened(last, ending))
-
-
-def shortened(name: str, ending: str) -> str:
-    """Return a name with its ending; if that is too long for a file system, the name is cut and ends in a hash."""
-    content = os.fsencode(name)
-    if len(content) + len(ending) <= _LONGEST:
-        return f"{name}{ending}"
-    tail = f"{_MARK}{hashlib.sha256(content).hexdigest()[:16]}{ending}"
-    # Cut between letters, unless the name is not text in the first place.
-    head = content[: _LONGEST - len(tail)].decode("utf-8", "ignore")
-    return f"{head}{tail}"
+    marked = [shortened(marked_folder(folder, ending), "") for folder in folders]
+    return PurePosixPath(*marked, shortened(last, ending))

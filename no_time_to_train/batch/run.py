@@ -15,7 +15,7 @@ from rich.table import Table
 from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.places import place_of
-from no_time_to_train.batch.results import COCO_FOLDER, found_dataset, remove_coco_folder, write_results
+from no_time_to_train.batch.results import found_dataset, write_results
 from no_time_to_train.data.datasets import ReferenceItem
 from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.prediction import Prediction
@@ -24,6 +24,7 @@ from no_time_to_train.io.atomic import atomic_path, remove_file
 from no_time_to_train.io.file_stamps import FileStamp
 from no_time_to_train.io.redact import printable
 from no_time_to_train.results.coco_output import PREDICTIONS, FoundDataset
+from no_time_to_train.results.formats.folders import remove_exports
 
 
 class Predictor(Protocol):
@@ -115,6 +116,7 @@ def predict_images(
     """
     journal = Journal(output / INSTANCES, run, predictor.class_names, min_score)
     outcome = RunSummary()
+    exports_removed = False
     for image in _with_progress(images, console):
         entry = journal.read(image)
         drawn = overlay_of(image, output)
@@ -132,7 +134,9 @@ def predict_images(
         pixels = np.array(picture)
         candidates = predictor.predict(pixels)
         # Whatever an earlier run left goes first, so that results, entries and overlays are never of two runs.
-        remove_coco_folder(output / COCO_FOLDER)
+        if not exports_removed:
+            remove_exports(output)
+            exports_removed = True
         for old in (output / RESULTS, output / REPORT, journal.path(image), drawn):
             remove_file(old)
         if overlays:

@@ -21,7 +21,6 @@ from cyclopts import (
 )
 
 from no_time_to_train.cli.error_messages import in_one_line
-from no_time_to_train.configs.shipped import find_settings
 from no_time_to_train.errors import ConfigError, NoTimeToTrainError
 from no_time_to_train.io.messages import nearest
 from no_time_to_train.io.paths import check_local, in_home
@@ -77,10 +76,6 @@ def _to_sources(kind: Any, tokens: Sequence[Token]) -> list[str]:
     return [in_home(text) if text.startswith("~") else text for text in texts]
 
 
-def _to_settings(kind: Any, tokens: Sequence[Token]) -> list[Path]:
-    return [find_settings(path) for path in _to_paths(kind, tokens)]
-
-
 def _to_texts(kind: Any, tokens: Sequence[Token]) -> list[str]:
     return _texts(tokens)
 
@@ -99,9 +94,7 @@ References = Annotated[list[str], SEVERAL, Parameter(converter=_to_sources)]
 OptionalReferences = Annotated[list[str] | None, SEVERAL, Parameter(converter=_to_sources)]
 Output = Annotated[GivenPath, Parameter(alias="-o")]
 OptionalOutput = Annotated[OptionalPath, Parameter(alias="-o")]
-Settings = Annotated[
-    list[Path] | None, SEVERAL, Parameter(name=("--config", "-c", "--settings"), converter=_to_settings)
-]
+Settings = Annotated[OptionalPaths, Parameter(name=("--config", "-c", "--settings"))]
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 

@@ -7,10 +7,18 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from no_time_to_train.cli.options import OptionalPath, OptionalReferences, OptionalTexts, Output, Paths, Settings
+from no_time_to_train.cli.options import (
+    SEVERAL,
+    OptionalPath,
+    OptionalReferences,
+    OptionalTexts,
+    Output,
+    Paths,
+    Settings,
+)
 from no_time_to_train.configs.recommended import SHIPPED, pair_at_hand, said_of_default
-from no_time_to_train.configs.shipped import find_settings
 from no_time_to_train.errors import ConfigError, DataNotFoundError
+from no_time_to_train.results.formats import FormatName
 
 
 def predict(
@@ -31,8 +39,9 @@ def predict(
     min_score: float = 0.3,
     overlays: bool = True,
     report: bool = False,
-    format: Literal["coco"] | None = None,
+    format: Annotated[list[FormatName] | None, SEVERAL] = None,
     polygons: bool = False,
+    crops: bool = False,
     strict: bool = False,
     clean: bool = False,
     shard: str | None = None,
@@ -63,9 +72,10 @@ def predict(
         min_score: Instances of a lower score are left out.
         overlays: Draw what was found.
         report: Write report.html too: references and images with what was found, to be filtered, in one file.
-        format: With coco, write the folder coco/ too, which annotation tools open: annotations/instances_default.json
-            and, as links or copies, images/default/.
+        format: Write a folder of this name too, which other programs open, with links to the images or copies; as many
+            as you like, such as yolo-seg labelme.
         polygons: Write masks as polygons instead of RLE, for programs that do not read RLE.
+        crops: Write each instance as a PNG, transparent around it, into crops/CLASS/ too.
         strict: Stop at the first image that cannot be read, and end with status 2.
         clean: Remove what earlier runs wrote into the output of images that are not among these.
         shard: I/N looks at every N-th image from the I-th on, so that N processes or machines with one output share the
@@ -78,13 +88,15 @@ def predict(
             --settings go over its settings.
     """
     # Before anything is loaded: torch alone takes seconds.
-    settings, bundle = without_bundle(settings or [], bundle)
+    settings = settings or []
+    if runtime != "torch":
+        settings, bundle = without_bundle(settings, bundle)
     pair = None
     if not settings and bundle is None and not any((encoder, encoder_weights, sam2, sam2_weights, random_init)):
         pair = pair_at_hand() if runtime != "onnx" and provider is None and find_spec("torch") else None
         print(said_of_default(pair), file=sys.stderr)
         if pair is None and runtime == "torch":
-            settings = [find_settings(SHIPPED)]
+            settings = [Path(SHIPPED)]
         elif pair is None:
             bundle = Path(SHIPPED)
     opened = None
@@ -107,24 +119,22 @@ def predict(
         raise ConfigError("class names are of references, and a memory has its own", remedy="leave out --class-names")
     if not 0 <= min_score <= 1:
         raise ConfigError(f"min_score is {min_score}, expected 0 to 1", remedy="0.3 is usual")
-    if shard is not None and (report or format is not None or clean):
+    formats = list(dict.fromkeys(format or []))
+    if shard is not None and (report or formats or crops or clean):
         raise ConfigError(
-            "a shard has not seen all images, and report, format and clean are of all",
+            "a shard has not seen all images, and report, format, crops and clean are of all",
             remedy="give them to the run without --shard, which comes after the shards",
         )
-    from no_time_to_train.batch.results import (
-        COCO_FOLDER,
-        check_coco_folder,
-        outside_coco_folder,
-        write_coco_folder,
-    )
+    from no_time_to_train.batch.results import outside_exports
     from no_time_to_train.data.inputs import check_not_replaced
     from no_time_to_train.io.atomic import check_writable
     from no_time_to_train.results.coco_output import PREDICTIONS
+    from no_time_to_train.results.formats.folders import CROPS, check_export, write_export
 
     check_writable(output)
-    if format is not None:
-        check_coco_folder(output / COCO_FOLDER)
+    exports = [*formats, CROPS] if crops else [*formats]
+    for name in exports:
+        check_export(output / name, name)
     from no_time_to_train.data.references import negative_references as of_classes
     from no_time_to_train.data.references import read_references, reference_set
 
@@ -158,7 +168,7 @@ def predict(
     from no_time_to_train.matching import MemoryBank
     from no_time_to_train.models.steps import run_fingerprint
 
-    found = outside_coco_folder(find_images(images, but=output / OVERLAYS), output / COCO_FOLDER)
+    found = outside_exports(find_images(images, but=output / OVERLAYS), output)
     if shard is not None:
         found = share_of(found, shard)
     if memory is not None:
@@ -210,10 +220,12 @@ def predict(
                 references=shown,
                 settings=settings,
             )
-        if format is not None and outcome.dataset is not None:
+        if exports and outcome.dataset is not None:
             paths = {image.name: image.path for image in found}
             sources = [(paths[entry["file_name"]], FileStamp.from_json(entry["stamp"])) for entry in outcome.entries]
-            write_coco_folder(output / COCO_FOLDER, outcome.dataset, sources, polygons=polygons)
+            for name in exports:
+                form = "coco-polygons" if polygons and name == "coco" else name
+                write_export(output / name, form, outcome.dataset, sources)
         unreadable = {image.name for image, _ in outcome.unreadable}
         seen = [image for image in found if image.name not in unreadable]
         left_over = find_left_over(output, seen) if shard is None else []
@@ -230,8 +242,10 @@ def predict(
     console.print(f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {where}")
     if report:
         console.print(f"to look at: {output / REPORT}")
-    if format is not None:
-        console.print(f"for annotation tools: {output / COCO_FOLDER}")
+    if formats:
+        console.print(f"for annotation tools: {', '.join(str(output / name) for name in formats)}")
+    if crops:
+        console.print(f"crops: {output / CROPS}")
     for _, error in outcome.unreadable:
         print(f"left out: {in_one_line(error, CHECK_PATH)}", file=sys.stderr)
     for image in outcome.changed:

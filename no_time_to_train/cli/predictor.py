@@ -8,6 +8,7 @@ from typing import Any
 from no_time_to_train.configs.encoders import resolve_encoder
 from no_time_to_train.configs.parsing import as_config, deep_merge, settings_of
 from no_time_to_train.configs.pipeline import MatcherConfig
+from no_time_to_train.configs.shipped import find_settings
 from no_time_to_train.errors import ConfigError, UnknownEncoderError
 from no_time_to_train.io.strict_yaml import read_yaml
 from no_time_to_train.models import Runtime, build_pipeline
@@ -95,7 +96,8 @@ def _takes_any_size_of(encoder: str, other: Any) -> bool:
         return False
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(named: Path) -> dict[str, Any]:
+    path = find_settings(named)
     document = read_yaml(path)
     try:
         return dict(settings_of(document))

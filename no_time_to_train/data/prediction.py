@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -20,6 +20,8 @@ from no_time_to_train.io.atomic import write_text_atomic
 
 if TYPE_CHECKING:
     import supervision as sv
+
+    from no_time_to_train.results.formats import ExportName
 
 Result = dict[str, Any]
 """An instance as COCO's result files have it: `image_id`, `category_id`, `bbox`, `score`, `segmentation`."""
@@ -162,23 +164,41 @@ class Prediction:
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
         return Image.fromarray(draw_masks(pixels, self.masks, self.labels.tolist(), captions, opacity=opacity))
 
-    def save(self, path: Path | str, format: Literal["coco"] = "coco", *, file_name: str = "image") -> Path:
-        """Write the instances as an annotation file, whole or not at all.
+    def save(
+        self,
+        path: Path | str,
+        format: "ExportName" = "coco",
+        *,
+        file_name: str = "image",
+        image: Path | str | None = None,
+    ) -> Path:
+        """Write the instances for other programs, whole or not at all.
 
         Args:
-            path: The file.
-            format: `coco`: a COCO JSON of this one image, with masks as compressed RLE and scores.
-            file_name: The image's name in the file.
+            path: A file for `coco`, else a folder; an earlier one of this method is replaced.
+            format: `coco`: a COCO JSON of this one image, with masks as compressed RLE and scores. The others are
+                those of `ntt predict --format`, and `crops`.
+            file_name: For `coco`, the image's name in the file.
+            image: For the others, the file in which the instances were found.
 
         Returns:
             `path`.
 
         Raises:
-            ConfigError: The format is not known.
-            OutputError: The file cannot be written.
+            ConfigError: The format is not known, or needs the image.
+            ImageSizeError: The image is of another size.
+            OutputError: The file or folder cannot be written, or the folder holds something else.
         """
         if format != "coco":
-            raise ConfigError(f"format is {format!r:.40}, expected coco", remedy="ntt predict --format has more")
+            from no_time_to_train.results.formats.predictions import check_format, write_predictions
+
+            check_format(format)
+            if image is None:
+                raise ConfigError(
+                    f"format {format!r:.40} needs the image's file, got none",
+                    remedy="give image=PATH, or format='coco'",
+                )
+            return write_predictions({image: self}, path, format)
         height, width = self.image_size
         document = {
             **COCO_HEADER,

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 # pixels of it, no corner of an outline is on it, and every outline that it meets crosses it.
 _CUT_DEPTH = 0.25
 _HALF_CUT = 0.02
+# Corners of a ring, to bound memory and time.
+_MOST_COMPARED = 1000
 
 Ring = Float[np.ndarray, "corners 2"]
 
@@ -49,6 +51,35 @@ def mask_to_polygons(mask: Bool[np.ndarray, "H W"]) -> list[list[float]]:
         joined = rings[0] if len(rings) == 1 else _joined(rings)
         polygons.append(np.round(joined + shift, 2).reshape(-1).tolist())
     return polygons
+
+
+def mask_to_ring(mask: Bool[np.ndarray, "H W"]) -> Ring:
+    """Return a mask as a single polygon, for programs in whose files an instance has no more than one.
+
+    The parts of the mask are joined by a line, there and back, which has no area, at their nearest corners or close to
+    them.
+
+    Args:
+        mask: The mask; not an empty one.
+
+    Returns:
+        Corners (x, y), see `mask_to_polygons`.
+    """
+    first, *others = (np.reshape(polygon, (-1, 2)) for polygon in mask_to_polygons(mask))
+    path = first
+    for ring in others:
+        at, start = _nearest(path, ring)
+        turned = np.roll(ring, -start, axis=0)
+        path = np.concatenate([path[: at + 1], turned, turned[:1], path[at:]])
+    return np.asarray(path, dtype=np.float64)
+
+
+def _nearest(one: Ring, other: Ring) -> tuple[int, int]:
+    """Return the indices of the nearest corners of two rings; of rings with very many, some corners are compared."""
+    steps = [-(-len(ring) // _MOST_COMPARED) for ring in (one, other)]
+    squares = ((one[:: steps[0], None] - other[None, :: steps[1]]) ** 2).sum(axis=2)
+    at_one, at_other = np.unravel_index(int(squares.argmin()), squares.shape)
+    return int(at_one) * steps[0], int(at_other) * steps[1]
 
 
 def _corners(ring: Ring) -> Ring:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from no_time_to_train.batch.results import found_dataset, write_coco_folder, write_results
+from no_time_to_train.batch.results import found_dataset, write_results
 from no_time_to_train.data.coco import encode_mask
 from no_time_to_train.data.images import load_stamped_image
+from no_time_to_train.results.formats.folders import write_export
 
 HERE = Path(__file__).parent
 PYTHON = Path(os.environ.get("NTT_CLIENTS_PYTHON", HERE.parents[1] / ".venv-clients" / "bin" / "python"))
@@ -46,7 +47,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for kind in ("rle", "polygons"):
         write_results(root / kind, dataset, polygons=kind == "polygons", stale=())
     files = [(path, load_stamped_image(path)[1]) for path in (root / "photos" / name for name in names)]
-    write_coco_folder(root / "coco", dataset, files, polygons=True)
+    write_export(root / "coco", "coco-polygons", dataset, files)
     paths = [root / "rle" / "predictions.json", root / "polygons" / "predictions.json", root / "coco", root / "photos"]
     # Of the project's own environment, nothing.
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

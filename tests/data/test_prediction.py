@@ -108,7 +108,7 @@ def test_a_saved_file_is_read_back(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="format is 'yolo', expected coco"):
+    with pytest.raises(ConfigError, match="format is 'yolo', expected one of coco"):
         found().save(tmp_path / "found.txt", "yolo")  # type: ignore[arg-type] # what a user may pass
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from no_time_to_train.data.coco import Annotation, decode_mask
-from no_time_to_train.results.polygons import mask_to_polygons
+from no_time_to_train.results.polygons import mask_to_polygons, mask_to_ring
 
 # Pillow fills this many pixels for one, of which the middle one counts.
 SCALE = 25
@@ -85,3 +85,27 @@ def test_parts_are_polygons_of_their_own() -> None:
 
 def test_an_empty_mask_has_no_polygon() -> None:
     assert mask_to_polygons(np.zeros((3, 4), dtype=bool)) == []
+
+
+def check_ring(mask: np.ndarray) -> None:
+    ring = [mask_to_ring(mask).reshape(-1).tolist()]
+    np.testing.assert_array_equal(filled_by_pycocotools(ring, *mask.shape), mask)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_are_joined_to_one_ring(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        height, width = rng.integers(1, 20, 2)
+        mask = rng.random((height, width)) < rng.random() ** 0.4
+        if mask.any():
+            check_ring(mask)
+
+
+def test_parts_with_many_corners_are_joined_in_bounded_memory() -> None:
+    """Of more than 1,000 corners some are compared."""
+    mask = np.zeros((9, 2000), dtype=bool)
+    mask[[1, 7]] = True
+    mask[2:4, ::2] = mask[5:7, 1::2] = True
+    assert min(len(polygon) // 2 for polygon in mask_to_polygons(mask)) > 1000
+    check_ring(mask)

@@ -19,7 +19,7 @@ from no_time_to_train.data.references.builder import Box, LabeledImages, RecordB
 from no_time_to_train.data.references.xml_files import text_of
 from no_time_to_train.errors import AnnotationError, MaskSizeError
 
-_MASKS = "SegmentationObject"
+_ANNOTATIONS, _MASKS = "Annotations", "SegmentationObject"
 # What is around an object is of no object: index 255, and its color where a tool has written the palette's colors.
 _VOID = (0, 255, 0xE0E0C0)
 # IoU from which a mask's box is that of an object: masks leave out a border of a few pixels.
@@ -43,7 +43,7 @@ def read_voc(documents: Sequence[tuple[Path, Element]], root: Path, images: Path
     builder = RecordBuilder(root, images)
     for path, document in documents:
         name = text_of(document, "filename", str(path))
-        parent = path.parent.parent if path.parent != root else root
+        parent, inner = _place_in(path, root)
         folders = [parent / "JPEGImages", parent / "images", path.parent, parent]
         size = None
         if document.find("size") is not None:
@@ -58,7 +58,7 @@ def read_voc(documents: Sequence[tuple[Path, Element]], root: Path, images: Path
             (text_of(entry, "name", f"{path}: object {index}"), _box(entry, f"{path}: object {index}"))
             for index, entry in enumerate(document.findall("object"), start=1)
         ]
-        masks = _masks_beside(parent / _MASKS / f"{path.stem}.png", (record.height, record.width), builder)
+        masks = _masks_beside(parent / _MASKS / inner.with_suffix(".png"), (record.height, record.width), builder)
         for index, (label, box) in enumerate(objects, start=1):
             place = f"{path}: object {index}"
             mask = _mask_of(box, masks)
@@ -67,6 +67,14 @@ def read_voc(documents: Sequence[tuple[Path, Element]], root: Path, images: Path
             else:
                 builder.add_mask(record, label, mask, place)
     return builder.build(str(root))
+
+
+def _place_in(path: Path, root: Path) -> tuple[Path, Path]:
+    """Return the folder of a dataset, and the path of one of its files within its folder of annotations."""
+    for folder in path.parents:
+        if folder.name == _ANNOTATIONS and folder.is_relative_to(root) and folder != root:
+            return folder.parent, path.relative_to(folder)
+    return (path.parent.parent if path.parent != root else root), Path(path.name)
 
 
 def _box(entry: Element, place: str) -> Box:

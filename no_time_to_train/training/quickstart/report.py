@@ -20,6 +20,7 @@ from torch.nn import functional
 from no_time_to_train.configs.limits import MOST_IMAGES, check_number
 from no_time_to_train.configs.parsing import as_config, settings_of
 from no_time_to_train.configs.pipeline import MatcherConfig
+from no_time_to_train.configs.shipped import find_settings
 from no_time_to_train.data.coco import CocoDataset, load_coco
 from no_time_to_train.data.images import load_image
 from no_time_to_train.data.masks import decode_mask
@@ -174,7 +175,7 @@ def build_baseline(config: Path | str = CONFIG) -> MatchingPipeline:
         ConfigError: It describes none over a grid of points, or is not there.
     """
     try:
-        settings = dict(settings_of(read_yaml(Path(config))))
+        settings = dict(settings_of(read_yaml(find_settings(config))))
     except (DataNotFoundError, ConfigError) as error:
         raise ConfigError(
             f"{config} does not describe a matching baseline: {error.message}",
