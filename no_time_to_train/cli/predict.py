@@ -91,10 +91,10 @@ def predict(
     settings = settings or []
     if runtime != "torch":
         settings, bundle = without_bundle(settings, bundle)
-    pair = None
+    pair, notice = None, None
     if not settings and bundle is None and not any((encoder, encoder_weights, sam2, sam2_weights, random_init)):
         pair = pair_at_hand() if runtime != "onnx" and provider is None and find_spec("torch") else None
-        print(said_of_default(pair), file=sys.stderr)
+        notice = said_of_default(pair)
         if pair is None and runtime == "torch":
             settings = [Path(SHIPPED)]
         elif pair is None:
@@ -173,6 +173,8 @@ def predict(
         found = share_of(found, shard)
     if memory is not None:
         MemoryBank.load(memory).finalize()  # what is wrong with it is known before models are built
+    if notice is not None:
+        print(notice, file=sys.stderr)
     config = load_settings(
         settings,
         bundle=opened,
