@@ -105,6 +105,27 @@ def test_damaged_frames_are_named_and_the_rest_is_read(tmp_path: Path, name: str
     }
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
+def test_damage_anywhere_is_an_error_that_names_the_file(tmp_path: Path, name: str) -> None:
+    """A crash of FFmpeg, or another error, would end a run over many files."""
+    path, rng = write_video(tmp_path / name, frames=12), np.random.default_rng(0)
+    whole = path.read_bytes()
+    read_anyway = 0
+    for _ in range(40):
+        content = bytearray(whole)
+        for position in rng.integers(0, len(content), 8):
+            content[position] = rng.integers(256)
+        path.write_bytes(content[: rng.integers(1, 2 * len(content))])
+        said = ""
+        try:
+            found = read(open_video(path, 3))
+        except ImageReadError as error:
+            found, said = {}, error.message
+        read_anyway += not said
+        assert all(type(what) is int or str(path) in str(what) for what in (*found.values(), said or 0))
+    assert read_anyway
+
+
 def test_a_damaged_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not from its beginning for each frame that is missing."""
     video = open_video(cut(write_video(tmp_path / "a.mkv", frames=50), 0.9), 1)
