@@ -201,7 +201,11 @@ def test_a_video_that_is_cut_off(tmp_path: Path) -> None:
 def test_a_video_that_changes_meanwhile(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", frames=12)
     finder = Finder(lambda: path.write_bytes(path.read_bytes() + b"more"))
-    assert [image.frame for image in find(finder, tmp_path / "out", path).changed] == [0, 10]
+    outcome = find(finder, tmp_path / "out", path)
+    assert [image.frame for image in outcome.changed] == [0]
+    ((image, error),) = outcome.unreadable
+    assert image.frame == 10
+    assert "clip.mp4 was written to after its frames were listed" in str(error)
     assert find(Finder(), tmp_path / "out", path).kept == 0
 
 

@@ -65,7 +65,7 @@ class Video:
             The frame in mode ``RGB``, the right way up.
 
         Raises:
-            ImageReadError: It cannot be decoded.
+            ImageReadError: It cannot be decoded, or the file has another content than when its frames were listed.
         """
         if self._decoder is None or index < self._last_read:
             self._decoder, self._newest = self._decoded(), None
@@ -73,6 +73,9 @@ class Video:
         try:
             while self._newest is None or self._newest[0] < index:
                 self._newest = next(self._decoder)
+            self._check_content()
+        except ImageReadError:
+            raise
         except StopIteration:
             raise self._damaged(index) from None
         except Exception as error:  # The file is gone, or FFmpeg gives up.
@@ -88,6 +91,24 @@ class Video:
             raise self._damaged(index)
         turns = _turns(frame)
         return Image.fromarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
+
+    def _check_content(self) -> None:
+        """Refuse a file that was written to since its frames were listed: frames of two videos would get mixed up.
+
+        Raises:
+            ImageReadError: It was.
+            OSError: It is gone.
+        """
+        if self.stamp.same_state(self.path):
+            return
+        with open_regular(self.path) as handle:
+            now = FileStamp.of(handle)
+        if now.sha256 != self.stamp.sha256:
+            raise ImageReadError(
+                f"{self.path} was written to after its frames were listed",
+                remedy="wait until it is written, and run the same command again",
+            )
+        self.stamp = now
 
     def _damaged(self, index: int) -> ImageReadError:
         return ImageReadError(

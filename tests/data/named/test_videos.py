@@ -1,6 +1,7 @@
 """Frames of videos: which, when, what they show, and what is said of broken ones."""
 
 import builtins
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -186,10 +187,23 @@ def test_frames_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_one_that_goes_away(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4")
-    video = open_video(path)
+    video, begun = open_video(path), open_video(path)
+    begun.read(0)
     path.unlink()
-    with pytest.raises(ImageReadError, match=r"frame 0 of .*a\.mp4 cannot be read: No such file"):
-        video.read(0)
+    for index, each in ((0, video), (10, begun)):
+        with pytest.raises(ImageReadError, match=rf"frame {index} of .*a\.mp4 cannot be read: No such file"):
+            each.read(index)
+
+
+def test_one_that_is_touched_and_one_that_is_written_to(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    video = open_video(path)
+    video.read(0)
+    os.utime(path, (0, 0))
+    assert index_of(video.read(10)) == 10
+    write_video(path, frames=34)
+    with pytest.raises(ImageReadError, match=r"a\.mp4 was written to after its frames were listed \(wait until"):
+        video.read(20)
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
