@@ -35,6 +35,7 @@ EXCEPTIONS = {
     "faster-coco-eval": "Apache-2.0 by the LICENSE in its wheel; its metadata does not say so",
     "iopath": "MIT by the LICENSE in its source; of the tests' sam2 alone",
     "jax2onnx": "Apache-2.0 by the LICENSE in its wheel; its metadata does not say so",
+    "pi-heif": "BSD-3-Clause; libheif and libde265 in its wheel are LGPL-3.0: users install it from PyPI",
     "nvidia-*": "NVIDIA's libraries for torch's CUDA build: users install them from PyPI, the project ships none",
 }
 

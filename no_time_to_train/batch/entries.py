@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from no_time_to_train.data.images import image_size
+from no_time_to_train.batch.image_paths import InputImage
 from no_time_to_train.data.masks import measure_rle
 
 _KEYS = {"file_name", "height", "width", "instances", "best_scores", "run", "stamp"}
@@ -16,12 +15,12 @@ _INSTANCE_KEYS = {"category", "category_id", "bbox", "area", "score", "segmentat
 _MOST_SCORE = 1 + 1e-5
 
 
-def check_entry(entry: dict[str, Any], image: Path, class_names: Sequence[str], min_score: float) -> None:
+def check_entry(entry: dict[str, Any], image: InputImage, class_names: Sequence[str], min_score: float) -> None:
     """Refuse an entry that a run on this image cannot have written.
 
     Args:
         entry: As read from JSON.
-        image: The image's file.
+        image: The image.
         class_names: The classes that are looked for, in their order.
         min_score: Instances of a lower score are left out.
 
@@ -29,9 +28,12 @@ def check_entry(entry: dict[str, Any], image: Path, class_names: Sequence[str], 
         ValueError: A value is missing, of another type, or impossible.
         NoTimeToTrainError: The image cannot be read, or a mask is malformed or of another size.
     """
-    _expect(entry.keys() == _KEYS and isinstance(entry["instances"], list), "keys")
+    frame = image.frame_record()
+    keys = _KEYS if frame is None else _KEYS | {"frame"}
+    _expect(entry.keys() == keys and isinstance(entry["instances"], list), "keys")
+    _expect(entry.get("frame") == frame, "frame")
     height, width = entry["height"], entry["width"]
-    _expect(type(height) is type(width) is int and (width, height) == image_size(image), "size")
+    _expect(type(height) is type(width) is int and (width, height) == image.size(), "size")
     best = entry["best_scores"]
     _expect(isinstance(best, dict) and best.keys() <= set(class_names), "best_scores")
     for score in best.values():

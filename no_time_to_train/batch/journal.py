@@ -45,8 +45,8 @@ class Journal:
             if entry["run"] != self.run or entry["file_name"] != image.name:
                 return None
             # Of files that nobody wrote as an entry, anything may come.
-            check_entry(entry, image.path, self.class_names, self.min_score)
-            fresh = FileStamp.from_json(entry["stamp"]).same_content(image.path)
+            check_entry(entry, image, self.class_names, self.min_score)
+            fresh = image.has_content(FileStamp.from_json(entry["stamp"]))
         except (OSError, ValueError, TypeError, KeyError, RecursionError, NoTimeToTrainError):
             return None
         return entry if fresh else None
@@ -65,10 +65,12 @@ class Journal:
             stamp: The stamp of the content that was looked at.
         """
         height, width = candidates.image_size
+        frame = image.frame_record()
         entry = {
             "file_name": image.name,
             "height": height,
             "width": width,
+            **({} if frame is None else {"frame": frame}),
             "instances": _instances(candidates.filter(self.min_score)),
             "best_scores": _best_scores(candidates),
             "run": self.run,

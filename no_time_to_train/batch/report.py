@@ -19,7 +19,6 @@ from no_time_to_train.data.coco import Annotation
 from no_time_to_train.data.datasets import ReferenceDataset, ReferenceItem
 from no_time_to_train.data.drawing import PALETTE
 from no_time_to_train.data.image_files import real_path
-from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.masks import decode_mask
 from no_time_to_train.data.references import (
     Sources,
@@ -198,7 +197,7 @@ def _shown_images(
     for entry in entries:
         width, height = entry["width"], entry["height"]
         try:
-            image, stamp = load_stamped_image(images[entry["file_name"]].path)
+            image, stamp = images[entry["file_name"]].load()
         except ImageReadError:
             # It was there when it was looked at.
             picture = None
@@ -265,6 +264,8 @@ def _facts(predictor: Predictor, min_score: float, settings: Sequence[Path], run
 def _reason(image: InputImage, error: ImageReadError) -> str:
     """Say why an image could not be read, by its name within the folder that was named."""
     text = " ".join(str(error).split())
+    frame = image.frame_record()
+    name = image.name if frame is None else frame["video"]
     for path in sorted({str(image.path), real_path(image.path)}, key=len, reverse=True):
-        text = text.replace(path, image.name)
+        text = text.replace(path, name)
     return text

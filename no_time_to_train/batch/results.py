@@ -28,7 +28,8 @@ def found_dataset(entries: Sequence[dict[str, Any]], class_names: Sequence[str],
     images = []
     results: list[dict[str, Any]] = []
     for image_id, entry in enumerate(entries, start=1):
-        images.append(ImageRecord(image_id, entry["file_name"], entry["width"], entry["height"]))
+        size = entry["width"], entry["height"]
+        images.append(ImageRecord(image_id, entry["file_name"], *size, frame=entry.get("frame")))
         for instance in entry["instances"]:
             rest = {key: value for key, value in instance.items() if key != "category"}
             results.append({"image_id": image_id, **rest})

@@ -1,5 +1,6 @@
 """Looking at many images: what is done is not done again, and what cannot be read does not stop the rest."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from no_time_to_train.batch.journal import Journal
 from no_time_to_train.batch.places import place_of
 from no_time_to_train.batch.results import found_dataset, write_results
 from no_time_to_train.data.datasets import ReferenceItem
-from no_time_to_train.data.images import load_stamped_image
 from no_time_to_train.data.prediction import Prediction
 from no_time_to_train.errors import ImageReadError
 from no_time_to_train.io.atomic import atomic_path, remove_file
@@ -125,7 +125,7 @@ def predict_images(
             outcome.entries.append(entry)
             continue
         try:
-            picture, stamp = load_stamped_image(image.path)
+            picture, stamp = image.load()
         except ImageReadError as error:
             if strict:
                 raise
@@ -149,7 +149,11 @@ def predict_images(
         write_results(output, outcome.dataset, polygons=polygons, stale=(REPORT,))
     # At the end: an image that was looked at first can be replaced for as long as the run takes.
     stamps = {entry["file_name"]: FileStamp.from_json(entry["stamp"]) for entry in outcome.entries}
-    outcome.changed = [image for image in images if image.name in stamps and not _is_still(image, stamps[image.name])]
+    # All frames of a video have its one stamp, and the video is hashed once.
+    is_still = functools.cache(_is_still)
+    outcome.changed = [
+        image for image in images if image.name in stamps and not is_still(image.path, stamps[image.name])
+    ]
     return outcome
 
 
@@ -176,9 +180,9 @@ def summary(outcome: RunSummary, class_names: Sequence[str]) -> Table:
     return table
 
 
-def _is_still(image: InputImage, stamp: FileStamp) -> bool:
+def _is_still(path: Path, stamp: FileStamp) -> bool:
     try:
-        return stamp.same_content(image.path)
+        return stamp.same_content(path)
     except OSError:
         return False
 

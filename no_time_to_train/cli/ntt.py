@@ -158,7 +158,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> Any:
-    command, bound, _ = build_app().parse_args(_joined_flags(args), exit_on_error=False, print_error=False)
+    command, bound, _ = build_app().parse_args(_spelled(args), exit_on_error=False, print_error=False)
     return command(*bound.args, **bound.kwargs)
 
 
@@ -190,8 +190,13 @@ def _subject(app: App, name: str, group: Group) -> App:
     return app[name]
 
 
-def _joined_flags(args: Sequence[str]) -> list[str]:
-    """Spell `--report true` as `--report=true`; a flag's value need not be given, and may be."""
+def _spelled(args: Sequence[str]) -> list[str]:
+    """Spell arguments as the parser reads them.
+
+    `--report true` becomes `--report=true`: a flag's value need not be given, and may be. `-`, standard input, becomes
+    `./-`: the same path, which is not taken for an option.
+    """
+    args = ["./-" if arg == "-" else arg for arg in args]
     command = COMMANDS.get(" ".join(args[:2])) or COMMANDS.get(args[0]) if args else None
     if command is None:
         return list(args)

@@ -38,7 +38,8 @@ def _texts(tokens: Sequence[Token]) -> list[str]:
     """
     texts: list[str] = []
     for token in tokens:
-        if not token.value.startswith("["):
+        # Patterns such as `[ab]*.jpg` begin like a list.
+        if not token.value.startswith("[") or (not token.value.startswith('["') and not token.value.endswith("]")):
             texts.append(token.value)
             continue
         try:
@@ -87,11 +88,11 @@ SEVERAL = Parameter(consume_multiple=(1, 1_000_000), negative_iterable=())
 # `~` is filled in, and addresses and variables are refused: shells leave `--output=~/x` and '$HOME/x' as they are.
 GivenPath = Annotated[Path, Parameter(converter=_to_path)]
 OptionalPath = Annotated[Path | None, Parameter(converter=_to_path)]
-Paths = Annotated[list[Path], SEVERAL, Parameter(converter=_to_paths)]
-OptionalPaths = Annotated[list[Path] | None, SEVERAL, Parameter(converter=_to_paths)]
+Paths = Annotated[list[Path], SEVERAL, Parameter(converter=_to_paths, json_list=False)]
+OptionalPaths = Annotated[list[Path] | None, SEVERAL, Parameter(converter=_to_paths, json_list=False)]
 OptionalTexts = Annotated[list[str] | None, SEVERAL, Parameter(converter=_to_texts)]
-References = Annotated[list[str], SEVERAL, Parameter(converter=_to_sources)]
-OptionalReferences = Annotated[list[str] | None, SEVERAL, Parameter(converter=_to_sources)]
+References = Annotated[list[str], SEVERAL, Parameter(converter=_to_sources, json_list=False)]
+OptionalReferences = Annotated[list[str] | None, SEVERAL, Parameter(converter=_to_sources, json_list=False)]
 Output = Annotated[GivenPath, Parameter(alias="-o")]
 OptionalOutput = Annotated[OptionalPath, Parameter(alias="-o")]
 Settings = Annotated[OptionalPaths, Parameter(name=("--config", "-c", "--settings"))]

@@ -45,6 +45,7 @@ def predict(
     strict: bool = False,
     clean: bool = False,
     shard: str | None = None,
+    every: int | None = None,
     device: str = "cpu",
     runtime: Literal["torch", "onnx"] | None = None,
     provider: str | None = None,
@@ -53,7 +54,8 @@ def predict(
     """Find objects like a few references in folders of images; an interrupted run goes on where it stopped.
 
     Args:
-        images: Image files, and folders of them, as many as you like, one behind another.
+        images: Image files, folders of them, videos, patterns in quotes ("photos/**/*.jpg"), text files of paths
+            (list.txt), and - for paths from standard input, as many as you like, one after another.
         output: The folder to write: predictions.json in COCO's form, a JSON file and an overlay for each image.
         references: What to look for: a folder by class (refs/apple/1.jpg), a COCO JSON, a folder of LabelMe, YOLO, VOC
             or CVAT, or IMAGE:CLASS@x,y,width,height and IMAGE:CLASS@x,y; several of them too. References without a mask
@@ -80,6 +82,7 @@ def predict(
         clean: Remove what earlier runs wrote into the output of images that are not among these.
         shard: I/N looks at every N-th image from the I-th on, so that N processes or machines with one output share the
             work; once they have ended, the command without it writes predictions.json.
+        every: Of videos, look at every N-th frame; at about one a second if not given.
         device: Where it runs, such as cpu or cuda.
         runtime: torch, or onnx for ONNX Runtime and NumPy alone, with folders of ntt export as --encoder and --sam2;
             onnx with a bundle or where torch is not installed.
@@ -125,6 +128,8 @@ def predict(
             "a shard has not seen all images, and report, format, crops and clean are of all",
             remedy="give them to the run without --shard, which comes after the shards",
         )
+    if every is not None and every < 1:
+        raise ConfigError(f"every is {every}, expected 1 or more", remedy="--every 30 looks at every 30th frame")
     from no_time_to_train.batch.results import outside_exports
     from no_time_to_train.data.inputs import check_not_replaced
     from no_time_to_train.io.atomic import check_writable
@@ -155,20 +160,24 @@ def predict(
     from rich.console import Console
 
     from no_time_to_train.batch.advice import advice
-    from no_time_to_train.batch.image_paths import common_folder, find_images, share_of
+    from no_time_to_train.batch.image_paths import common_folder, find_images, image_files, share_of
     from no_time_to_train.batch.outdated_files import find_left_over, remove_left_over_of, told
     from no_time_to_train.batch.report import ReferenceFiles, write_report
     from no_time_to_train.batch.run import OVERLAYS, REPORT, RESULTS, predict_images, summary
     from no_time_to_train.batch.run_locks import sole_run
     from no_time_to_train.cli.error_messages import CHECK_PATH, in_one_line
     from no_time_to_train.cli.predictor import build_segmenter, load_settings
+    from no_time_to_train.data.named.named_paths import named_paths
     from no_time_to_train.io.file_stamps import FileStamp
     from no_time_to_train.io.messages import plain_console
     from no_time_to_train.io.redact import printable
     from no_time_to_train.matching import MemoryBank
     from no_time_to_train.models.steps import run_fingerprint
 
-    found = outside_exports(find_images(images, but=output / OVERLAYS), output)
+    images = named_paths(images, but=output / OVERLAYS)
+    found = outside_exports(find_images(images, but=output / OVERLAYS, every=every), output)
+    if every is not None and not any(image.video or image.fault for image in found):
+        raise ConfigError("--every is of videos, and none is named", remedy="leave it out, or name a video")
     if shard is not None:
         found = share_of(found, shard)
     if memory is not None:
@@ -223,11 +232,14 @@ def predict(
                 settings=settings,
             )
         if exports and outcome.dataset is not None:
-            paths = {image.name: image.path for image in found}
-            sources = [(paths[entry["file_name"]], FileStamp.from_json(entry["stamp"])) for entry in outcome.entries]
-            for name in exports:
-                form = "coco-polygons" if polygons and name == "coco" else name
-                write_export(output / name, form, outcome.dataset, sources)
+            by_name = {image.name: image for image in found}
+            looked_at = [
+                (by_name[entry["file_name"]], FileStamp.from_json(entry["stamp"])) for entry in outcome.entries
+            ]
+            with image_files(looked_at, output) as sources:
+                for name in exports:
+                    form = "coco-polygons" if polygons and name == "coco" else name
+                    write_export(output / name, form, outcome.dataset, sources)
         unreadable = {image.name for image, _ in outcome.unreadable}
         seen = [image for image in found if image.name not in unreadable]
         left_over = find_left_over(output, seen) if shard is None else []

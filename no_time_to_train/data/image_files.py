@@ -8,8 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-# Photographs that Pillow may not be able to read. They are listed all the same, so that each is named as unreadable.
-_OTHER_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"})
+# HEIC, which Pillow does not know before one is opened; and photographs that cannot be read, which are listed so that
+# each is named.
+_OTHER_ENDINGS = frozenset(
+    {".heic", ".heif", ".hif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+)
 # Formats that Pillow recognizes and that are not pictures.
 _NO_PICTURES = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})
 

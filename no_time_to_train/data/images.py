@@ -1,5 +1,6 @@
 """Reading photographs and mask images with Pillow, whatever their mode, the right way up."""
 
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def load_stamped_image(path: Path) -> tuple[Image.Image, FileStamp]:
         ImageReadError: As for `load_image`; or the file is written to each time that it is read.
     """
     for _ in range(_MOST_READS):
-        with _opened(path) as handle, Image.open(handle) as image:
+        with _opened(path) as handle, _open_image(handle) as image:
             # The hash is taken before and after: in between, a program may write without a trace in size and times.
             before = FileStamp.of(handle)
             image.load()
@@ -82,7 +83,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageReadError: As for `load_image`.
     """
     try:
-        with open_regular(path) as file, warnings.catch_warnings(action="error"), Image.open(file) as image:
+        with open_regular(path) as file, warnings.catch_warnings(action="error"), _open_image(file) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             return (image.height, image.width) if orientation in _TURNED else image.size
     except (OSError, ValueError, SyntaxError, Warning):
@@ -159,7 +160,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
 
 def _read(path: Path) -> Image.Image:
     """Decode the whole file, or say why not."""
-    with _opened(path) as handle, Image.open(handle) as image:
+    with _opened(path) as handle, _open_image(handle) as image:
         image.load()
         return _upright(image)
 
@@ -207,6 +208,22 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
             f"{path} is broken or cut off: {error or type(error).__name__}",
             remedy="fetch the file again, it may have been cut off while it was copied",
         ) from error
+
+
+def _open_image(handle: BufferedReader) -> Image.Image:
+    """Open an image with Pillow, HEIC of telephones too. Its orientation is applied as it is decoded, and is 1 then."""
+    header = handle.read(8)
+    handle.seek(0)
+    if header[4:] == b"ftyp":  # HEIC and AVIF, whatever the file's name says
+        _register_heic()
+    return Image.open(handle)
+
+
+@functools.cache
+def _register_heic() -> None:
+    import pi_heif
+
+    pi_heif.register_heif_opener()
 
 
 def _cannot_open(path: Path, error: OSError | ValueError) -> ImageReadError:

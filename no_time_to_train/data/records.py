@@ -28,6 +28,7 @@ class ImageRecord:
         height: In pixels, likewise.
         neg_category_ids: LVIS only: categories known to be absent from the image.
         not_exhaustive_category_ids: LVIS only: categories of which not every instance is annotated.
+        frame: Of a frame of a video, the keys `video`, `frame_index` and `seconds` of this project.
     """
 
     id: int
@@ -36,6 +37,7 @@ class ImageRecord:
     height: int
     neg_category_ids: tuple[int, ...] = ()
     not_exhaustive_category_ids: tuple[int, ...] = ()
+    frame: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # The libraries that come with extras, by the names that are imported.
 EXTRAS = {
+    "av": "video",
     "cv2": "draw",
     "matplotlib": "draw",
     "supervision": "draw",

@@ -75,7 +75,13 @@ class FoundDataset:
             "image_root": relative_folder(self.image_root, folder),
         }
         images = [
-            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            {
+                "id": image.id,
+                "file_name": image.file_name,
+                "height": image.height,
+                "width": image.width,
+                **(image.frame or {}),
+            }
             for image in self.images
         ]
         categories = [{"id": category.id, "name": category.name} for category in self.categories]

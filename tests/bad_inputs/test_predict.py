@@ -77,11 +77,6 @@ CASES = [
         ["or a memory of them, got neither", "give one of --references and --memory"],
     ),
     Case(
-        "predict: references without their images",
-        lambda f: ["predict", "--images", "x", "--output", f.out, "--references", f.shop.data.references],
-        ["the references' images are not named", "--reference-images DIR"],
-    ),
-    Case(
         "predict: references and a memory",
         lambda f: [*f.predict(), "--memory", f.shop.memory],
         ["or a memory of them, got both", "give one of --references and --memory"],
@@ -108,6 +103,24 @@ CASES = [
         says=["no folder nowhere", "--reference-images"],
     ),
     option("no such image", "--images", "nowhere", says=["no image and no folder nowhere", "check the path"]),
+    option("a pattern without a match", "--images", "x/*.tif", says=["no file matches x/*.tif", "check the pattern"]),
+    Case(
+        "predict: a list with a name that is not there",
+        lambda f: f.predict("--images", f.text("list.txt", "# mine\n\nnowhere.jpg\n")),
+        ["list.txt, line 3: there is no image and no folder", "nowhere.jpg", "correct the list"],
+    ),
+    Case(
+        "predict: an empty list",
+        lambda f: f.predict("--images", f.text("list.txt", "")),
+        ["list.txt names no images", "one a line"],
+    ),
+    Case(
+        "predict: a list as UTF-16 without its mark",
+        lambda f: f.predict("--images", f.text("list.txt", "a.jpg\n".encode("utf-16-le"))),
+        ["list.txt, entry 1: there is no image and no folder", "correct the list"],
+    ),
+    option("every frame of no video", "--every", "2", says=["--every is of videos", "leave it out"]),
+    option("every zeroth frame", "--every", "0", says=["every is 0, expected 1 or more", "--every 30"]),
     Case(
         "predict: a folder without images",
         lambda f: f.predict("--images", f.folder("empty", "notes.txt")),
