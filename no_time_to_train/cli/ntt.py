@@ -169,7 +169,7 @@ def build_app() -> App:
         help="Find objects in images by a few references, without training.",
         version=__version__,
         help_format="plaintext",
-        help_epilogue='"ntt COMMAND --help" shows the options of a command..',
+        help_epilogue='"ntt COMMAND --help" shows the options of a command.',
         result_action="return_value",
         default_parameter=LAST_COUNTS,
     )
@@ -179,7 +179,8 @@ def build_app() -> App:
             *place, last = name.split()
             of = _subject(app, place[0], group) if place else app
             example = f"Example: {_EXAMPLES[name]}" if name in _EXAMPLES else ""
-            of.command(COMMANDS[name], name=last, help_epilogue=example, **({} if place else {"group": group}))
+            shown: dict[str, Any] = {} if place else {"group": group}
+            of.command(COMMANDS[name], name=last, help_epilogue=example, **shown)
     return app
 
 

@@ -154,9 +154,9 @@ def predict(
             negatives = read_references(negative_references, reference_images, negative=True)
             of_classes(negatives.dataset, names)
             read["negative_references"] = list(negatives.files)
-    for name, files in read.items():
+    for option, files in read.items():
         for file in files:
-            check_not_replaced([output / PREDICTIONS], {name: file})
+            check_not_replaced([output / PREDICTIONS], {option: file})
     from rich.console import Console
 
     from no_time_to_train.batch.advice import advice

@@ -114,6 +114,7 @@ def show(file: GivenPath, *, json: bool = False) -> None:
 
     memory = MemoryBank.load(file)
     counts = zip(memory.class_names, memory.counts(), memory.counts(negative=True), strict=True)
+    classes = [{"name": name, "references": own, "negatives": not_own} for name, own, not_own in counts]
     told = {
         "file": without_home(str(file)),
         "bytes": file.stat().st_size,
@@ -121,7 +122,7 @@ def show(file: GivenPath, *, json: bool = False) -> None:
         "encoder_fingerprint": memory.encoder_fingerprint,
         "image_size": memory.image_size,
         "embed_dim": memory.embed_dim,
-        "classes": [{"name": name, "references": own, "negatives": not_own} for name, own, not_own in counts],
+        "classes": classes,
     }
     if json:
         print(json_module.dumps(told, indent=2))
@@ -130,7 +131,7 @@ def show(file: GivenPath, *, json: bool = False) -> None:
     print(
         printable(f"{told['file']}: {told['bytes']:,} bytes, filled with {memory.encoder_name or 'an encoder'}{size}")
     )
-    for entry in told["classes"]:
+    for entry in classes:
         negatives = f", {entry['negatives']} negative" if entry["negatives"] else ""
         print(printable(f"{entry['name']}: {entry['references']} references{negatives}"))
 

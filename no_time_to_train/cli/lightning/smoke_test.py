@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, dict_to_namespace
 
 DATA_MODULE = "no_time_to_train.pl_wrapper.datamodule.ReferenceTargetDataModule"
 _SHAPES = "no_time_to_train.pl_wrapper.shapes_datamodule.ShapesDataModule"
@@ -25,9 +25,9 @@ def use_embedded_data(settings: Namespace) -> str | None:
     if any(data.init_args.get(name) is not None for name in _PATHS):
         return None
     root = Path(settings.trainer.default_root_dir or ".") / "shapes"
-    own = Namespace(root=root, seed=0, size=256, shots=1, num_targets=1, distractors=True)
-    kept = Namespace(**{name: data.init_args[name] for name in ("num_workers", "batch_size", "shard")})
-    settings["data"] = Namespace(class_path=_SHAPES, init_args=Namespace(**vars(own), **vars(kept)))
+    own = {"root": root, "seed": 0, "size": 256, "shots": 1, "num_targets": 1, "distractors": True}
+    kept = {name: data.init_args[name] for name in ("num_workers", "batch_size", "shard")}
+    settings["data"] = dict_to_namespace({"class_path": _SHAPES, "init_args": own | kept})
     config = settings.model.init_args.model_cfg
     missing = []
     for name in _WEIGHTS:

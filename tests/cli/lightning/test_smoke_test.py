@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, dict_to_namespace
 
 from no_time_to_train.cli import main as ntt
 from no_time_to_train.cli.lightning.command import main
@@ -18,13 +18,17 @@ MODEL_CFG = QUICK | {"encoder_cfg": {"name": "dinov3_quickstart", "img_size": 64
 def data(**given: Path) -> Namespace:
     names = ("references", "reference_images", "targets", "target_images", "shard")
     known = dict.fromkeys(names, None) | {"num_workers": 0, "batch_size": 1} | given
-    return Namespace(class_path=DATA_MODULE, init_args=Namespace(**known))
+    made: Namespace = dict_to_namespace({"class_path": DATA_MODULE, "init_args": known})
+    return made
 
 
 def settings(of_data: Namespace) -> Namespace:
-    weights = Namespace(encoder_ckpt_path=None, sam2_ckpt_path="nowhere/sam2.pt", random_init=False)
-    model = Namespace(init_args=Namespace(model_cfg=weights))
-    return Namespace(data=of_data, model=model, trainer=Namespace(default_root_dir="run"))
+    weights = {"encoder_ckpt_path": None, "sam2_ckpt_path": "nowhere/sam2.pt", "random_init": False}
+    own: Namespace = dict_to_namespace(
+        {"model": {"init_args": {"model_cfg": weights}}, "trainer": {"default_root_dir": "run"}}
+    )
+    own["data"] = of_data
+    return own
 
 
 def test_data_that_is_named_stays_and_weights_are_wanted() -> None:
