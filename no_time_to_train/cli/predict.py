@@ -36,6 +36,7 @@ def predict(
     sam2: str | None = None,
     sam2_weights: OptionalPath = None,
     random_init: bool = False,
+    points_per_side: int | None = None,
     min_score: float = 0.3,
     overlays: bool = True,
     report: bool = False,
@@ -71,6 +72,8 @@ def predict(
         sam2: A SAM2 configuration's name or a folder, before that of the settings.
         sam2_weights: SAM2's weights, before those of the settings.
         random_init: Draw random weights for whatever has none; the masks mean nothing then.
+        points_per_side: Points along each side of the grid at which SAM2 is asked; small objects need more, and time
+            grows with its square.
         min_score: Instances of a lower score are left out.
         overlays: Draw what was found.
         report: Write report.html too: references and images with what was found, to be filtered, in one file.
@@ -192,6 +195,7 @@ def predict(
         sam2=sam2,
         sam2_weights=sam2_weights,
         random_init=random_init,
+        points_per_side=points_per_side,
         **({} if pair is None else {"defaults": pair.settings()}),
     )
     segmenter = build_segmenter(config, provider or device, runtime)
@@ -256,6 +260,8 @@ def predict(
     console.print(f"{len(outcome.entries)} image{'' if len(outcome.entries) == 1 else 's'}{kept}: {where}")
     if report:
         console.print(f"to look at: {output / REPORT}")
+    elif shard is None and outcome.entries:
+        console.print("next: the same command with --report writes a page to look at, and looks at no image again")
     if formats:
         console.print(f"for annotation tools: {', '.join(str(output / name) for name in formats)}")
     if crops:

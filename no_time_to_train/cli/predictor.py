@@ -34,6 +34,7 @@ def load_settings(
     sam2: str | None = None,
     sam2_weights: Path | None = None,
     random_init: bool = False,
+    points_per_side: int | None = None,
     defaults: Mapping[str, Any] = _DEFAULTS,
 ) -> MatcherConfig:
     """Take the model of YAMLs, with what is given put in the place of what stands there.
@@ -47,6 +48,7 @@ def load_settings(
         sam2: A SAM2 configuration in the place of the YAML's, whose weights then do not count.
         sam2_weights: Its weights.
         random_init: Draw random weights for whatever has none.
+        points_per_side: Of the grid, in the place of the YAML's.
         defaults: The models where the YAMLs name none.
 
     Raises:
@@ -73,6 +75,10 @@ def load_settings(
             config[key] = given
     if random_init:
         config["random_init"] = True
+    if points_per_side is not None:
+        key = "sam2_amg_cfg" if config["name"] == "matching_baseline" else "sam2_infer_cfgs"
+        grid = config.get(key)
+        config[key] = {**(grid if isinstance(grid, dict) else {}), "points_per_side": points_per_side}
     return as_config(MatcherConfig, config, "model_cfg")
 
 

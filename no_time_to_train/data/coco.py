@@ -184,6 +184,7 @@ def _annotation(entry: dict[str, Any]) -> Annotation:
         _flag(entry, "iscrowd"),
         _flag(entry, "negative"),
         _points(entry, "reference_points"),
+        None if entry.get("score") is None else _finite(entry["score"], "score"),
     )
 
 

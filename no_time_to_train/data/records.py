@@ -55,6 +55,7 @@ class Annotation:
         negative: A reference for what the class is not. A key of this project; COCO has none.
         points: Points (x, y) in pixels on an object without a mask, which say more than its box: SAM2 draws the mask
             that holds them all. The key `reference_points` of this project.
+        score: Of an instance that was found; None of one that was annotated.
     """
 
     id: int
@@ -66,6 +67,7 @@ class Annotation:
     iscrowd: bool = False
     negative: bool = False
     points: tuple[tuple[float, float], ...] = ()
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,8 @@ def _annotation_json(annotation: Annotation) -> dict[str, Any]:
     }
     if annotation.negative:
         document["negative"] = True
+    if annotation.score is not None:
+        document["score"] = annotation.score
     if annotation.points:
         document["reference_points"] = [list(point) for point in annotation.points]
     segmentation = annotation.segmentation

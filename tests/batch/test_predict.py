@@ -15,7 +15,7 @@ from no_time_to_train.batch.run import _with_progress
 from no_time_to_train.cli.lightning.command import main as lightning
 from no_time_to_train.cli.ntt import build_app, main
 from no_time_to_train.cli.predictor import load_settings
-from no_time_to_train.errors import DataNotFoundError
+from no_time_to_train.errors import ConfigError, DataNotFoundError
 from no_time_to_train.segmenter import FoundInstances, Segmenter
 from tests.tiny import TinyData
 
@@ -379,3 +379,11 @@ def test_the_order_of_writing_keeps_the_journal_true(
     assert predict(settings, data, tmp_path) == 2
     assert not list(tmp_path.rglob("*.json"))
     assert not list((tmp_path / "overlays").iterdir())
+
+
+def test_more_points_are_asked_at(settings: Path) -> None:
+    grid = load_settings([settings], points_per_side=7).sam2_infer_cfgs
+    assert grid is not None
+    assert grid.points_per_side == 7
+    with pytest.raises(ConfigError, match="points_per_side"):
+        load_settings([settings], points_per_side=0)

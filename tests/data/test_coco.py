@@ -249,3 +249,21 @@ def test_neither_torch_nor_jax_is_imported() -> None:
     code = "import sys, no_time_to_train.data.references as r; print(*sorted({'torch', 'jax'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_scores_of_what_was_found_are_kept(tmp_path: Path) -> None:
+    found = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "area": 4, "score": 0.75}
+    whole = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 4}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [found, found | {"id": 2, "score": None}],
+    }
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(whole))
+    dataset = load_coco(path)
+    assert [annotation.score for annotation in dataset.annotations] == [0.75, None]
+    write_coco(dataset, tmp_path / "again.json")
+    assert load_coco(tmp_path / "again.json").annotations == dataset.annotations
+    path.write_text(json.dumps(whole | {"annotations": [found | {"score": "high"}]}))
+    with pytest.raises(AnnotationError, match="score"):
+        load_coco(path)
