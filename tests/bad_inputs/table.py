@@ -152,7 +152,8 @@ class Given:
 
     def predict(self, *more: str | Path) -> list[str | Path]:
         """`ntt predict` that would work, and what spoils it."""
-        data, references = self.shop.data, ("--references", self.shop.data.references)
+        data = self.shop.data
+        references = () if "--references" in more else ("--references", data.references)
         own = () if "--memory" in more else (*references, "--reference-images", data.images)
         # Of these, what comes again comes in addition.
         images = () if "--images" in more else ("--images", data.images / "005.jpg", data.images / "006.jpg")

@@ -151,8 +151,8 @@ CASES = [
     report("a negative seed", "--seed", "-1", says=["seed", "-1", "0 or more"]),
     Case(
         "quickstart-report: no YAML",
-        lambda f: ["quickstart-report"],
-        ["pl_configs/quickstart.yaml", "run in the repository's folder"],
+        lambda f: ["quickstart-report", "--config", "nowhere.yaml"],
+        ["nowhere.yaml", "run in the repository's folder"],
     ),
     Case(
         "quickstart-report: a YAML with tabs",

@@ -11,7 +11,10 @@ PRESETS = sorted((CONFIGS / "presets").glob("*.yaml"))
 TRAININGS = sorted([*CONFIGS.glob("train_*.yaml"), *CONFIGS.glob("distill_*.yaml")])
 MATCHING = sorted(path for path in CONFIGS.glob("*.yaml") if path not in TRAININGS)
 # What each misses first in an empty folder. These have all that they need, or draw it.
-COMPLETE = {"quickstart.yaml", "distill_quickstart.yaml", "train_quickstart_encoder.yaml", "train_quickstart_sam2.yaml"}
+COMPLETE = {
+    *("quickstart.yaml", "distill_quickstart.yaml", "train_quickstart_encoder.yaml", "train_quickstart_sam2.yaml"),
+    "matching_baseline_dinov3_test.yaml",
+}
 MISSED = {
     "coco_fewshot_10shot_sam2l_dinov3l.yaml": ["few_shot_10shot_seed33.json does not exist", "check the path"],
     "custom_dataset.yaml": ["references.json does not exist", "check the path"],

@@ -65,12 +65,12 @@ CASES = [
     Case(
         "references: not there",
         lambda f: f.predict("--references", "nowhere.json"),
-        ["nowhere.json does not exist", "check the path"],
+        ["there are no references 'nowhere.json'", "give a COCO JSON, a folder by class"],
     ),
     Case(
         "references: a folder",
         lambda f: f.predict("--references", f.folder("refs.json")),
-        ["refs.json is a folder", "expected is a JSON file"],
+        ["refs.json holds no files", "give a COCO JSON, a folder by class"],
     ),
     Case(
         "references: not to be read",
@@ -85,7 +85,7 @@ CASES = [
     Case(
         "references: an image",
         lambda f: f.predict("--references", f.shop.data.images / "001.jpg"),
-        ["001.jpg is not valid JSON", "export the file again"],
+        ["001.jpg is an image, and what it shows is not said", "write 001.jpg:CLASS@x,y,width,height"],
     ),
     file("empty", "", ["r.json is not valid JSON", "export the file again"]),
     file("nested without end", "[" * 100_000, ["r.json is not valid JSON", "export the file again"]),

@@ -100,7 +100,12 @@ def run_all(place: Workplace) -> None:
     references = ("--references", "data/references.json", "--reference-images", "data/images")
     found = ("--images", "data/images", "--output", "found", "--min-score", "0", "--report")
     place.run("predict", ntt, "predict", "--config", "matcher.yaml", *references, *found)
+    own = ("data/references.json", "--images", "data/images", "--bundle", "quickstart")
+    # 1 says that there are warnings.
+    place.run("references check", lambda given: ntt(given) // 2, "references", "check", *own)
+    place.run("references convert", ntt, "references", "convert", *own, "--output", "own.json")
     _run_matcher(place)
+    place.run("memory show", ntt, "memory", "show", "fill_memory.safetensors")
     place.run("fit", run_lightening, "fit", "--config", "distill.yaml")
     checkpoint = next((place.folder / "distilled").rglob("*.ckpt")).relative_to(place.folder)
     place.run("convert a checkpoint", ntt, "convert", str(checkpoint), "student", "--to", "hf")

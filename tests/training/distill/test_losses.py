@@ -168,7 +168,7 @@ def test_teachers_and_students() -> None:
     with pytest.raises(ShapeMismatchError):
         build_teacher(TeacherConfig(name="dinov3_small", ckpt_path=weights))
     with pytest.warns(UserWarning, match="random weights"):
-        teacher = build_teacher(TeacherConfig(name="dinov3_quickstart", random_init=True, dtype="bfloat16"))
+        teacher = build_teacher(TeacherConfig(name="dinov3_quickstart_tiny", random_init=True, dtype="bfloat16"))
     assert (teacher.encoder.dtype, teacher.encoder.training, teacher.is_dinov3) == (torch.bfloat16, False, False)
     assert not any(parameter.requires_grad for parameter in teacher.encoder.parameters())
     fresh = build_student(StudentConfig(name="dinov3_quickstart_tiny", seed=3))
