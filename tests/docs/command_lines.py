@@ -97,8 +97,9 @@ def _parse_lightning(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _parse_ntt(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert arguments[0] in cli.COMMANDS, f"ntt has no command {arguments[0]}"
-    monkeypatch.setitem(cli.COMMANDS, arguments[0], _not_run(cli.COMMANDS[arguments[0]]))
+    name = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in cli.COMMANDS), None)
+    assert name is not None, f"ntt has no command {arguments[0]}"
+    monkeypatch.setitem(cli.COMMANDS, name, _not_run(cli.COMMANDS[name]))
     _understood(lambda: cli.main(arguments), arguments)
 
 
