@@ -1,4 +1,4 @@
-"""How well SAM2 draws the object of a close crop, by how far its box is inside the crop's border.
+"""Measure how well SAM2 segments the object of a close crop, for boxes at several distances from the border.
 
 Each annotated object is cut out with several margins around its box, and the mask that is drawn by a box, or by a point
 in the middle, is compared with the annotated one. Without annotations, on the embedded references.

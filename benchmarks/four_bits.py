@@ -1,4 +1,4 @@
-"""What an encoder loses where its linear layers' weights are held in 4 bits, as `model_q4.onnx` of transformers.js is.
+"""Measure how features change when linear layers have 4-bit weights, as in transformers.js's `model_q4.onnx`.
 
 ``python -m benchmarks.four_bits [WEIGHTS...]`` exports each, quantizes it with onnxruntime's quantizers (operator
 `MatMulNBits`, blocks of 32, activations in float32), and prints how far the tokens are from those of the fp32 file, and

@@ -294,7 +294,7 @@ def test_a_least_score_is_a_number(segmenter: Segmenter, score: Any) -> None:
         found.above(score)
     with pytest.raises(ConfigError, match=r"min_score is .*, expected a number"):
         segmenter.predict(picture(0), min_score=score)
-    assert same(found.above(np.float32(0.25)), found.above(torch.tensor(0.25)))  # type: ignore[arg-type]
+    assert same(found.above(np.float32(0.25)), found.above(torch.tensor(0.25)))  # type: ignore[arg-type] # no float
 
 
 def test_what_does_not_belong_to_an_image_is_refused(segmenter: Segmenter) -> None:
@@ -303,7 +303,7 @@ def test_what_does_not_belong_to_an_image_is_refused(segmenter: Segmenter) -> No
         found.draw(picture(0)[:-1])
     for opacity in (1.5, "all"):
         with pytest.raises(ConfigError, match="opacity is"):
-            found.draw(picture(0), opacity=opacity)  # type: ignore[arg-type]
+            found.draw(picture(0), opacity=opacity)  # type: ignore[arg-type] # what is refused
     with pytest.raises(ConfigError, match=r"1 category_ids for 2 classes .*red, green"):
         found.to_coco(1, [7])
 
@@ -329,7 +329,7 @@ def test_files_are_named_by_paths(segmenter: Segmenter, tmp_path: Path) -> None:
     segmenter.add_references(str(data.references), str(data.images))
     for act in (segmenter.save_memory, segmenter.load_memory, lambda path: segmenter.add_references(path, data.images)):
         with pytest.raises(ConfigError, match="is 3, expected a path"):
-            act(3)  # type: ignore[arg-type]
+            act(3)  # type: ignore[arg-type] # what is refused
     assert len(segmenter.references) == 4
 
 

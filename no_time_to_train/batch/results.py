@@ -1,4 +1,4 @@
-"""What a run writes of all images together: `predictions.json`, and folders for other programs."""
+"""Write the results of all images: `predictions.json`, and folders for other programs."""
 
 import filecmp
 import os

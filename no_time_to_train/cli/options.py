@@ -1,4 +1,4 @@
-"""What commands take, and what is said of arguments that are wrong.
+"""Types of command-line options, and error messages for wrong arguments.
 
 Paths as people type them, lists, and the short names of common options.
 """

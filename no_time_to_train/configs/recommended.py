@@ -27,12 +27,12 @@ class Pair:
 
     @property
     def sam2_weights(self) -> Path:
-        """Where its SAM2 is, once it was fetched."""
+        """Path of the SAM2 file; it may not have been fetched yet."""
         return weights_folder() / SAM2_FILES[self.sam2].file_name
 
     @property
     def is_at_hand(self) -> bool:
-        """Whether both were fetched."""
+        """Whether both models have been fetched."""
         return self.sam2_weights.is_file() and weights_at_hand(ENCODER_CONFIGS[self.encoder]) is not None
 
     def settings(self) -> dict[str, Any]:

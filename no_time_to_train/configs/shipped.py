@@ -1,4 +1,4 @@
-"""Where YAMLs and weights are: what the project ships, in a clone or an installed package, and what was fetched."""
+"""Find YAMLs and weights: those that the project ships, and those that were fetched."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def find_settings(given: Path | str) -> Path:
             `pl_configs/quickstart.yaml` or `no_time_to_train/pl_configs/quickstart.yaml`.
 
     Returns:
-        Where it is; what was given if there is none.
+        Its path; the given path if nothing is found.
 
     Examples:
         >>> find_settings("quickstart").name, find_settings("no_time_to_train/pl_configs/presets/fast.yaml").name
@@ -45,7 +45,7 @@ def find_settings(given: Path | str) -> Path:
 
 
 def shipped_bundle(name: str, file: str) -> Path | None:
-    """Return the folder of a bundle that the project ships; None if there is none.
+    """Return the folder of a shipped bundle, or None if no bundle has this name.
 
     Args:
         name: Of the bundle, such as `quickstart`.
@@ -75,7 +75,8 @@ def find_weights(given: Path | str) -> Path:
         given: A path, such as `checkpoints/sam2_hiera_tiny.pt` or `checkpoints/quickstart/sam2`.
 
     Returns:
-        Where it is: at the path, in `weights_folder()`, or among what the project ships; what was given if nowhere.
+        The path itself, or the file in `weights_folder()` or among the shipped models; the given path if nothing is
+        found.
     """
     path = Path(given)
     if path.parts[:1] != _HERE.parts or len(path.parts) < 2 or path.exists():

@@ -65,7 +65,7 @@ def assert_refused(source: Path, tmp_path: Path, match: str) -> None:
             read(source)
     for target, name in TARGETS.items():
         with pytest.raises(WeightsFormatError, match=match):
-            convert_weights(source, tmp_path / "out" / name, target)  # type: ignore[arg-type]
+            convert_weights(source, tmp_path / "out" / name, target)  # type: ignore[arg-type] # of the parameters
     assert not list(tmp_path.glob("out/*"))
 
 

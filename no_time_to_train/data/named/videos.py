@@ -149,7 +149,7 @@ def open_video(path: Path, every: int | None = None) -> Video:
         MissingExtraError: PyAV is not installed.
     """
     try:
-        import av.error  # noqa: F401
+        import av.error  # noqa: F401 - so that a missing PyAV is told before a file is opened
     except ImportError as error:
         raise missing_extra(str(error), f"the video {path}") or error from error
     try:

@@ -50,7 +50,7 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"format 'voc' needs the image's file.*image=PATH"):
         found().save(tmp_path / "out", "voc")
     with pytest.raises(ConfigError, match=r"format is 'vox', expected one of coco, coco-polygons, .*crops"):
-        found().save(tmp_path / "out", "vox", image=path)  # type: ignore[arg-type]
+        found().save(tmp_path / "out", "vox", image=path)  # type: ignore[arg-type] # what is refused
     with pytest.raises(ConfigError, match="of the same classes, got none"):
         write_predictions({}, tmp_path / "out", "voc")
     with pytest.raises(ConfigError, match="of the same classes, got other and ring, disc"):
